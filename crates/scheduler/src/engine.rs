@@ -1,0 +1,94 @@
+//! The one seam between scheduling and computing.
+
+use baton_types::{BlockId, KvLayout, NumericsId, SamplingSpec, SequenceKey, TokenId};
+
+/// What an engine can do; fixed for its life.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineInfo {
+    pub layout: KvLayout,
+    pub numerics: NumericsId,
+    /// The longest sequence, in tokens, prompt and output together.
+    pub max_context: u32,
+    pub vocab: u32,
+}
+
+/// One sequence's part of a step: run `tokens` at positions `start..start + tokens.len()`, whose
+/// keys and values go to their slots in `blocks`.
+#[derive(Clone, Copy, Debug)]
+pub struct SequenceStep<'a> {
+    pub key: SequenceKey,
+    /// At least one: a prefill chunk, or the last sampled token.
+    pub tokens: &'a [TokenId],
+    /// Tokens of this sequence already in the cache.
+    pub start: u32,
+    /// The sequence's whole block table: position `t` lives in `blocks[t / block_tokens]`.
+    pub blocks: &'a [BlockId],
+    /// Set when the last of `tokens` is followed by a sampled one.
+    pub sample: Option<SampleStep>,
+}
+
+/// How to draw the token after this step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampleStep {
+    pub sampling: SamplingSpec,
+    /// Index of the new token in the client's stream: part of the generator's key.
+    pub index: u32,
+}
+
+/// What a step sampled for one sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampled {
+    pub key: SequenceKey,
+    pub token: TokenId,
+    /// Digest of the raw logits the token was drawn from: two runs agree bit for bit exactly when
+    /// these agree (`same-tokens`).
+    pub logits_digest: u64,
+}
+
+/// Hears of a step's progress while it runs, on the step thread. Must be quick.
+pub trait StepObserver {
+    /// Every key and value this step writes in `layer` is in the cache; nothing later in the step
+    /// changes them. Layers come in ascending order.
+    fn layer_done(&mut self, layer: u32);
+}
+
+/// For steps nobody watches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl StepObserver for Unobserved {
+    fn layer_done(&mut self, _layer: u32) {}
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    #[error("{key}: token id {token} is outside the vocabulary of {vocab}")]
+    Token { key: SequenceKey, token: u32, vocab: u32 },
+    #[error("{key}: position {position} is beyond the context of {max_context} tokens")]
+    Context { key: SequenceKey, position: u32, max_context: u32 },
+    #[error("{key}: the block table covers {covered} tokens, the step needs {needed}")]
+    BlockTable { key: SequenceKey, covered: u32, needed: u32 },
+    #[error("{key}: the step has no tokens")]
+    Empty { key: SequenceKey },
+    #[error("{key}: page ({layer}, {block:?}) is in use by somebody else")]
+    PageBusy { key: SequenceKey, layer: u32, block: BlockId },
+}
+
+/// A model and the KV arena it reads and writes, driven one ragged step at a time by one thread.
+///
+/// Prefill, chunked prefill, decode and any mixture are the same call. What it computes for a
+/// sequence depends on that sequence's tokens and cached pages alone, bit for bit, never on its
+/// companions in the step (`same-tokens`).
+///
+/// A step that returns an error has sampled nothing; pages it was about to write may hold anything.
+pub trait Engine: Send {
+    fn info(&self) -> &EngineInfo;
+
+    /// Runs one step. `sampled` is cleared, then filled in the order of `sequences`.
+    fn step(
+        &mut self,
+        sequences: &[SequenceStep<'_>],
+        observer: &mut dyn StepObserver,
+        sampled: &mut Vec<Sampled>,
+    ) -> Result<(), EngineError>;
+}

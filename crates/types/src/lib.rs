@@ -1,0 +1,19 @@
+//! The words Baton is written in: identities, epochs, units, request and sampling specifications.
+//!
+//! Everything here is plain data. No clock, no randomness, no I/O: time enters as [`Time`],
+//! and whoever needs a random id receives the bits as an argument.
+
+mod epoch;
+mod ids;
+mod kv;
+mod request;
+mod time;
+
+pub use epoch::{Epoch, RouterId};
+pub use ids::{
+    BlockHash, BlockId, Capability, ChoiceIndex, Generation, ModelId, NodeId, ParseIdError,
+    RequestId, SequenceKey, TokenId,
+};
+pub use kv::{KvDtype, KvLayout, LayoutError, NumericsId, blocks_for};
+pub use request::{FinishReason, Role, SamplingError, SamplingSpec, SequenceSpec, StopTokens};
+pub use time::Time;
