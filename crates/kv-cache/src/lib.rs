@@ -6,3 +6,12 @@
 //! holds it (`no-leak`) and is never handed out again while anybody does (`no-stale-page`).
 //! A full block may be *published* under its chained hash; when its last reference goes it stays
 //! cached, least recently used first out, until somebody needs the room.
+
+mod cache;
+mod hash;
+mod lru;
+mod pool;
+
+pub use cache::{BlockRef, KvCache};
+pub use hash::{HashChain, block_hashes};
+pub use pool::{PoolFull, Usage};
