@@ -1,1 +1,4 @@
-//! baton-node
+//! What the node binaries share: configuration, telemetry, the step loop, serving, registration.
+
+pub mod config;
+pub mod telemetry;

@@ -1,0 +1,352 @@
+//! What a node is told at its start: one typed tree, refused when a key is unknown or a value makes
+//! no sense.
+
+mod flags;
+mod load;
+mod units;
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use baton_types::{KvDtype, Role};
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    flags::NodeFlags,
+    load::{ConfigError, Sources, to_toml},
+    units::{ByteSize, Span, UnitError},
+};
+use crate::telemetry::LogConfig;
+
+/// Configuration of a prefill or decode node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Unique in the cluster. Unset: the role and four random hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The name clients use for the model. Unset: the model file's stem, or `sim`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The router's control address, `http://host:port`. Unset: the node serves whoever calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router: Option<String>,
+    /// How long running requests may finish after the signal to stop.
+    #[serde(default = "default_drain")]
+    pub drain: Span,
+    pub engine: EngineConfig,
+    #[serde(default)]
+    pub listen: ListenConfig,
+    #[serde(default)]
+    pub kv: KvConfig,
+    #[serde(default)]
+    pub scheduler: SchedulerLimits,
+    #[serde(default)]
+    pub transfer: TransferConfig,
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// Where a node listens. Port 0 takes a free one; the router learns it from the node's hello.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenConfig {
+    pub host: IpAddr,
+    /// The host others reach this node at. Needed when `host` is `0.0.0.0` or `::`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// gRPC services.
+    pub control_port: u16,
+    /// Page transfer (prefill nodes).
+    pub data_port: u16,
+    /// `/metrics`, `/health`, `/ready`.
+    pub metrics_port: u16,
+}
+
+/// What computes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum EngineConfig {
+    /// A GGUF file of the Llama architecture.
+    Llama(LlamaConfig),
+    /// No model: tokens are hashes of the pages they depend on, steps take the time of a profile.
+    Sim(SimConfig),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LlamaConfig {
+    /// The GGUF file.
+    pub model: PathBuf,
+    /// Compute threads. Unset: one for each core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    #[serde(default = "default_dtype")]
+    pub kv_dtype: KvDtype,
+    #[serde(default = "default_block_tokens")]
+    pub block_tokens: u32,
+    /// `portable`, `avx2` or `avx512`. Unset: the best this machine has. The tokens are the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isa: Option<IsaChoice>,
+    /// Shortens the model's context. Unset: as trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_context: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IsaChoice {
+    Portable,
+    Avx2,
+    Avx512,
+}
+
+/// The simulated engine: its shape, and what a step costs in microseconds:
+/// `prefill_base + prefill_token·Σnew + prefill_pair·Σnew(new/2 + cached)`, and
+/// `decode_base + decode_sequence·batch + decode_context·Σcontext`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SimConfig {
+    pub layers: u32,
+    pub block_tokens: u32,
+    pub max_context: u32,
+    pub profile: SimProfile,
+}
+
+/// Microseconds; all zero (the default) runs as fast as it can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SimProfile {
+    pub prefill_base: f64,
+    pub prefill_token: f64,
+    pub prefill_pair: f64,
+    pub decode_base: f64,
+    pub decode_sequence: f64,
+    pub decode_context: f64,
+}
+
+/// Size of the KV pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KvConfig {
+    /// Unset, and `blocks` unset too: the smaller of 1 GiB and an eighth of the free memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<ByteSize>,
+    /// The pool in blocks; excludes `size`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<u32>,
+}
+
+/// Bounds of a step and of the queues before it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SchedulerLimits {
+    pub max_batch_tokens: u32,
+    pub chunk_tokens: u32,
+    pub max_running: u32,
+    pub max_waiting: u32,
+    pub prefix_cache: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TransferConfig {
+    /// How long a prefill node keeps finished pages for a puller.
+    pub lease: Span,
+    /// TCP connections to each source.
+    pub streams: u32,
+    /// Pulls at one time (decode nodes); more wait.
+    pub max_pulls: u32,
+}
+
+const fn default_drain() -> Span {
+    Span::from_secs(30)
+}
+
+const fn default_dtype() -> KvDtype {
+    KvDtype::F16
+}
+
+const fn default_block_tokens() -> u32 {
+    16
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        ListenConfig {
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            advertise: None,
+            control_port: 0,
+            data_port: 0,
+            metrics_port: 0,
+        }
+    }
+}
+
+impl Default for SimConfig {
+    fn default() -> Self {
+        SimConfig {
+            layers: 4,
+            block_tokens: default_block_tokens(),
+            max_context: 32_768,
+            profile: SimProfile::default(),
+        }
+    }
+}
+
+impl Default for SchedulerLimits {
+    fn default() -> Self {
+        SchedulerLimits {
+            max_batch_tokens: 512,
+            chunk_tokens: 256,
+            max_running: 64,
+            max_waiting: 256,
+            prefix_cache: true,
+        }
+    }
+}
+
+impl Default for TransferConfig {
+    fn default() -> Self {
+        TransferConfig { lease: Span::from_secs(30), streams: 2, max_pulls: 16 }
+    }
+}
+
+impl NodeConfig {
+    /// Everything but the engine at its default.
+    pub fn new(engine: EngineConfig) -> Self {
+        NodeConfig {
+            name: None,
+            model: None,
+            router: None,
+            drain: default_drain(),
+            engine,
+            listen: ListenConfig::default(),
+            kv: KvConfig::default(),
+            scheduler: SchedulerLimits::default(),
+            transfer: TransferConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+
+    /// The configured name, or a fresh one from `random`.
+    pub fn name_or(&self, role: Role, random: u16) -> String {
+        self.name.clone().unwrap_or_else(|| format!("{role}-{random:04x}"))
+    }
+
+    /// The name clients use for the model.
+    pub fn model_name(&self) -> String {
+        let stem = || match &self.engine {
+            EngineConfig::Llama(llama) => llama
+                .model
+                .file_stem()
+                .map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned()),
+            EngineConfig::Sim(_) => "sim".to_owned(),
+        };
+        self.model.clone().unwrap_or_else(stem)
+    }
+
+    /// Refuses values that parse and make no sense; the error names the key and the value.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let refuse = |key, value: &dyn ToString, why: &str| {
+            Err(ConfigError::invalid(key, value.to_string(), why))
+        };
+        if let Some(name) = &self.name
+            && !is_name(name)
+        {
+            return refuse("name", name, "use 1 to 63 letters, digits, `-`, `_` or `.`");
+        }
+        if let Some(router) = &self.router
+            && !is_http_address(router)
+        {
+            return refuse("router", router, "expected http://host:port");
+        }
+        if self.listen.host.is_unspecified() && self.listen.advertise.is_none() {
+            let why = "set listen.advertise to the host others reach this node at";
+            return refuse("listen.host", &self.listen.host, why);
+        }
+        if self.kv.blocks == Some(0) {
+            return refuse("kv.blocks", &0, "must be at least 1");
+        }
+        if let (Some(size), Some(_)) = (self.kv.size, self.kv.blocks) {
+            return refuse("kv.size", &size, "excludes kv.blocks: set one of them");
+        }
+        for (key, value) in self.positive() {
+            if value == 0 {
+                return refuse(key, &0, "must be at least 1");
+            }
+        }
+        if self.transfer.lease.0 < Duration::from_millis(10) {
+            return refuse("transfer.lease", &self.transfer.lease, "must be at least 10ms");
+        }
+        self.engine.validate()
+    }
+
+    fn positive(&self) -> [(&'static str, u64); 6] {
+        [
+            ("scheduler.max_batch_tokens", self.scheduler.max_batch_tokens.into()),
+            ("scheduler.chunk_tokens", self.scheduler.chunk_tokens.into()),
+            ("scheduler.max_running", self.scheduler.max_running.into()),
+            ("scheduler.max_waiting", self.scheduler.max_waiting.into()),
+            ("transfer.streams", self.transfer.streams.into()),
+            ("transfer.max_pulls", self.transfer.max_pulls.into()),
+        ]
+    }
+}
+
+impl EngineConfig {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let block_tokens = match self {
+            EngineConfig::Llama(llama) => llama.block_tokens,
+            EngineConfig::Sim(sim) => sim.block_tokens,
+        };
+        if block_tokens == 0 || !block_tokens.is_multiple_of(16) || block_tokens > 256 {
+            let why = "must be a multiple of 16, at most 256";
+            return Err(ConfigError::invalid("engine.block_tokens", block_tokens, why));
+        }
+        match self {
+            EngineConfig::Llama(LlamaConfig { threads: Some(0), .. }) => {
+                Err(ConfigError::invalid("engine.threads", 0, "must be at least 1"))
+            }
+            EngineConfig::Sim(sim) => sim.profile.validate(),
+            EngineConfig::Llama(_) => Ok(()),
+        }
+    }
+}
+
+impl SimProfile {
+    fn validate(&self) -> Result<(), ConfigError> {
+        for (key, value) in [
+            ("engine.profile.prefill_base", self.prefill_base),
+            ("engine.profile.prefill_token", self.prefill_token),
+            ("engine.profile.prefill_pair", self.prefill_pair),
+            ("engine.profile.decode_base", self.decode_base),
+            ("engine.profile.decode_sequence", self.decode_sequence),
+            ("engine.profile.decode_context", self.decode_context),
+        ] {
+            if !(0.0..=1e9).contains(&value) {
+                let why = "must be a number of microseconds from 0 to 1e9";
+                return Err(ConfigError::invalid(key, value, why));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+}
+
+fn is_http_address(address: &str) -> bool {
+    address
+        .strip_prefix("http://")
+        .and_then(|rest| rest.rsplit_once(':'))
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p != 0))
+}
+
+#[cfg(test)]
+mod tests;
