@@ -1,0 +1,106 @@
+//! The gRPC client behind `chat`, `status` and the first answer of `up`.
+
+use std::time::Duration;
+
+use baton_proto::v1::{
+    ChatRequest, Complete, ListModelsRequest, Message, Model, Sampling, Started, chat_response::Event,
+    inference_client::InferenceClient,
+};
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    #[error("{url:?} is not an address; expected something like http://127.0.0.1:8000")]
+    Address { url: String },
+    #[error("nothing answers at {url}; start a cluster with `baton up`, or name one with --url")]
+    Unreachable { url: String },
+    #[error("the cluster at {url} serves no model yet")]
+    NoModel { url: String },
+    #[error("the cluster refused: {} ({:?})", .0.message(), .0.code())]
+    Refused(#[from] Status),
+    #[error("the answer ended before it was complete")]
+    Incomplete,
+}
+
+/// A connection to a cluster's public port.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    url: String,
+    inference: InferenceClient<Channel>,
+}
+
+/// One answer on its way. Dropping it cancels the request.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    stream: Streaming<baton_proto::v1::ChatResponse>,
+}
+
+/// What an answer says next.
+#[derive(Debug)]
+pub(crate) enum Said {
+    Started(Started),
+    Text(String),
+    Complete(Complete),
+}
+
+impl Client {
+    pub(crate) async fn connect(url: &str) -> Result<Self, ClientError> {
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(|_| ClientError::Address { url: url.to_owned() })?;
+        let channel = endpoint
+            .connect_timeout(Duration::from_secs(5))
+            .tcp_nodelay(true)
+            .connect()
+            .await
+            .map_err(|_| ClientError::Unreachable { url: url.to_owned() })?;
+        Ok(Client { url: url.to_owned(), inference: InferenceClient::new(channel) })
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) async fn models(&mut self) -> Result<Vec<Model>, ClientError> {
+        Ok(self.inference.list_models(ListModelsRequest {}).await?.into_inner().models)
+    }
+
+    /// The model called `wanted`, or the first one.
+    pub(crate) async fn model(&mut self, wanted: Option<String>) -> Result<String, ClientError> {
+        if let Some(name) = wanted {
+            return Ok(name);
+        }
+        let first = self.models().await?.into_iter().next();
+        first.map(|model| model.id).ok_or_else(|| ClientError::NoModel { url: self.url.clone() })
+    }
+
+    pub(crate) async fn chat(
+        &mut self,
+        model: &str,
+        messages: Vec<Message>,
+        sampling: Sampling,
+    ) -> Result<Answer, ClientError> {
+        let request = ChatRequest { model: model.to_owned(), messages, sampling: Some(sampling) };
+        Ok(Answer { stream: self.inference.chat(request).await?.into_inner() })
+    }
+}
+
+impl Answer {
+    /// The next thing said. `Complete` is the last; an end without it is an error.
+    pub(crate) async fn next(&mut self) -> Result<Said, ClientError> {
+        loop {
+            match self.stream.message().await?.ok_or(ClientError::Incomplete)?.event {
+                Some(Event::Started(started)) => return Ok(Said::Started(started)),
+                Some(Event::Chunk(chunk)) => return Ok(Said::Text(chunk.text)),
+                Some(Event::Complete(complete)) => return Ok(Said::Complete(complete)),
+                None => {}
+            }
+        }
+    }
+}
+
+pub(crate) fn message(role: &str, content: &str) -> Message {
+    Message { role: role.to_owned(), content: content.to_owned() }
+}
