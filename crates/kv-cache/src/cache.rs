@@ -55,6 +55,13 @@ impl KvCache {
         Ok(())
     }
 
+    /// As many of `n` blocks as there is room for, appended to `table`. For whoever collects a
+    /// large reservation bit by bit, so that smaller ones can't overtake it for ever.
+    pub fn reserve_up_to(&self, n: usize, table: &mut Vec<BlockRef>) {
+        let mut pool = lock(&self.pool);
+        table.extend((0..n).map_while(|_| pool.take()).map(|id| self.guard(id)));
+    }
+
     /// The longest published prefix of a chain of hashes, with a reference to each of its blocks.
     pub fn lookup(&self, hashes: &[BlockHash]) -> Vec<BlockRef> {
         let mut pool = lock(&self.pool);

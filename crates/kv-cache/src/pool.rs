@@ -128,7 +128,7 @@ impl Pool {
     fn keep(&mut self, block: BlockId, parent: Option<BlockHash>) {
         let parent = parent
             .and_then(|hash| self.index.get(&hash).copied())
-            .filter(|parent| self.slots[parent.0 as usize].refs == 0);
+            .filter(|&parent| parent != block && self.slots[parent.0 as usize].refs == 0);
         match parent {
             Some(parent) => self.cached.push_before(block, parent),
             None => self.cached.push_newest(block),

@@ -74,6 +74,19 @@ pub enum EngineError {
     PageBusy { key: SequenceKey, layer: u32, block: BlockId },
 }
 
+impl EngineError {
+    /// The sequence the step failed for; its companions can be tried again without it.
+    pub fn key(&self) -> SequenceKey {
+        match *self {
+            EngineError::Token { key, .. }
+            | EngineError::Context { key, .. }
+            | EngineError::BlockTable { key, .. }
+            | EngineError::Empty { key }
+            | EngineError::PageBusy { key, .. } => key,
+        }
+    }
+}
+
 /// A model and the KV arena it reads and writes, driven one ragged step at a time by one thread.
 ///
 /// Prefill, chunked prefill, decode and any mixture are the same call. What it computes for a

@@ -1,0 +1,88 @@
+use crate::{
+    SequenceStep,
+    sequence::{Phase, Sequence, Ticket},
+};
+
+/// A composed step in the terms of the latency model.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepShape {
+    /// Σ new over the prefill chunks.
+    pub prefill_tokens: u32,
+    /// Σ new·(new/2 + cached) over the prefill chunks.
+    pub prefill_attention: f64,
+    /// Sequences that decode one token.
+    pub decode_batch: u32,
+    /// Σ tokens in the cache over the decoding sequences.
+    pub decode_context: u64,
+}
+
+impl StepShape {
+    fn add(&mut self, sequence: &Sequence, new: usize) {
+        let cached = sequence.computed;
+        match sequence.phase {
+            Phase::Decoding => {
+                self.decode_batch += 1;
+                self.decode_context += cached as u64;
+            }
+            Phase::Prefilling => {
+                self.prefill_tokens += new as u32;
+                self.prefill_attention += new as f64 * (new as f64 / 2.0 + cached as f64);
+            }
+        }
+    }
+}
+
+/// A sequence's part in the composed step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub(crate) ticket: Ticket,
+    pub(crate) new: usize,
+}
+
+/// The step composed last. Its buffers are kept from step to step.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    pub(crate) parts: Vec<Part>,
+    pub(crate) shape: StepShape,
+    buffer: Vec<SequenceStep<'static>>,
+}
+
+impl Step {
+    pub(crate) fn clear(&mut self) {
+        self.parts.clear();
+        self.shape = StepShape::default();
+    }
+
+    pub(crate) fn push(&mut self, sequence: &Sequence, new: usize) {
+        self.parts.push(Part { ticket: sequence.ticket, new });
+        self.shape.add(sequence, new);
+    }
+
+    /// Forgets a sequence that left after the step was composed: its blocks aren't its own any
+    /// more.
+    pub(crate) fn forget(&mut self, ticket: Ticket) {
+        self.parts.retain(|part| part.ticket != ticket);
+    }
+
+    /// Calls `f` with the step in the engine's terms. `running` is ordered by ticket.
+    pub(crate) fn with_sequences<R>(
+        &mut self,
+        running: &[Sequence],
+        f: impl FnOnce(&[SequenceStep<'_>]) -> R,
+    ) -> R {
+        let mut sequences = recycle(std::mem::take(&mut self.buffer));
+        sequences.extend(self.parts.iter().filter_map(|part| {
+            let at = running.binary_search_by_key(&part.ticket, |s| s.ticket).ok()?;
+            Some(running[at].step(part.new))
+        }));
+        let result = f(&sequences);
+        self.buffer = recycle(sequences);
+        result
+    }
+}
+
+/// An empty vector with the allocation of `sequences`, for another lifetime.
+fn recycle<'to>(mut sequences: Vec<SequenceStep<'_>>) -> Vec<SequenceStep<'to>> {
+    sequences.clear();
+    sequences.into_iter().map(|_| unreachable!("it was cleared")).collect()
+}
