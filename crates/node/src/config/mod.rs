@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use baton_scheduler::SchedulerConfig;
 use baton_types::{KvDtype, Role};
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +44,7 @@ pub struct NodeConfig {
     #[serde(default)]
     pub kv: KvConfig,
     #[serde(default)]
-    pub scheduler: SchedulerLimits,
+    pub scheduler: SchedulerConfig,
     #[serde(default)]
     pub transfer: TransferConfig,
     #[serde(default)]
@@ -140,17 +141,6 @@ pub struct KvConfig {
     pub blocks: Option<u32>,
 }
 
-/// Bounds of a step and of the queues before it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SchedulerLimits {
-    pub max_batch_tokens: u32,
-    pub chunk_tokens: u32,
-    pub max_running: u32,
-    pub max_waiting: u32,
-    pub prefix_cache: bool,
-}
-
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TransferConfig {
@@ -197,18 +187,6 @@ impl Default for SimConfig {
     }
 }
 
-impl Default for SchedulerLimits {
-    fn default() -> Self {
-        SchedulerLimits {
-            max_batch_tokens: 512,
-            chunk_tokens: 256,
-            max_running: 64,
-            max_waiting: 256,
-            prefix_cache: true,
-        }
-    }
-}
-
 impl Default for TransferConfig {
     fn default() -> Self {
         TransferConfig { lease: Span::from_secs(30), streams: 2, max_pulls: 16 }
@@ -226,7 +204,7 @@ impl NodeConfig {
             engine,
             listen: ListenConfig::default(),
             kv: KvConfig::default(),
-            scheduler: SchedulerLimits::default(),
+            scheduler: SchedulerConfig::default(),
             transfer: TransferConfig::default(),
             log: LogConfig::default(),
         }
