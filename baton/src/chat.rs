@@ -96,7 +96,6 @@ async fn answer(
             }
         };
         match said {
-            Said::Started(_) => {}
             Said::Text(piece) => {
                 print!("{piece}");
                 flush();

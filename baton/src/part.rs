@@ -1,0 +1,49 @@
+//! One part of a cluster as a process: a router, a prefill node, a decode node.
+
+use baton_node::{
+    config::{NodeConfig, NodeFlags, to_toml},
+    telemetry,
+};
+
+use crate::leash;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct NodeArgs {
+    #[command(flatten)]
+    flags: NodeFlags,
+    /// Leave when standard input ends: how `baton up` keeps its children from outliving it.
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+pub(crate) async fn prefill_node(args: NodeArgs) -> anyhow::Result<()> {
+    let Some(config) = node_config(&args)? else { return Ok(()) };
+    baton_prefill_node::run(config, leash::shutdown(args.exit_with_stdin)?).await
+}
+
+pub(crate) async fn decode_node(args: NodeArgs) -> anyhow::Result<()> {
+    let Some(config) = node_config(&args)? else { return Ok(()) };
+    baton_decode_node::run(config, leash::shutdown(args.exit_with_stdin)?).await
+}
+
+/// The configuration to run with; none when it was only to be printed.
+fn node_config(args: &NodeArgs) -> anyhow::Result<Option<NodeConfig>> {
+    let config = args.flags.load(std::env::vars())?;
+    if args.flags.print_config {
+        print!("{}", to_toml(&config)?);
+        return Ok(None);
+    }
+    telemetry::init(&config.log)?;
+    Ok(Some(config))
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct RouterArgs {
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+pub(crate) async fn router(args: RouterArgs) -> anyhow::Result<()> {
+    leash::shutdown(args.exit_with_stdin)?.cancelled().await;
+    Ok(())
+}

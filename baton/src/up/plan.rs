@@ -1,0 +1,213 @@
+//! Which processes a cluster is made of, and whether this machine can hold them.
+
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+use super::{UpError, memory};
+
+pub(super) const ROUTER: &str = "router";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum EngineChoice {
+    /// A GGUF model.
+    Llama,
+    /// No model: tokens are hashes of the KV pages they depend on. For trying and testing.
+    Sim,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct UpArgs {
+    /// Prefill nodes.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    prefill: u16,
+    /// Decode nodes.
+    #[arg(long, value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    decode: u16,
+    /// Address everything listens on.
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Port of the API, HTTP and gRPC; 0 takes a free one.
+    #[arg(long, default_value_t = 8000)]
+    port: u16,
+    /// Port the nodes register at; 0 takes a free one.
+    #[arg(long, default_value_t = 8001)]
+    control_port: u16,
+    /// What computes.
+    #[arg(long, value_enum, default_value = "llama")]
+    engine: EngineChoice,
+    /// GGUF file to serve instead of the default model.
+    #[arg(long, value_name = "FILE.gguf")]
+    pub(super) model: Option<PathBuf>,
+    /// Compute threads of each node. Left out: the cores divided among the nodes.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// KV pool of each node, such as 512MiB.
+    #[arg(long, value_name = "SIZE", default_value = "512MiB")]
+    kv_size: baton_node::config::ByteSize,
+    /// Any key of every node's configuration, such as scheduler.chunk_tokens=64. Repeatable.
+    #[arg(long, value_name = "KEY=VALUE")]
+    node_set: Vec<String>,
+    /// Leave after the first answer; exit code 0 when it was complete.
+    #[arg(long)]
+    pub(super) once: bool,
+    /// Serve without answering the built-in prompt first.
+    #[arg(long)]
+    pub(super) no_demo: bool,
+    /// Show the logs of all processes.
+    #[arg(long, short)]
+    pub(super) verbose: bool,
+    /// Folder for the logs of all processes, kept. Left out: a temporary one.
+    #[arg(long, value_name = "DIR")]
+    pub(super) log_dir: Option<PathBuf>,
+    /// Folder for downloaded models. Left out: `baton` in the user's cache folder.
+    #[arg(long, value_name = "DIR", env = "BATON_CACHE_DIR")]
+    pub(super) cache_dir: Option<PathBuf>,
+}
+
+impl UpArgs {
+    pub(super) fn is_sim(&self) -> bool {
+        self.engine == EngineChoice::Sim
+    }
+}
+
+/// A cluster that fits this machine.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The router first.
+    pub(super) processes: Vec<Process>,
+    pub(super) api: SocketAddr,
+    pub(super) prefill: u32,
+    pub(super) decode: u32,
+    model: String,
+    threads: usize,
+}
+
+/// One child: `baton` with these arguments.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) name: String,
+    pub(super) arguments: Vec<String>,
+}
+
+/// Plans the processes, or says in one sentence what is in the way.
+pub(super) fn plan(args: &UpArgs, model: Option<PathBuf>) -> Result<Plan, UpError> {
+    if let Some(path) = &model {
+        check_memory(args, path)?;
+    }
+    let (api, control) = free_ports(args)?;
+    let nodes = usize::from(args.prefill) + usize::from(args.decode);
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = args.threads.map_or((cores / nodes).max(1), NonZeroUsize::get);
+
+    let mut processes = vec![router(api, control)];
+    let roles = [("prefill", args.prefill), ("decode", args.decode)];
+    for (role, number) in
+        roles.iter().flat_map(|(role, count)| (1..=*count).map(move |i| (role, i)))
+    {
+        let name = format!("{role}-{number}");
+        let mut arguments = words(&[&format!("{role}-node"), "--exit-with-stdin", "--name", &name]);
+        arguments.extend(words(&["--router", &format!("http://{control}")]));
+        arguments.extend(words(&["--host", &args.host.to_string()]));
+        arguments.extend(words(&["--kv-size", &args.kv_size.to_string()]));
+        match &model {
+            Some(path) => arguments.extend(words(&[
+                "--model",
+                &path.to_string_lossy(),
+                "--threads",
+                &threads.to_string(),
+            ])),
+            None => arguments.push("--sim".to_owned()),
+        }
+        arguments.extend(args.node_set.iter().flat_map(|set| words(&["--set", set])));
+        processes.push(Process { name, arguments });
+    }
+    Ok(Plan {
+        processes,
+        api,
+        prefill: args.prefill.into(),
+        decode: args.decode.into(),
+        model: model.map_or_else(|| "the simulated engine".to_owned(), |path| file_name(&path)),
+        threads,
+    })
+}
+
+fn router(api: SocketAddr, control: SocketAddr) -> Process {
+    let (api, control) = (api.to_string(), control.to_string());
+    Process {
+        name: ROUTER.to_owned(),
+        arguments: words(&["router", "--exit-with-stdin", "--listen", &api, "--control", &control]),
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+impl Plan {
+    pub(super) fn summary(&self) -> String {
+        let plural = |count: u32| if count == 1 { "" } else { "s" };
+        format!(
+            "1 router, {} prefill node{}, {} decode node{}; {}, {} thread{} each",
+            self.prefill,
+            plural(self.prefill),
+            self.decode,
+            plural(self.decode),
+            self.model,
+            self.threads,
+            plural(self.threads as u32),
+        )
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.api)
+    }
+}
+
+/// The API's and the control address, neither taken by anybody at this moment.
+fn free_ports(args: &UpArgs) -> Result<(SocketAddr, SocketAddr), UpError> {
+    if args.port == args.control_port && args.port != 0 {
+        return Err(UpError::SamePort { port: args.port });
+    }
+    let free = |port: u16, flag| {
+        TcpListener::bind((args.host, port)).map_err(|error| UpError::Port {
+            host: args.host,
+            port,
+            reason: match error.kind() {
+                std::io::ErrorKind::AddrInUse => "it is in use".to_owned(),
+                _ => error.to_string(),
+            },
+            flag,
+        })
+    };
+    // Both are held until both are known, so that two zeros become two ports.
+    let api = free(args.port, "--port")?;
+    let control = free(args.control_port, "--control-port")?;
+    let address = |listener: &TcpListener| {
+        listener.local_addr().map_err(super::io_error("address of a listening socket"))
+    };
+    Ok((address(&api)?, address(&control)?))
+}
+
+/// Refuses a cluster whose pools and weights can't fit.
+fn check_memory(args: &UpArgs, model: &Path) -> Result<(), UpError> {
+    let file = std::fs::metadata(model)
+        .ok()
+        .filter(std::fs::Metadata::is_file)
+        .ok_or_else(|| UpError::NoModel { path: model.to_path_buf() })?;
+    let need = memory::Need {
+        nodes: u64::from(args.prefill) + u64::from(args.decode),
+        kv: args.kv_size.0,
+        weights: file.len(),
+    };
+    match memory::available() {
+        Some(available) => need.fits(available),
+        None => Ok(()),
+    }
+}
