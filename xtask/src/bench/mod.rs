@@ -1,0 +1,72 @@
+//! `cargo xtask bench`: each program measures one part and prints what it measured; programs that
+//! are compared alternate inside one run, so that a machine's moods meet both.
+
+mod measurement;
+
+use std::{fs, path::PathBuf, process::Command};
+
+use anyhow::Context;
+
+use self::measurement::{Measurement, Rounds};
+use crate::{
+    step::{cargo, output, run, target_dir},
+    tools,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// Write the measurements as a JSON array of {name, value, unit, anchor?, ratio?}.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How often everything is measured; the median counts.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// GGUF file to measure with. Left out: the default model.
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+}
+
+pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
+    run(
+        "building",
+        cargo().args(["build", "--release", "--locked"]).args([
+            "--package=baton",
+            "--package=candle-baseline",
+            "--package=baton-engine",
+            "--package=baton-kv-transfer",
+            "--bins",
+            "--examples",
+        ]),
+    )?;
+    let release = target_dir()?.join("release");
+    let model = match &args.model {
+        Some(model) => model.clone(),
+        None => tools::model(&release.join("baton"))?,
+    };
+
+    let mut rounds = Rounds::default();
+    for round in 1..=args.rounds {
+        println!("── round {round} of {}", args.rounds);
+        let stock = measure(Command::new(release.join("candle-baseline")).arg(&model))?;
+        let engine =
+            measure(Command::new(release.join("examples").join("engine_bench")).arg(&model))?;
+        let transfer = measure(&mut Command::new(release.join("examples").join("transfer_bench")))?;
+        rounds.add(measurement::anchored(engine, &stock, "candle"));
+        rounds.add(stock.into_iter().map(|m| m.renamed("candle ")).collect());
+        rounds.add(transfer);
+    }
+
+    let medians = rounds.medians();
+    print!("{}", measurement::table(&medians));
+    if let Some(file) = &args.json {
+        let json = serde_json::to_string_pretty(&medians).context("measurements")?;
+        fs::write(file, json + "\n").with_context(|| file.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// Runs a program that prints measurements, each a line of JSON.
+fn measure(program: &mut Command) -> anyhow::Result<Vec<Measurement>> {
+    let text = output(&format!("{program:?}"), program)?;
+    measurement::parse(&text).with_context(|| format!("output of {program:?}"))
+}

@@ -1,0 +1,82 @@
+//! Are the pure crates pure? They must run on virtual time, so nothing they depend on may bring a
+//! runtime, a network, a device or entropy along.
+
+use std::collections::BTreeSet;
+
+use anyhow::bail;
+
+use crate::step;
+
+const PURE: [&str; 7] = [
+    "baton-types",
+    "baton-kv-cache",
+    "baton-scheduler",
+    "baton-policy",
+    "baton-membership",
+    "baton-transfer-protocol",
+    "baton-text",
+];
+
+/// Packages no pure crate may see, with what they would let in.
+const BANNED: [(&str, &str); 13] = [
+    ("tokio", "a runtime"),
+    ("mio", "a runtime"),
+    ("futures-executor", "a runtime"),
+    ("tonic", "a network"),
+    ("hyper", "a network"),
+    ("axum", "a network"),
+    ("socket2", "a network"),
+    ("etcd-client", "a network"),
+    ("cudarc", "a device"),
+    ("baton-device", "a device"),
+    ("memmap2", "a device"),
+    ("libc", "the operating system"),
+    ("getrandom", "entropy"),
+];
+
+/// The tokeniser's library brings these; text is pure in what it does, not in what it links.
+const TEXT_MAY: [&str; 2] = ["libc", "getrandom"];
+
+/// Fails with every dependency that must not be there.
+pub(crate) fn check() -> anyhow::Result<()> {
+    println!("── purity of {}", PURE.join(", "));
+    let mut found = Vec::new();
+    for package in PURE {
+        let tree = step::output(
+            "cargo tree",
+            step::cargo().args([
+                "tree", "--locked", "-e", "normal", "--prefix", "none", "--format", "{p}", "-p",
+                package,
+            ]),
+        )?;
+        let text = package == "baton-text";
+        found.extend(
+            banned_in(&tree)
+                .into_iter()
+                .filter(|(name, _)| !(text && TEXT_MAY.contains(name)))
+                .map(|(name, what)| format!("{package} depends on {name} ({what})")),
+        );
+    }
+    if !found.is_empty() {
+        bail!("pure crates are not pure:\n  {}", found.join("\n  "));
+    }
+    Ok(())
+}
+
+fn banned_in(tree: &str) -> Vec<(&'static str, &'static str)> {
+    let names: BTreeSet<&str> =
+        tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    BANNED.iter().copied().filter(|(name, _)| names.contains(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_is_found_by_its_whole_name() {
+        let tree = "baton-policy v0.1.0 (/x)\ntokio-util v0.7.1\nserde v1.0.0\n";
+        assert!(banned_in(tree).is_empty());
+        assert_eq!(banned_in(&format!("{tree}tokio v1.0.0 (*)\n")), [("tokio", "a runtime")]);
+    }
+}

@@ -1,0 +1,72 @@
+//! `cargo xtask test`: cheap checks first, then the real thing.
+
+use std::{path::PathBuf, process::Command};
+
+use crate::{
+    left_out, purity,
+    step::{cargo, root, run, target_dir},
+    tools::{self, Tools},
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TestArgs {
+    /// Also write the names of the tests left out on this machine to a file, one a line.
+    #[arg(long, value_name = "FILE")]
+    left_out: Option<PathBuf>,
+    /// Skip format, lints, licences and purity.
+    #[arg(long)]
+    only_tests: bool,
+    /// Which tests, in nextest's filter syntax. Left out: all.
+    filter: Option<String>,
+}
+
+pub(crate) fn test(args: &TestArgs) -> anyhow::Result<()> {
+    let tools = Tools::prepare()?;
+    if !args.only_tests {
+        check(&tools)?;
+    }
+
+    run("building baton", cargo().args(["build", "--locked", "--package", "baton"]))?;
+    let baton = target_dir()?.join("debug").join("baton");
+    let mut nextest = Command::new(&tools.nextest);
+    nextest
+        .current_dir(root())
+        .args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+        .env("BATON_MODEL", tools::model(&baton)?)
+        .env("BATON_BIN", &baton);
+    if let Some(folder) = &tools.python_path {
+        nextest.env("PYTHONPATH", folder);
+    }
+    if let Some(filter) = &args.filter {
+        nextest.arg("-E").arg(filter);
+    }
+    let result = run("tests", &mut nextest);
+    left_out::report(&left_out::ignored(&tools.nextest)?, args.left_out.as_deref())?;
+    result
+}
+
+fn check(tools: &Tools) -> anyhow::Result<()> {
+    run("format", cargo().args(["fmt", "--all", "--check"]))?;
+    purity::check()?;
+    // Advisories need a database from the network and change without us; licences, bans and
+    // sources are ours.
+    run(
+        "licences, bans and sources",
+        Command::new(&tools.deny)
+            .current_dir(root())
+            .args(["--workspace", "--locked", "check", "--hide-inclusion-graph"])
+            .args(["bans", "licenses", "sources"]),
+    )?;
+    run(
+        "lints",
+        cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )
+}
