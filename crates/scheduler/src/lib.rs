@@ -24,6 +24,7 @@ mod event;
 mod outcome;
 mod scheduler;
 mod sequence;
+pub mod sim;
 mod step;
 mod submission;
 

@@ -17,18 +17,16 @@ pub struct StepShape {
 }
 
 impl StepShape {
-    fn add(&mut self, sequence: &Sequence, new: usize) {
-        let cached = sequence.computed;
-        match sequence.phase {
-            Phase::Decoding => {
-                self.decode_batch += 1;
-                self.decode_context += cached as u64;
-            }
-            Phase::Prefilling => {
-                self.prefill_tokens += new as u32;
-                self.prefill_attention += new as f64 * (new as f64 / 2.0 + cached as f64);
-            }
-        }
+    /// Adds a prefill chunk of `new` tokens after `cached` ones.
+    pub fn add_prefill(&mut self, new: usize, cached: usize) {
+        self.prefill_tokens += new as u32;
+        self.prefill_attention += new as f64 * (new as f64 / 2.0 + cached as f64);
+    }
+
+    /// Adds one token after `cached` ones.
+    pub fn add_decode(&mut self, cached: usize) {
+        self.decode_batch += 1;
+        self.decode_context += cached as u64;
     }
 }
 
@@ -55,7 +53,10 @@ impl Step {
 
     pub(crate) fn push(&mut self, sequence: &Sequence, new: usize) {
         self.parts.push(Part { ticket: sequence.ticket, new });
-        self.shape.add(sequence, new);
+        match sequence.phase {
+            Phase::Prefilling => self.shape.add_prefill(new, sequence.computed),
+            Phase::Decoding => self.shape.add_decode(sequence.computed),
+        }
     }
 
     /// Forgets a sequence that left after the step was composed: its blocks aren't its own any
