@@ -2,8 +2,21 @@
 
 pub mod clock;
 pub mod config;
+mod engine;
+pub mod error;
+pub mod gate;
 pub mod metrics;
+mod node;
 pub mod ops;
+mod registration;
+pub mod respond;
+mod serve;
+mod sim;
 pub mod steps;
+pub mod task;
 pub mod telemetry;
 pub mod transport;
+
+pub use engine::LoadError;
+pub use node::{Node, StartError};
+pub use serve::{ServeError, Serving};

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use baton_scheduler::SchedulerConfig;
+use baton_scheduler::{SchedulerConfig, sim::SimConfig};
 use baton_types::{KvDtype, Role};
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +73,8 @@ pub struct ListenConfig {
 pub enum EngineConfig {
     /// A GGUF file of the Llama architecture.
     Llama(LlamaConfig),
-    /// No model: tokens are hashes of the pages they depend on, steps take the time of a profile.
+    /// No model: tokens are hashes of the pages they depend on, steps take the time of a profile;
+    /// see `baton_scheduler::sim`.
     Sim(SimConfig),
 }
 
@@ -103,30 +104,6 @@ pub enum IsaChoice {
     Portable,
     Avx2,
     Avx512,
-}
-
-/// The simulated engine: its shape, and what a step costs in microseconds:
-/// `prefill_base + prefill_token·Σnew + prefill_pair·Σnew(new/2 + cached)`, and
-/// `decode_base + decode_sequence·batch + decode_context·Σcontext`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SimConfig {
-    pub layers: u32,
-    pub block_tokens: u32,
-    pub max_context: u32,
-    pub profile: SimProfile,
-}
-
-/// Microseconds; all zero (the default) runs as fast as it can.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SimProfile {
-    pub prefill_base: f64,
-    pub prefill_token: f64,
-    pub prefill_pair: f64,
-    pub decode_base: f64,
-    pub decode_sequence: f64,
-    pub decode_context: f64,
 }
 
 /// Size of the KV pool.
@@ -172,17 +149,6 @@ impl Default for ListenConfig {
             control_port: 0,
             data_port: 0,
             metrics_port: 0,
-        }
-    }
-}
-
-impl Default for SimConfig {
-    fn default() -> Self {
-        SimConfig {
-            layers: 4,
-            block_tokens: default_block_tokens(),
-            max_context: 32_768,
-            profile: SimProfile::default(),
         }
     }
 }
@@ -277,37 +243,29 @@ impl NodeConfig {
 
 impl EngineConfig {
     fn validate(&self) -> Result<(), ConfigError> {
-        let block_tokens = match self {
-            EngineConfig::Llama(llama) => llama.block_tokens,
-            EngineConfig::Sim(sim) => sim.block_tokens,
-        };
-        if block_tokens == 0 || !block_tokens.is_multiple_of(16) || block_tokens > 256 {
-            let why = "must be a multiple of 16, at most 256";
-            return Err(ConfigError::invalid("engine.block_tokens", block_tokens, why));
-        }
         match self {
-            EngineConfig::Llama(LlamaConfig { threads: Some(0), .. }) => {
-                Err(ConfigError::invalid("engine.threads", 0, "must be at least 1"))
-            }
-            EngineConfig::Sim(sim) => sim.profile.validate(),
-            EngineConfig::Llama(_) => Ok(()),
+            EngineConfig::Llama(llama) => llama.validate(),
+            EngineConfig::Sim(sim) => sim
+                .layout
+                .validate()
+                .map_err(|why| ConfigError::invalid("engine.layout", sim.layout, why.to_string())),
         }
     }
 }
 
-impl SimProfile {
+impl LlamaConfig {
     fn validate(&self) -> Result<(), ConfigError> {
+        let block_tokens = self.block_tokens;
+        if block_tokens == 0 || !block_tokens.is_multiple_of(16) || block_tokens > 256 {
+            let why = "must be a multiple of 16, at most 256";
+            return Err(ConfigError::invalid("engine.block_tokens", block_tokens, why));
+        }
         for (key, value) in [
-            ("engine.profile.prefill_base", self.prefill_base),
-            ("engine.profile.prefill_token", self.prefill_token),
-            ("engine.profile.prefill_pair", self.prefill_pair),
-            ("engine.profile.decode_base", self.decode_base),
-            ("engine.profile.decode_sequence", self.decode_sequence),
-            ("engine.profile.decode_context", self.decode_context),
+            ("engine.threads", self.threads.map(|threads| threads as u64)),
+            ("engine.max_context", self.max_context.map(u64::from)),
         ] {
-            if !(0.0..=1e9).contains(&value) {
-                let why = "must be a number of microseconds from 0 to 1e9";
-                return Err(ConfigError::invalid(key, value, why));
+            if value == Some(0) {
+                return Err(ConfigError::invalid(key, 0, "must be at least 1"));
             }
         }
         Ok(())

@@ -28,7 +28,10 @@ impl Drop for TempFile {
     }
 }
 
-const SIM: &str = "[engine]\nkind = \"sim\"\n";
+const SIM: &str = "[engine]
+kind = \"sim\"
+layout = { layers = 2, kv_heads = 1, head_dim = 4, block_tokens = 16, dtype = \"f16\" }
+";
 
 #[test]
 fn later_sources_win_over_earlier_ones() {
@@ -69,8 +72,8 @@ fn bad_values_are_refused_by_key_and_value() {
         ("router=localhost", &["router = localhost", "http://host:port"]),
         ("scheduler.max_running=0", &["scheduler.max_running = 0"]),
         ("transfer.lease=1ms", &["transfer.lease = 1ms"]),
-        ("engine.block_tokens=24", &["engine.block_tokens = 24"]),
-        ("engine.profile.decode_base=-1.0", &["engine.profile.decode_base = -1"]),
+        ("engine.layout.block_tokens=24", &["engine.layout", "24 tokens"]),
+        ("engine.profile.speed=1.0", &["unknown field", "speed", "engine"]),
         ("nothing", &["KEY=VALUE", "nothing"]),
     ];
     for (set, expected) in table {
@@ -92,6 +95,20 @@ fn an_engine_must_be_chosen_and_a_missing_file_is_named() {
     assert!(load("", &[], &[]).unwrap_err().contains("engine"));
     let flags = NodeFlags { config: Some("/no/such.toml".into()), ..NodeFlags::default() };
     assert!(flags.load([]).unwrap_err().to_string().contains("/no/such.toml"));
+}
+
+#[test]
+fn a_bad_llama_section_is_refused() {
+    let llama = "[engine]\nkind = \"llama\"\nmodel = \"/m.gguf\"\n";
+    for (set, expected) in [
+        ("engine.block_tokens=24", "engine.block_tokens = 24"),
+        ("engine.threads=0", "engine.threads = 0"),
+        ("engine.isa=neon", "neon"),
+        ("engine.kv_dtype=q8", "q8"),
+    ] {
+        let error = load(llama, &[], &[set]).expect_err(set);
+        assert!(error.contains(expected), "{set}: {error:?}");
+    }
 }
 
 #[test]

@@ -151,6 +151,11 @@ impl Steps {
         self.shared.mailbox.push(Command::Stop);
     }
 
+    /// Whether the thread has ended.
+    pub fn has_ended(&self) -> bool {
+        self.shared.ended.borrow().is_some()
+    }
+
     /// Waits for the thread's end.
     pub async fn ended(&self) -> Ended {
         let mut ended = self.shared.ended.subscribe();

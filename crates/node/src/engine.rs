@@ -1,0 +1,103 @@
+//! From configuration to a loaded engine and the pool it works in.
+
+use std::sync::Arc;
+
+use baton_device::{Arena, ArenaError};
+use baton_proto::node::v1::TextAssets;
+use baton_scheduler::{
+    Engine,
+    sim::{SimConfig, SimConfigError, SimEngine},
+};
+use baton_types::KvLayout;
+
+use crate::{
+    config::{EngineConfig, KvConfig, NodeConfig},
+    sim::{ArenaSlots, RealPace},
+};
+
+/// The default pool: at most this much,
+const MAX_DEFAULT_POOL: u64 = 1 << 30;
+/// and at most this share of the memory that is free, since nodes often share a machine.
+const DEFAULT_POOL_SHARE: u64 = 8;
+
+/// What a node computes with.
+pub(crate) struct Loaded {
+    pub(crate) engine: Box<dyn Engine>,
+    pub(crate) arena: Arc<Arena>,
+    pub(crate) text: TextAssets,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error(transparent)]
+    Arena(#[from] ArenaError),
+    #[error("engine: {0}")]
+    Sim(#[from] SimConfigError),
+    #[error(
+        "kv.size = {bytes} bytes holds no block: one is {block_bytes} bytes ({layout}); \
+         give the pool more memory"
+    )]
+    PoolTooSmall { bytes: u64, block_bytes: usize, layout: KvLayout },
+}
+
+/// Loads the configured engine. Blocks while it reads the model.
+pub(crate) fn load(config: &NodeConfig) -> Result<Loaded, LoadError> {
+    match &config.engine {
+        EngineConfig::Sim(sim) => load_sim(sim, &config.kv),
+        EngineConfig::Llama(_) => todo!(),
+    }
+}
+
+fn load_sim(sim: &SimConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
+    let arena = Arc::new(Arena::new(sim.layout, pool_blocks(kv, &sim.layout)?)?);
+    let slots = ArenaSlots(Arc::clone(&arena));
+    let engine = SimEngine::new(sim.clone(), slots, RealPace::new())?;
+    Ok(Loaded { engine: Box::new(engine), arena, text: TextAssets::default() })
+}
+
+/// Blocks of the pool: as configured, or what fits modestly.
+fn pool_blocks(kv: &KvConfig, layout: &KvLayout) -> Result<u32, LoadError> {
+    if let Some(blocks) = kv.blocks {
+        return Ok(blocks);
+    }
+    let bytes = kv.size.map_or_else(default_pool_bytes, |size| size.0);
+    let block_bytes = layout.block_bytes();
+    match u32::try_from(bytes / block_bytes as u64) {
+        Ok(0) => Err(LoadError::PoolTooSmall { bytes, block_bytes, layout: *layout }),
+        Ok(blocks) => Ok(blocks),
+        Err(_) => Ok(u32::MAX),
+    }
+}
+
+fn default_pool_bytes() -> u64 {
+    let share = available_memory().map(|bytes| bytes / DEFAULT_POOL_SHARE);
+    share.unwrap_or(MAX_DEFAULT_POOL).min(MAX_DEFAULT_POOL)
+}
+
+/// What the kernel thinks can be had without swapping.
+fn available_memory() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ByteSize;
+
+    #[test]
+    fn the_pool_is_as_large_as_configured() {
+        let layout = SimConfig::default().layout;
+        let block = layout.block_bytes() as u64;
+        let blocks = |size, blocks| {
+            pool_blocks(&KvConfig { size, blocks }, &layout).map_err(|error| error.to_string())
+        };
+        assert_eq!(blocks(None, Some(7)), Ok(7));
+        assert_eq!(blocks(Some(ByteSize(3 * block + 1)), None), Ok(3));
+        assert!(blocks(Some(ByteSize(block - 1)), None).unwrap_err().contains("kv.size"));
+        let default = blocks(None, None).unwrap();
+        assert!(u64::from(default) * block <= MAX_DEFAULT_POOL && default > 0);
+    }
+}

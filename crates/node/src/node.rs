@@ -1,0 +1,163 @@
+//! One node's parts, shared by whatever serves them.
+
+use std::{fmt, sync::Arc};
+
+use baton_device::Arena;
+use baton_kv_cache::KvCache;
+use baton_proto::node::v1::{Heartbeat, StepReport, TextAssets};
+use baton_scheduler::EngineInfo;
+use baton_types::{Generation, NodeId, Role};
+
+use crate::{
+    clock::Clock,
+    config::{ConfigError, NodeConfig},
+    engine::{self, LoadError, Loaded},
+    gate::Gate,
+    metrics::NodeMetrics,
+    ops::Operable,
+    registration::Pulse,
+    steps::{self, Steps},
+};
+
+/// A loaded node: engine, pool and step loop run; nothing listens yet.
+pub struct Node {
+    pub id: NodeId,
+    /// Drawn at this start.
+    pub generation: Generation,
+    pub role: Role,
+    pub model: String,
+    pub info: EngineInfo,
+    pub arena: Arc<Arena>,
+    pub cache: KvCache,
+    pub steps: Steps,
+    pub metrics: NodeMetrics,
+    pub gate: Gate,
+    pub config: NodeConfig,
+    pub(crate) text: TextAssets,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("loading the engine panicked")]
+    LoadPanicked,
+    #[error("the step thread can't be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl Node {
+    /// Validates the configuration, loads the engine and starts the step loop.
+    pub async fn load(config: NodeConfig, role: Role) -> Result<Arc<Node>, StartError> {
+        config.validate()?;
+        let id = NodeId(config.name_or(role, rand::random()).into());
+        let generation = Generation(rand::random());
+        let model = config.model_name();
+        let to_load = config.clone();
+        let loading = tokio::task::spawn_blocking(move || engine::load(&to_load));
+        let Loaded { engine, arena, text } =
+            loading.await.map_err(|_panicked| StartError::LoadPanicked)??;
+        let info = engine.info().clone();
+        let cache = KvCache::new(arena.blocks(), info.layout.block_tokens);
+        let metrics = NodeMetrics::new(&model);
+        let steps = Steps::start(
+            config.scheduler,
+            engine,
+            cache.clone(),
+            Clock::start(),
+            metrics.steps().clone(),
+        )?;
+        let gate = Gate::new(id.clone(), generation, model.clone());
+        tracing::info!(
+            node = %id, %generation, %role, model, blocks = arena.blocks(), layout = %info.layout,
+            numerics = %info.numerics, "loaded"
+        );
+        Ok(Arc::new(Node {
+            id,
+            generation,
+            role,
+            model,
+            info,
+            arena,
+            cache,
+            steps,
+            metrics,
+            gate,
+            config,
+            text,
+        }))
+    }
+}
+
+impl Pulse for Arc<Node> {
+    fn heartbeat(&self) -> Heartbeat {
+        let (load, usage) = (self.steps.load(), self.cache.usage());
+        Heartbeat {
+            steps: self.steps.count(),
+            running: load.running,
+            waiting: load.waiting,
+            handing_over: self.metrics.transfers().held(),
+            free_blocks: usage.free,
+            cached_blocks: usage.cached,
+            queued_tokens: load.queued_tokens,
+            context_tokens: load.context_tokens,
+            draining: self.gate.is_draining(),
+            step_reports: self.steps.take_reports().into_iter().map(report).collect(),
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.gate.inside() > 0
+    }
+}
+
+fn report(report: steps::StepReport) -> StepReport {
+    let steps::StepReport { shape, duration } = report;
+    StepReport {
+        prefill_tokens: shape.prefill_tokens,
+        prefill_attention: shape.prefill_attention,
+        decode_batch: shape.decode_batch,
+        decode_context: shape.decode_context,
+        duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("id", &self.id)
+            .field("generation", &self.generation)
+            .field("role", &self.role)
+            .field("model", &self.model)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A node as its operators see it.
+pub(crate) struct NodeOps {
+    pub(crate) node: Arc<Node>,
+    /// Whether a router knows the node; always, when it has none.
+    pub(crate) joined: tokio::sync::watch::Receiver<bool>,
+}
+
+impl Operable for NodeOps {
+    fn metrics(&self) -> String {
+        self.node.metrics.render(self.node.steps.load(), &self.node.cache.usage())
+    }
+
+    fn unhealthy(&self) -> Option<String> {
+        self.node.steps.has_ended().then(|| "the step loop has ended".to_owned())
+    }
+
+    fn unready(&self) -> Option<String> {
+        if self.node.gate.is_draining() {
+            return Some("draining".to_owned());
+        }
+        if !*self.joined.borrow() {
+            return Some("not joined to a router yet".to_owned());
+        }
+        self.unhealthy()
+    }
+}

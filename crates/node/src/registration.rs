@@ -1,0 +1,169 @@
+//! Being a member: a node joins the router's registry, tells how it is, and joins again whenever
+//! the stream breaks. A node whose router is gone keeps serving.
+
+use std::time::Duration;
+
+use baton_proto::{
+    PROTOCOL_VERSION,
+    node::v1::{
+        Heartbeat, Hello, JoinRequest, JoinResponse, join_request, join_response,
+        registry_client::RegistryClient,
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+
+use crate::transport::{self, MAX_MESSAGE_BYTES, TransportError};
+
+const BUSY_INTERVAL: Duration = Duration::from_millis(250);
+/// An idle node says so this many times less often.
+const IDLE_FACTOR: u32 = 4;
+const WELCOME_PATIENCE: Duration = Duration::from_secs(5);
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LAST_BACKOFF: Duration = Duration::from_secs(3);
+
+/// How the node is doing, asked for each heartbeat.
+pub(crate) trait Pulse: Send + Sync {
+    fn heartbeat(&self) -> Heartbeat;
+
+    /// Whether there is work, so that heartbeats come often.
+    fn is_busy(&self) -> bool;
+}
+
+#[derive(Debug, thiserror::Error)]
+enum JoinError {
+    #[error(transparent)]
+    Dial(#[from] TransportError),
+    #[error("the registry answered {code:?}: {message}")]
+    Refused { code: tonic::Code, message: String },
+    #[error("no welcome within {WELCOME_PATIENCE:?}")]
+    NoWelcome,
+    #[error("the router speaks protocol version {theirs}, this node {PROTOCOL_VERSION}")]
+    Version { theirs: u32 },
+    #[error("the stream ended")]
+    Ended,
+}
+
+impl From<tonic::Status> for JoinError {
+    fn from(status: tonic::Status) -> Self {
+        JoinError::Refused { code: status.code(), message: status.message().to_owned() }
+    }
+}
+
+/// Keeps the node registered until `leave`. `news` wakes the next heartbeat at once; `joined` says
+/// whether a router knows the node.
+pub(crate) struct Registration<P> {
+    pub(crate) router: String,
+    pub(crate) hello: Hello,
+    pub(crate) pulse: P,
+    pub(crate) news: watch::Receiver<bool>,
+    pub(crate) joined: watch::Sender<bool>,
+}
+
+impl<P: Pulse> Registration<P> {
+    pub(crate) async fn keep(mut self, leave: CancellationToken) {
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let attempt = async {
+                let error = self.join().await;
+                (self.joined.send_replace(false), error)
+            };
+            let (was_member, error) = tokio::select! {
+                outcome = attempt => outcome,
+                () = leave.cancelled() => return,
+            };
+            if was_member {
+                backoff = FIRST_BACKOFF;
+                tracing::warn!(router = self.router, %error, "lost the router; joining again");
+            } else {
+                tracing::debug!(router = self.router, %error, "can't join yet");
+            }
+            let jitter = 0.5 + rand::random::<f64>();
+            tokio::select! {
+                () = sleep(backoff.mul_f64(jitter)) => {}
+                () = leave.cancelled() => return,
+            }
+            backoff = (backoff * 2).min(LAST_BACKOFF);
+        }
+    }
+
+    /// Joins once and stays until it ends, which always has a reason.
+    async fn join(&mut self) -> JoinError {
+        match self.try_join().await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn try_join(&mut self) -> Result<std::convert::Infallible, JoinError> {
+        let channel = transport::dial(&self.router)?;
+        let mut client = RegistryClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let (sender, receiver) = mpsc::channel(4);
+        let hello = join_request::Message::Hello(self.hello.clone());
+        // The receiver is right here, and the channel is empty.
+        let _ = sender.try_send(JoinRequest { message: Some(hello) });
+        let joining = async {
+            let mut answers = client.join(ReceiverStream::new(receiver)).await?.into_inner();
+            let interval = welcome(&mut answers).await?;
+            Ok::<_, JoinError>((answers, interval))
+        };
+        let (answers, interval) =
+            timeout(WELCOME_PATIENCE, joining).await.map_err(|_late| JoinError::NoWelcome)??;
+        self.joined.send_replace(true);
+        tracing::info!(router = self.router, "joined the cluster");
+        self.beat(interval, sender, answers).await
+    }
+
+    async fn beat(
+        &mut self,
+        busy: Duration,
+        sender: mpsc::Sender<JoinRequest>,
+        mut answers: Streaming<JoinResponse>,
+    ) -> Result<std::convert::Infallible, JoinError> {
+        let mut ticks = interval(busy);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    let due = last.is_none_or(|last| last.elapsed() + busy / 2 >= busy * IDLE_FACTOR);
+                    if !self.pulse.is_busy() && !due {
+                        continue;
+                    }
+                }
+                Ok(()) = self.news.changed() => ticks.reset(),
+                answer = answers.message() => match answer? {
+                    Some(_) => continue,
+                    None => return Err(JoinError::Ended),
+                },
+            }
+            last = Some(Instant::now());
+            let message = join_request::Message::Heartbeat(self.pulse.heartbeat());
+            match sender.try_send(JoinRequest { message: Some(message) }) {
+                // A router that lags hears the next one; one that is gone is found by keep-alive.
+                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => {}
+                Err(mpsc::error::TrySendError::Closed(_)) => return Err(JoinError::Ended),
+            }
+        }
+    }
+}
+
+/// The heartbeat interval the router wants.
+async fn welcome(answers: &mut Streaming<JoinResponse>) -> Result<Duration, JoinError> {
+    let answer = answers.message().await?.ok_or(JoinError::Ended)?;
+    let Some(join_response::Message::Welcome(welcome)) = answer.message else {
+        return Err(JoinError::NoWelcome);
+    };
+    if welcome.protocol_version.abs_diff(PROTOCOL_VERSION) > 1 {
+        return Err(JoinError::Version { theirs: welcome.protocol_version });
+    }
+    Ok(match welcome.heartbeat_interval_us {
+        0 => BUSY_INTERVAL,
+        micros => Duration::from_micros(micros).max(Duration::from_millis(10)),
+    })
+}

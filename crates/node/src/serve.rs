@@ -1,0 +1,230 @@
+//! A node's life from listening to leaving.
+//!
+//! # What happens at the end?
+//!
+//! When told to stop, the node says so in its next heartbeat, takes no new requests, and gives those
+//! inside the drain time. Then it leaves the registry, closes its ports and ends its step loop. A
+//! step loop that ends on its own ends the node at once, with an error.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use baton_proto::{
+    PROTOCOL_VERSION,
+    node::v1::{Hello, KvDtype, KvLayout, Role},
+};
+use baton_types as domain;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::service::Routes;
+
+use crate::{
+    node::{Node, NodeOps},
+    ops,
+    registration::Registration,
+    steps::Ended,
+    task,
+    transport::{self, Bound, TransportError},
+};
+
+/// How long closing a port may take once nobody is inside.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error("the step loop panicked: {message}")]
+    StepLoopPanicked { message: String },
+    #[error("the gRPC server ended by itself")]
+    ServerEnded,
+}
+
+/// A node that listens.
+#[derive(Debug)]
+pub struct Serving {
+    node: Arc<Node>,
+    control: SocketAddr,
+    metrics: SocketAddr,
+    data: Option<String>,
+    server: AbortOnDropHandle<Result<(), TransportError>>,
+    close: CancellationToken,
+    /// The port for operators and the registration: whatever else runs until the end.
+    companions: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Node {
+    /// Binds the node's ports, serves `routes` there, and joins the router if there is one.
+    /// `data` is the address of its page transfer, if others pull from it.
+    pub async fn serve(
+        self: &Arc<Self>,
+        routes: Routes,
+        data: Option<String>,
+    ) -> Result<Serving, ServeError> {
+        let listen = &self.config.listen;
+        let control = Bound::new("gRPC", listen.host, listen.control_port).await?;
+        let operators = Bound::new("metrics", listen.host, listen.metrics_port).await?;
+        let (control_address, metrics_address) = (control.address, operators.address);
+        let hello = self.hello(&control, &operators, data.clone());
+
+        let close = CancellationToken::new();
+        let server = task::owned(transport::serve(control, routes, close.clone()));
+        let joined = watch::Sender::new(self.config.router.is_none());
+        let ops = NodeOps { node: Arc::clone(self), joined: joined.subscribe() };
+        let mut companions = vec![task::owned(serve_operators(operators, ops))];
+        if let Some(router) = self.config.router.clone() {
+            let (bell, news) = self.news();
+            let pulse = Arc::clone(self);
+            companions.push(bell);
+            let registration = Registration { router, hello, pulse, news, joined };
+            companions.push(task::owned(registration.keep(close.clone())));
+        }
+        tracing::info!(
+            node = %self.id, grpc = %control_address, pages = data, metrics = %metrics_address,
+            "serving"
+        );
+        Ok(Serving {
+            node: Arc::clone(self),
+            control: control_address,
+            metrics: metrics_address,
+            data,
+            server,
+            close,
+            companions,
+        })
+    }
+
+    fn hello(&self, control: &Bound, operators: &Bound, data: Option<String>) -> Hello {
+        let advertise = self.config.listen.advertise.as_deref();
+        let role = match self.role {
+            domain::Role::Prefill => Role::Prefill,
+            domain::Role::Decode => Role::Decode,
+        };
+        Hello {
+            protocol_version: PROTOCOL_VERSION,
+            node: self.id.to_string(),
+            generation: self.generation.0,
+            role: role.into(),
+            model: self.model.clone(),
+            numerics_id: self.info.numerics.0.to_be_bytes().to_vec(),
+            layout: Some(layout(&self.info.layout)),
+            max_context: self.info.max_context,
+            total_blocks: self.arena.blocks(),
+            control_address: format!("http://{}", control.advertised(advertise)),
+            data_address: data.unwrap_or_default(),
+            metrics_address: operators.advertised(advertise),
+            text: Some(self.text.clone()),
+        }
+    }
+
+    /// Rings when the router should hear from the node before the next heartbeat is due: when work
+    /// arrives at an idle node, and when it starts to drain.
+    fn news(self: &Arc<Self>) -> (AbortOnDropHandle<()>, watch::Receiver<bool>) {
+        let (sender, receiver) = watch::channel(false);
+        let (mut load, mut draining) = (self.steps.watch_load(), self.gate.watch_draining());
+        let bell = async move {
+            let mut busy = false;
+            loop {
+                tokio::select! {
+                    changed = load.changed() => {
+                        let load = *load.borrow_and_update();
+                        let now = load.running + load.waiting > 0;
+                        if now && !busy {
+                            sender.send_replace(true);
+                        }
+                        busy = now;
+                        if changed.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(()) = draining.changed() => {
+                        sender.send_replace(true);
+                    }
+                }
+            }
+        };
+        (task::owned(bell), receiver)
+    }
+}
+
+impl Serving {
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Where its gRPC services are.
+    pub fn control_address(&self) -> SocketAddr {
+        self.control
+    }
+
+    /// Where `/metrics`, `/health` and `/ready` are.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+
+    /// `host:port` of its page transfer, if others pull from it.
+    pub fn data_address(&self) -> Option<&str> {
+        self.data.as_deref()
+    }
+
+    /// Serves until `shutdown`, drains and leaves.
+    pub async fn until(mut self, shutdown: CancellationToken) -> Result<(), ServeError> {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            ended = self.node.steps.ended() => return Err(early_end(ended)),
+            served = &mut self.server => {
+                return match served {
+                    Ok(Err(error)) => Err(error.into()),
+                    Ok(Ok(())) | Err(_) => Err(ServeError::ServerEnded),
+                };
+            }
+        }
+        self.leave().await;
+        Ok(())
+    }
+
+    async fn leave(mut self) {
+        let (node, patience) = (&self.node, self.node.config.drain.0);
+        tracing::info!(node = %node.id, inside = node.gate.inside(), ?patience, "draining");
+        let left = node.gate.drain(patience).await;
+        if left > 0 {
+            tracing::warn!(node = %node.id, left, "the drain time is over; cancelling the rest");
+        }
+        self.close.cancel();
+        let patience = if left > 0 { Duration::ZERO } else { CLOSING_PATIENCE };
+        // Streams still open end with the server's task.
+        let _ = tokio::time::timeout(patience, &mut self.server).await;
+        self.server.abort();
+        self.companions.clear();
+        node.steps.stop();
+        node.steps.ended().await;
+        tracing::info!(node = %node.id, "left");
+    }
+}
+
+fn early_end(ended: Ended) -> ServeError {
+    let message = match ended {
+        Ended::Panicked(message) => message,
+        Ended::Stopped => "it was stopped".to_owned(),
+    };
+    ServeError::StepLoopPanicked { message }
+}
+
+async fn serve_operators(bound: Bound, ops: NodeOps) {
+    if let Err(error) = axum::serve(bound.listener, ops::routes(Arc::new(ops))).await {
+        tracing::error!(%error, "the metrics port ended");
+    }
+}
+
+fn layout(layout: &domain::KvLayout) -> KvLayout {
+    let dtype = match layout.dtype {
+        domain::KvDtype::F16 => KvDtype::F16,
+        domain::KvDtype::F32 => KvDtype::F32,
+    };
+    KvLayout {
+        layers: layout.layers,
+        kv_heads: layout.kv_heads,
+        head_dim: layout.head_dim,
+        block_tokens: layout.block_tokens,
+        dtype: dtype.into(),
+    }
+}
