@@ -1,1 +1,17 @@
-//! baton-tests
+//! Whole clusters of real processes, for tests to poke.
+//!
+//! A [`Cluster`] is `baton up` on free ports with its children; dropping it ends them all, also
+//! when a test fails. The binary is the one `BATON_BIN` names, or the one cargo built beside these
+//! tests; `cargo xtask test` builds it first.
+
+mod cluster;
+mod generate;
+mod http;
+mod process;
+mod reference;
+
+pub use cluster::{Cluster, Engine, Options, baton, model};
+pub use generate::{Ask, Generated, generate, generate_all};
+pub use http::{Reply, events, get, post};
+pub use process::{Pid, children_of, cpu_time};
+pub use reference::Reference;

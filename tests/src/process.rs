@@ -1,0 +1,78 @@
+//! Processes as the system sees them.
+
+use std::{fs, io, time::Duration};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fd::OwnedFd,
+    process::{Pid as RawPid, PidfdFlags, Signal, kill_process, pidfd_open},
+};
+
+/// A process that somebody started. It may have ended.
+#[derive(Debug)]
+pub struct Pid {
+    raw: RawPid,
+    /// Refers to this very process even when its number is given to another.
+    handle: Option<OwnedFd>,
+}
+
+impl Pid {
+    pub fn new(id: u32) -> io::Result<Self> {
+        let raw = i32::try_from(id).ok().and_then(RawPid::from_raw);
+        let raw = raw.ok_or_else(|| io::Error::other(format!("{id} is no process id")))?;
+        Ok(Pid { raw, handle: pidfd_open(raw, PidfdFlags::empty()).ok() })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.raw.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    pub fn interrupt(&self) -> io::Result<()> {
+        Ok(kill_process(self.raw, Signal::INT)?)
+    }
+
+    pub fn terminate(&self) -> io::Result<()> {
+        Ok(kill_process(self.raw, Signal::TERM)?)
+    }
+
+    /// As `kill -9` does.
+    pub fn kill(&self) -> io::Result<()> {
+        Ok(kill_process(self.raw, Signal::KILL)?)
+    }
+
+    /// Waits until the process has ended, at most `patience`; says whether it has.
+    pub fn wait_end(&self, patience: Duration) -> bool {
+        let Some(handle) = &self.handle else { return true };
+        let timeout = Timespec {
+            tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(patience.subsec_nanos()),
+        };
+        let mut fds = [PollFd::new(handle, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&timeout)), Ok(1..))
+    }
+}
+
+/// The processes that `parent` started and that still live.
+pub fn children_of(parent: u32) -> Vec<Pid> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|&id| stat_field(id, 4) == Some(u64::from(parent)))
+        .filter_map(|id| Pid::new(id).ok())
+        .collect()
+}
+
+/// Processor time a process has used in all its threads, user and system.
+pub fn cpu_time(id: u32) -> Option<Duration> {
+    let ticks = stat_field(id, 14)? + stat_field(id, 15)?;
+    let rate = rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_millis(ticks * 1000 / rate))
+}
+
+/// A field of `/proc/ID/stat`, numbered as in its manual page; those after the name only.
+fn stat_field(id: u32, number: usize) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_whitespace().nth(number - 3)?.parse().ok()
+}

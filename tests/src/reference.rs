@@ -1,0 +1,95 @@
+//! The engine alone: what a cluster's tokens and logits must equal, bit for bit.
+
+use anyhow::{Context, bail};
+use baton_kv_cache::KvCache;
+use baton_scheduler::{
+    Engine, Event, Goal, Sampled, Scheduler, SchedulerConfig, Start, Submission, Unobserved,
+    sim::{MemorySlots, SimConfig, SimEngine, Unpaced},
+};
+use baton_types::{
+    ChoiceIndex, Epoch, RequestId, RouterId, SamplingSpec, SequenceKey, SequenceSpec, StopTokens,
+    Time,
+};
+
+use crate::{Ask, Generated};
+
+/// One engine in this process, one request at a time, no cache from one to the next.
+pub struct Reference {
+    engine: Box<dyn Engine>,
+    blocks: u32,
+    stop: StopTokens,
+}
+
+impl std::fmt::Debug for Reference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reference").field("info", self.engine.info()).finish_non_exhaustive()
+    }
+}
+
+impl Reference {
+    /// The simulated engine as nodes run it by default.
+    pub fn sim() -> anyhow::Result<Self> {
+        let (config, blocks) = (SimConfig::default(), 1024);
+        let layout = config.layout;
+        let stop = StopTokens(vec![baton_types::TokenId(config.vocab - 1)]);
+        let slots = MemorySlots::new(layout.layers, blocks, layout.block_tokens);
+        let engine = Box::new(SimEngine::new(config, slots, Unpaced)?);
+        Ok(Reference { engine, blocks, stop })
+    }
+
+    /// The tokens and digests for `ask`.
+    pub fn generate(&mut self, ask: &Ask) -> anyhow::Result<Generated> {
+        let info = self.engine.info().clone();
+        let cache = KvCache::new(self.blocks, info.layout.block_tokens);
+        let config = SchedulerConfig {
+            max_batch_tokens: 512,
+            chunk_tokens: 512,
+            max_running: 1,
+            max_waiting: 1,
+            prefix_cache: false,
+        };
+        let mut scheduler = Scheduler::new(config, info, cache);
+        let (now, mut events) = (Time::ZERO, Vec::new());
+        scheduler.submit(now, self.submission(ask))?;
+
+        let mut generated = Generated { tokens: Vec::new(), digests: Vec::new(), complete: None };
+        let mut sampled: Vec<Sampled> = Vec::new();
+        loop {
+            if !scheduler.compose(now, &mut events) {
+                bail!("the scheduler has nothing to do before the end");
+            }
+            scheduler
+                .with_sequences(|step| self.engine.step(step, &mut Unobserved, &mut sampled))?;
+            scheduler.complete(now, &sampled, &mut events);
+            for event in events.drain(..) {
+                match event {
+                    Event::Token { token, logits_digest, .. } => {
+                        generated.tokens.push(token);
+                        generated.digests.push(logits_digest);
+                    }
+                    Event::Finished { .. } => return Ok(generated),
+                    Event::Failed { error, .. } => return Err(error).context("the engine alone"),
+                    Event::Admitted { .. } | Event::Prefilled { .. } => {}
+                }
+            }
+        }
+    }
+
+    fn submission(&self, ask: &Ask) -> Submission {
+        Submission {
+            spec: SequenceSpec {
+                key: SequenceKey { request: RequestId(1), choice: ChoiceIndex(0) },
+                epoch: Epoch::first(RouterId(1)),
+                tokens: ask.prompt.clone(),
+                prompt_len: ask.prompt.len() as u32,
+                max_tokens: ask.max_tokens,
+                sampling: SamplingSpec { temperature: ask.temperature, seed: ask.seed },
+                stop_tokens: self.stop.clone(),
+                cache_salt: 0,
+                deadline: None,
+            },
+            start: Start::Tokens,
+            goal: Goal::Finish,
+        }
+    }
+}
