@@ -13,6 +13,7 @@ impl Scheduler {
     ///
     /// A step composed earlier and neither completed nor failed is dropped.
     pub fn compose(&mut self, now: Time, events: &mut Vec<Event>) -> bool {
+        debug_assert_eq!(self.load(), self.recount(), "the running totals");
         self.step.clear();
         self.expire(now);
         events.append(&mut self.outbox);
@@ -175,7 +176,10 @@ fn announce(sequence: &mut Sequence, now: Time, events: &mut Vec<Event>) {
     events.push(Event::Admitted {
         key: sequence.key(),
         epoch: sequence.epoch(),
-        blocks: sequence.blocks().to_vec(),
+        blocks: match sequence.goal {
+            Goal::FirstToken => sequence.blocks().to_vec(),
+            Goal::Finish => Vec::new(),
+        },
         cached_tokens: sequence.cached_tokens,
         queue: now.since(sequence.arrived),
     });

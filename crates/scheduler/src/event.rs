@@ -13,8 +13,8 @@ pub enum Event {
     Admitted {
         key: SequenceKey,
         epoch: Epoch,
-        /// The whole prompt's table, reserved up front. Under [`crate::Goal::FirstToken`] these
-        /// stay its blocks to the end.
+        /// Under [`crate::Goal::FirstToken`]: the whole prompt's table, reserved up front, which
+        /// stays its table to the end. Otherwise empty, for its blocks may be taken from it.
         blocks: Vec<BlockRef>,
         /// Leading tokens whose keys and values were there already.
         cached_tokens: u32,

@@ -181,6 +181,15 @@ impl Scheduler {
         }
     }
 
+    /// [`Scheduler::load`], the slow way.
+    pub(crate) fn recount(&self) -> Load {
+        let mut totals = Totals::default();
+        let waiting = self.joining.iter().chain(&self.waiting);
+        self.running.iter().chain(waiting).for_each(|sequence| totals.count(sequence));
+        let Totals { queued_tokens, context_tokens } = totals;
+        Load { queued_tokens, context_tokens, ..self.load() }
+    }
+
     /// How often a sequence had to give its blocks back since the scheduler was made.
     pub fn preemptions(&self) -> u64 {
         self.preemptions

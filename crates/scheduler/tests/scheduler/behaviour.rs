@@ -1,0 +1,251 @@
+//! What the scheduler promises, one case each.
+
+use std::time::Duration;
+
+use baton_scheduler::{
+    Event, Goal, ImportedToken, Refusal, SchedulerConfig, SequenceError, Start, Submission,
+};
+use baton_types::{FinishReason, SequenceSpec, StopTokens};
+
+use crate::node::{Node, alone, drawn, epoch, key, spec};
+
+fn config() -> SchedulerConfig {
+    SchedulerConfig { max_batch_tokens: 64, chunk_tokens: 32, ..SchedulerConfig::default() }
+}
+
+fn finished(events: &[Event], request: u128) -> Option<FinishReason> {
+    events.iter().find_map(|event| match event {
+        Event::Finished { key: of, reason, .. } if *of == key(request) => Some(*reason),
+        _ => None,
+    })
+}
+
+fn admitted(events: &[Event], request: u128) -> Option<u32> {
+    events.iter().find_map(|event| match event {
+        Event::Admitted { key: of, cached_tokens, .. } if *of == key(request) => {
+            Some(*cached_tokens)
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn it_ends_at_max_tokens_or_at_a_stop_token() {
+    let mut node = Node::new(16, config());
+    let tokens = alone(&spec(1, 20, 12));
+    node.submit(spec(1, 20, 12), Goal::Finish).unwrap();
+    let events = node.run();
+    assert_eq!(
+        (finished(&events, 1), drawn(&events, key(1), 0)),
+        (Some(FinishReason::Length), tokens.clone())
+    );
+
+    let stop_tokens = StopTokens(vec![tokens[5].0]);
+    let first = tokens.iter().position(|token| *token == tokens[5] || token.0 == tokens[5].0);
+    node.submit(SequenceSpec { stop_tokens, ..spec(1, 20, 12) }, Goal::Finish).unwrap();
+    let events = node.run();
+    assert_eq!(finished(&events, 1), Some(FinishReason::Stop));
+    assert_eq!(drawn(&events, key(1), 0), tokens[..=first.unwrap()]);
+    node.assert_whole();
+}
+
+#[test]
+fn the_cached_prefix_is_reused_but_the_last_token_is_computed() {
+    let mut node = Node::new(16, config());
+    for (prompt_len, cached) in [(48, 0), (48, 32), (49, 48), (40, 32)] {
+        node.submit(spec(1, prompt_len, 3), Goal::Finish).unwrap();
+        let events = node.run();
+        assert_eq!(admitted(&events, 1), Some(cached), "{prompt_len} tokens");
+        assert_eq!(drawn(&events, key(1), 0), alone(&spec(1, prompt_len, 3)));
+    }
+    node.submit(SequenceSpec { cache_salt: 1, ..spec(1, 48, 3) }, Goal::Finish).unwrap();
+    assert_eq!(admitted(&node.run(), 1), Some(0), "another tenant's blocks are not found");
+}
+
+#[test]
+fn decode_goes_first_and_chunks_fill_the_budget() {
+    let mut node = Node::new(32, config());
+    node.submit(spec(1, 10, 20), Goal::Finish).unwrap();
+    node.step();
+    node.submit(spec(2, 100, 2), Goal::Finish).unwrap();
+    node.submit(spec(3, 100, 2), Goal::Finish).unwrap();
+    node.step();
+    let shape = node.scheduler.step_shape();
+    assert_eq!((shape.decode_batch, shape.decode_context), (1, 10));
+    assert_eq!(shape.prefill_tokens, 63);
+    assert_eq!(shape.prefill_attention, 32.0 * 16.0 + 31.0 * 15.5);
+    let load = node.scheduler.load();
+    assert_eq!((load.running, load.queued_tokens, load.context_tokens), (3, 137, 74));
+    node.run();
+    node.assert_whole();
+}
+
+#[test]
+fn the_youngest_is_preempted_and_nobody_sees_it() {
+    let mut node = Node::new(6, config());
+    for request in 1..=3 {
+        node.submit(spec(request, 20, 50), Goal::Finish).unwrap();
+    }
+    let events = node.run();
+    assert!(node.scheduler.preemptions() > 0);
+    for request in 1..=3 {
+        assert_eq!(drawn(&events, key(request), 0), alone(&spec(request, 20, 50)));
+    }
+    let admissions = events.iter().filter(|event| matches!(event, Event::Admitted { .. })).count();
+    assert_eq!(admissions, 3, "a preemption is nobody's business");
+    let order: Vec<_> = events.iter().filter(|e| e.is_last()).map(Event::key).collect();
+    assert_eq!(order, [key(1), key(2), key(3)]);
+    node.assert_whole();
+}
+
+#[test]
+fn a_first_token_leaves_its_blocks_with_the_caller() {
+    let mut node = Node::new(8, config());
+    node.submit(spec(1, 40, 5), Goal::FirstToken).unwrap();
+    let mut events = node.run();
+    let Some(Event::Prefilled { blocks, .. }) = events.pop() else { panic!("{events:?}") };
+    let Event::Admitted { blocks: promised, .. } = &events[0] else { panic!("{events:?}") };
+    let ids =
+        |blocks: &[baton_kv_cache::BlockRef]| blocks.iter().map(|b| b.id()).collect::<Vec<_>>();
+    assert_eq!(ids(&blocks), ids(promised));
+    assert_eq!(drawn(&events, key(1), 0), alone(&spec(1, 40, 5))[..1]);
+    events.clear();
+    assert_eq!(node.cache.usage().held, 3);
+    drop(blocks);
+    node.assert_whole();
+
+    node.submit(spec(2, 40, 1), Goal::FirstToken).unwrap();
+    let events = node.run();
+    assert!(matches!(events.last(), Some(Event::Finished { .. })), "{events:?}");
+}
+
+#[test]
+fn the_first_in_line_is_not_overtaken_for_ever() {
+    let mut node = Node::new(10, config());
+    let mut small = 100;
+    let mut submit_small = |node: &mut Node| {
+        small += 1;
+        node.submit(spec(small, 30, 4), Goal::Finish).unwrap();
+    };
+    (0..3).for_each(|_| submit_small(&mut node));
+    node.step();
+    node.submit(spec(1, 100, 2), Goal::Finish).unwrap();
+    // Others take blocks from the same pool whenever they can, as imports do.
+    let mut taken = Vec::new();
+    for round in 0.. {
+        assert!(round < 100, "it starves");
+        submit_small(&mut node);
+        taken.extend(node.cache.reserve(1));
+        if admitted(&node.step().1, 1).is_some() {
+            break;
+        }
+        taken.drain(..taken.len().saturating_sub(2));
+    }
+    drop(taken);
+    node.run();
+    node.assert_whole();
+}
+
+#[test]
+fn what_can_never_run_is_refused() {
+    let mut node = Node::new(4, SchedulerConfig { max_waiting: 1, ..config() });
+    let key = key(1);
+    let mut check = |spec: SequenceSpec, expect: Result<(), Refusal>| {
+        assert_eq!(node.submit(spec, Goal::Finish), expect);
+    };
+    let good = spec(1, 20, 5);
+    check(SequenceSpec { tokens: vec![], ..good.clone() }, Err(Refusal::EmptyPrompt { key }));
+    check(
+        SequenceSpec { prompt_len: 21, ..good.clone() },
+        Err(Refusal::PromptLen { key, prompt_len: 21, tokens: 20 }),
+    );
+    check(
+        SequenceSpec { prompt_len: 15, ..good.clone() },
+        Err(Refusal::NothingToGenerate { key, emitted: 5, max_tokens: 5 }),
+    );
+    check(spec(1, 8000, 193), Err(Refusal::TooLong { key, tokens: 8193, max: 8192 }));
+    check(spec(1, 60, 6), Err(Refusal::PoolTooSmall { key, blocks: 5, total: 4 }));
+    check(spec(1, 60, 5), Ok(()));
+    check(spec(1, 60, 5), Err(Refusal::DuplicateKey { key, epoch: epoch(1) }));
+    check(spec(2, 60, 5), Err(Refusal::QueueFull { waiting: 1, max: 1 }));
+    let imported = Start::Imported {
+        blocks: node.cache.reserve(1).unwrap(),
+        cached_tokens: 0,
+        first: ImportedToken { token: good.tokens[0] },
+    };
+    let spec = SequenceSpec { key: crate::node::key(3), ..good };
+    let refused = Refusal::ImportedBlocks { key: spec.key, given: 1, needed: 2, tokens: 20 };
+    let given = Submission { spec, start: imported, goal: Goal::Finish };
+    assert_eq!(node.scheduler.submit(node.now, given), Err(refused));
+    assert_eq!(node.cache.usage().held, 0);
+}
+
+#[test]
+fn one_owner_the_newest_epoch() {
+    let mut node = Node::new(8, config());
+    let of = |counter| SequenceSpec { epoch: epoch(counter), ..spec(1, 20, 5) };
+    node.submit(of(2), Goal::Finish).unwrap();
+    node.step();
+    let (given, current) = (epoch(1), epoch(2));
+    let stale = Refusal::StaleEpoch { key: key(1), given, current };
+    assert_eq!(node.submit(of(1), Goal::Finish), Err(stale));
+    assert!(!node.scheduler.cancel(key(1), epoch(1)));
+    assert!(!node.scheduler.cancel(key(1), epoch(3)));
+    node.submit(of(3), Goal::Finish).unwrap();
+    let events = node.run();
+    let Event::Failed { epoch: old, error, .. } = &events[0] else { panic!("{events:?}") };
+    assert_eq!((*old, error), (epoch(2), &SequenceError::Superseded { by: epoch(3) }));
+    assert!(events[1..].iter().all(|event| event.epoch() == epoch(3)));
+    assert_eq!(drawn(&events, key(1), 0), alone(&of(3)));
+    node.assert_whole();
+}
+
+#[test]
+fn an_overdue_sequence_fails_wherever_it_is() {
+    let mut node = Node::new(4, config());
+    let deadline = Some(Duration::from_millis(5));
+    for request in 1..=2 {
+        node.submit(SequenceSpec { deadline, ..spec(request, 40, 20) }, Goal::Finish).unwrap();
+    }
+    assert_eq!(node.scheduler.next_deadline(), Some(node.now + Duration::from_millis(5)));
+    let events = node.run();
+    let failed = events.iter().filter(|event| {
+        matches!(event, Event::Failed { error: SequenceError::DeadlineExceeded { .. }, .. })
+    });
+    assert_eq!(failed.count(), 2, "one ran, one waited");
+    assert!(!drawn(&events, key(1), 0).is_empty());
+    node.assert_whole();
+}
+
+#[test]
+fn a_failed_step_costs_only_the_offender() {
+    let mut node = Node::new(16, config());
+    for request in 1..=3 {
+        node.submit(spec(request, 20, 5), Goal::Finish).unwrap();
+    }
+    let mut events = node.step().1;
+    events.extend(node.failing_step(1));
+    events.extend(node.run());
+    for request in [1, 3] {
+        assert_eq!(drawn(&events, key(request), 0), alone(&spec(request, 20, 5)));
+    }
+    assert_eq!(finished(&events, 2), None);
+    let failed: Vec<_> =
+        events.iter().filter(|e| matches!(e, Event::Failed { .. })).map(Event::key).collect();
+    assert_eq!(failed, [key(2)]);
+    node.assert_whole();
+}
+
+#[test]
+fn a_sequence_cancelled_between_compose_and_step_is_not_computed() {
+    let mut node = Node::new(8, config());
+    for request in 1..=2 {
+        node.submit(spec(request, 20, 5), Goal::Finish).unwrap();
+    }
+    assert!(node.scheduler.compose(node.now, &mut Vec::new()));
+    assert!(node.scheduler.cancel(key(1), epoch(1)));
+    let keys = node.scheduler.with_sequences(|step| step.iter().map(|s| s.key).collect::<Vec<_>>());
+    assert_eq!(keys, [key(2)]);
+    node.run();
+    node.assert_whole();
+}

@@ -1,0 +1,7 @@
+//! The scheduler driving the simulated engine, seen from outside.
+
+mod behaviour;
+mod cluster;
+mod node;
+mod properties;
+mod sim;
