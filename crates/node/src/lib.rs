@@ -16,6 +16,7 @@ pub mod steps;
 pub mod task;
 pub mod telemetry;
 pub mod transport;
+pub mod wire;
 
 pub use engine::LoadError;
 pub use node::{Node, StartError};

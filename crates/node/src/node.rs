@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use baton_device::Arena;
 use baton_kv_cache::KvCache;
+use baton_kv_transfer::PeerIdentity;
 use baton_proto::node::v1::{Heartbeat, StepReport, TextAssets};
 use baton_scheduler::EngineInfo;
 use baton_types::{Generation, NodeId, Role};
@@ -88,6 +89,19 @@ impl Node {
             config,
             text,
         }))
+    }
+}
+
+impl Node {
+    /// How the node introduces itself to those it moves pages with.
+    pub fn peer_identity(&self) -> PeerIdentity {
+        PeerIdentity {
+            node: self.id.clone(),
+            generation: self.generation,
+            role: self.role,
+            numerics: self.info.numerics,
+            layout: self.info.layout,
+        }
     }
 }
 

@@ -155,7 +155,7 @@ impl Default for ListenConfig {
 
 impl Default for TransferConfig {
     fn default() -> Self {
-        TransferConfig { lease: Span::from_secs(30), streams: 2, max_pulls: 16 }
+        TransferConfig { lease: Span::from_secs(30), streams: 2, max_pulls: 64 }
     }
 }
 

@@ -1,0 +1,172 @@
+//! `Decode.Run`: reserved → pulling → runnable → running → finished.
+//!
+//! Reserving happens before the call is answered, so that a full node refuses at once. Everything
+//! after it belongs to the request's task: dropping the stream at any point aborts the pull, cancels
+//! the sequence and gives the blocks back.
+
+use std::{sync::Arc, time::Duration};
+
+use baton_node::{
+    Node,
+    error::RunError,
+    respond::{Cut, Outgoing, Responses, respond},
+    steps::{Running, SequenceEvent},
+    wire,
+};
+use baton_proto::node::v1::{
+    self as proto, DecodeRunRequest, DecodeRunResponse, decode_run_response::Event,
+    decode_server::Decode,
+};
+use baton_scheduler::{Goal, ImportedToken, Start, Submission};
+use baton_types::{FinishReason, SequenceSpec, TokenId};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::import::{Imported, Imports, Reserved, Source, remaining};
+
+/// Tokens sent in one message at most.
+const BATCH: usize = 64;
+
+#[derive(Debug)]
+pub(crate) struct DecodeService {
+    node: Arc<Node>,
+    imports: Imports,
+}
+
+impl DecodeService {
+    pub(crate) fn new(node: Arc<Node>, imports: Imports) -> Self {
+        DecodeService { node, imports }
+    }
+
+    async fn start(
+        &self,
+        request: DecodeRunRequest,
+    ) -> Result<Responses<DecodeRunResponse>, RunError> {
+        let inside = self.node.gate.enter(&request.model, request.generation)?;
+        let spec = wire::sequence_spec(request.sequence)?;
+        let span = tracing::info_span!("decode", request = %spec.key, epoch = %spec.epoch);
+        let Some(source) = request.source else {
+            let submission = Submission { spec, start: Start::Tokens, goal: Goal::Finish };
+            let running = self.node.steps.submit(submission, None).await?;
+            return Ok(respond(inside, span, |out| stream(running, proto::Joined::default(), out)));
+        };
+        let source = Source::parse(source)?;
+        let reserved = self.imports.reserve(&spec)?;
+        let (node, imports) = (Arc::clone(&self.node), self.imports.clone());
+        Ok(respond(inside, span, |out| {
+            import_and_stream(node, imports, spec, source, reserved, out)
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Decode for DecodeService {
+    type RunStream = Responses<DecodeRunResponse>;
+
+    async fn run(
+        &self,
+        request: Request<DecodeRunRequest>,
+    ) -> Result<Response<Self::RunStream>, Status> {
+        Ok(Response::new(self.start(request.into_inner()).await?))
+    }
+}
+
+async fn import_and_stream(
+    node: Arc<Node>,
+    imports: Imports,
+    mut spec: SequenceSpec,
+    source: Source,
+    reserved: Reserved,
+    out: Outgoing<DecodeRunResponse>,
+) -> Result<(), Cut> {
+    let arrived = Instant::now();
+    let Imported { blocks, cached_tokens, pulled } = imports.pull(&spec, source, reserved).await?;
+    let joined = proto::Joined {
+        exposed_transfer_us: wire::micros(pulled.exposed),
+        admission_us: 0,
+        pages: pulled.pages,
+        bytes: pulled.bytes,
+        cached_tokens,
+    };
+    let first = pulled.first.token;
+    if let Some(reason) = end_of(&spec, first) {
+        drop(blocks);
+        out.send(response(Event::Joined(joined))).await?;
+        return Ok(out.send(finished(reason)).await?);
+    }
+    spec.deadline = remaining(spec.deadline, arrived)?;
+    let first = ImportedToken { token: first };
+    let start = Start::Imported { blocks, cached_tokens, first };
+    let submission = Submission { spec, start, goal: Goal::Finish };
+    let running = node.steps.submit(submission, None).await?;
+    stream(running, joined, out).await
+}
+
+/// Whether the token another node sampled was the last.
+fn end_of(spec: &SequenceSpec, first: TokenId) -> Option<FinishReason> {
+    if spec.stop_tokens.contains(first) {
+        return Some(FinishReason::Stop);
+    }
+    (spec.next_index() + 1 >= spec.max_tokens).then_some(FinishReason::Length)
+}
+
+/// Streams a sequence's tokens, as many in a message as there are when the network is ready.
+async fn stream(
+    mut running: Running,
+    joined: proto::Joined,
+    out: Outgoing<DecodeRunResponse>,
+) -> Result<(), Cut> {
+    let mut joined = Some(joined);
+    let mut events = Vec::with_capacity(BATCH);
+    while running.next_many(&mut events, BATCH).await > 0 {
+        let mut batch = proto::Tokens::default();
+        for event in events.drain(..) {
+            match event {
+                SequenceEvent::Admitted { cached_tokens, queue } => {
+                    if let Some(joined) = joined.take() {
+                        let joined = admitted(joined, cached_tokens, queue);
+                        out.send(response(Event::Joined(joined))).await?;
+                    }
+                }
+                SequenceEvent::Token { index, token, logits_digest, step } => {
+                    batch.tokens.push(proto::Token { index, id: token.0, logits_digest });
+                    batch.step_us = wire::micros(step);
+                }
+                SequenceEvent::Finished { reason } => {
+                    flush(&mut batch, &out).await?;
+                    return Ok(out.send(finished(reason)).await?);
+                }
+                SequenceEvent::Failed { error } => {
+                    flush(&mut batch, &out).await?;
+                    return Err(error.into());
+                }
+                SequenceEvent::Prefilled { .. } => {
+                    unreachable!("the goal is the sequence's end")
+                }
+            }
+        }
+        flush(&mut batch, &out).await?;
+    }
+    Err(RunError::StepLoopEnded.into())
+}
+
+fn admitted(joined: proto::Joined, cached_tokens: u32, queue: Duration) -> proto::Joined {
+    let cached_tokens = joined.cached_tokens.max(cached_tokens);
+    proto::Joined { admission_us: wire::micros(queue), cached_tokens, ..joined }
+}
+
+async fn flush(batch: &mut proto::Tokens, out: &Outgoing<DecodeRunResponse>) -> Result<(), Cut> {
+    if !batch.tokens.is_empty() {
+        out.send(response(Event::Tokens(std::mem::take(batch)))).await?;
+    }
+    Ok(())
+}
+
+fn finished(reason: FinishReason) -> DecodeRunResponse {
+    let reason = wire::finish_reason(reason);
+    response(Event::Finished(proto::Finished { reason }))
+}
+
+fn response(event: Event) -> DecodeRunResponse {
+    DecodeRunResponse { event: Some(event) }
+}
