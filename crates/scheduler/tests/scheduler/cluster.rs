@@ -101,6 +101,10 @@ impl Cluster {
         for request in &mut self.requests {
             let State::Held(pages) = &request.state else { continue };
             let decode = &mut self.decode;
+            if pages.len() > decode.cache.usage().total as usize {
+                request.state = State::Cut;
+                continue;
+            }
             let mut spec = request.continuation();
             let first = spec.tokens.pop().expect("the first token");
             let numerics = decode.engine.info().numerics;
