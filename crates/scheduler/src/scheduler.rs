@@ -247,7 +247,6 @@ impl Scheduler {
             self.waiting.remove(at)?
         };
         self.totals.discount(&sequence);
-        self.step.forget(ticket);
         self.live.remove(&sequence.key());
         if let Some(deadline) = sequence.deadline() {
             self.deadlines.remove(&(deadline, ticket));

@@ -59,13 +59,8 @@ impl Step {
         }
     }
 
-    /// Forgets a sequence that left after the step was composed: its blocks aren't its own any
-    /// more.
-    pub(crate) fn forget(&mut self, ticket: Ticket) {
-        self.parts.retain(|part| part.ticket != ticket);
-    }
-
-    /// Calls `f` with the step in the engine's terms. `running` is ordered by ticket.
+    /// Calls `f` with the step in the engine's terms. `running` is ordered by ticket. A sequence
+    /// that left since the step was composed is left out: its blocks aren't its own any more.
     pub(crate) fn with_sequences<R>(
         &mut self,
         running: &[Sequence],

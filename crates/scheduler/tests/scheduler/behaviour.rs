@@ -1,6 +1,6 @@
 //! What the scheduler promises, one case each.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use baton_scheduler::{
     Event, Goal, ImportedToken, Refusal, SchedulerConfig, SequenceError, Start, Submission,
@@ -99,6 +99,75 @@ fn the_youngest_is_preempted_and_nobody_sees_it() {
 }
 
 #[test]
+fn the_oldest_gets_a_token_in_every_step() {
+    let mut node = Node::new(6, config());
+    for request in 1..=3 {
+        node.submit(spec(request, 20, 50), Goal::Finish).unwrap();
+    }
+    for _ in 0..50 {
+        assert_eq!(drawn_now(&node.step().1, 1), 1);
+    }
+    assert!(node.scheduler.preemptions() > 0);
+    node.run();
+    node.assert_whole();
+}
+
+fn drawn_now(events: &[Event], request: u128) -> usize {
+    let is_token = |e: &&Event| matches!(e, Event::Token { .. }) && e.key() == key(request);
+    events.iter().filter(is_token).count()
+}
+
+#[test]
+fn imported_sequences_give_way_to_older_ones() {
+    let mut node = Node::new(4, SchedulerConfig { max_running: 1, ..config() });
+    node.submit(spec(1, 30, 30), Goal::Finish).unwrap();
+    node.step();
+    let imported = spec(2, 20, 9);
+    let expect = alone(&imported);
+    let start = Start::Imported {
+        blocks: node.cache.reserve(2).unwrap(),
+        cached_tokens: 0,
+        first: ImportedToken { token: expect[0].0 },
+    };
+    let submission = Submission { spec: imported, start, goal: Goal::Finish };
+    node.scheduler.submit(node.now, submission).unwrap();
+    let mut events = Vec::new();
+    for _ in 1..30 {
+        let now = node.step().1;
+        assert_eq!(drawn_now(&now, 1), 1);
+        events.extend(now);
+    }
+    assert_eq!(node.scheduler.preemptions(), 1);
+    events.extend(node.run());
+    assert_eq!(drawn(&events, key(2), 1), expect[1..]);
+    node.assert_whole();
+}
+
+#[test]
+fn a_prompt_to_be_handed_over_keeps_its_blocks() {
+    let chunks = SchedulerConfig { chunk_tokens: 4, ..config() };
+    let mut node = Node::new(6, chunks);
+    node.submit(spec(1, 16, 30), Goal::Finish).unwrap();
+    node.submit(spec(2, 70, 9), Goal::FirstToken).unwrap();
+    let mut events = Vec::new();
+    let mut promised = Vec::new();
+    while !events.iter().any(|event| matches!(event, Event::Prefilled { .. })) {
+        events.extend(node.step().1);
+        for event in events.drain(..events.len().saturating_sub(1)) {
+            if let Event::Admitted { blocks, .. } = event {
+                promised.extend(blocks.iter().map(|block| block.id()));
+            }
+        }
+    }
+    let Some(Event::Prefilled { blocks, .. }) = events.pop() else { panic!("{events:?}") };
+    assert_eq!(blocks.iter().map(|block| block.id()).collect::<Vec<_>>(), promised);
+    assert_eq!(node.scheduler.preemptions(), 1, "the older one waited for it");
+    drop(blocks);
+    node.run();
+    node.assert_whole();
+}
+
+#[test]
 fn a_first_token_leaves_its_blocks_with_the_caller() {
     let mut node = Node::new(8, config());
     node.submit(spec(1, 40, 5), Goal::FirstToken).unwrap();
@@ -130,16 +199,18 @@ fn the_first_in_line_is_not_overtaken_for_ever() {
     (0..3).for_each(|_| submit_small(&mut node));
     node.step();
     node.submit(spec(1, 100, 2), Goal::Finish).unwrap();
-    // Others take blocks from the same pool whenever they can, as imports do.
-    let mut taken = Vec::new();
+    // Others take all that is free and keep it for a few steps, so that it is never free at once.
+    let mut taken = VecDeque::new();
     for round in 0.. {
         assert!(round < 100, "it starves");
         submit_small(&mut node);
-        taken.extend(node.cache.reserve(1));
+        if taken.len() == 3 {
+            taken.pop_front();
+        }
         if admitted(&node.step().1, 1).is_some() {
             break;
         }
-        taken.drain(..taken.len().saturating_sub(2));
+        taken.push_back(node.cache.reserve(node.cache.usage().free.min(4) as usize).unwrap());
     }
     drop(taken);
     node.run();
