@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use baton_device::{Arena, ArenaError};
-use baton_proto::node::v1::TextAssets;
 use baton_scheduler::{
     Engine,
     sim::{SimConfig, SimConfigError, SimEngine},
 };
+use baton_text::TextAssets;
 use baton_types::KvLayout;
 
 use crate::{
@@ -52,7 +52,7 @@ fn load_sim(sim: &SimConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
     let arena = Arc::new(Arena::new(sim.layout, pool_blocks(kv, &sim.layout)?)?);
     let slots = ArenaSlots(Arc::clone(&arena));
     let engine = SimEngine::new(sim.clone(), slots, RealPace::new())?;
-    Ok(Loaded { engine: Box::new(engine), arena, text: TextAssets::default() })
+    Ok(Loaded { engine: Box::new(engine), arena, text: TextAssets::bytes() })
 }
 
 /// Blocks of the pool: as configured, or what fits modestly.

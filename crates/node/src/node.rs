@@ -5,8 +5,9 @@ use std::{fmt, sync::Arc};
 use baton_device::Arena;
 use baton_kv_cache::KvCache;
 use baton_kv_transfer::PeerIdentity;
-use baton_proto::node::v1::{Heartbeat, StepReport, TextAssets};
+use baton_proto::node::v1::{Heartbeat, StepReport};
 use baton_scheduler::EngineInfo;
+use baton_text::TextAssets;
 use baton_types::{Generation, NodeId, Role};
 
 use crate::{

@@ -22,7 +22,7 @@ use crate::{
     ops,
     registration::Registration,
     steps::Ended,
-    task,
+    task, text,
     transport::{self, Bound, TransportError},
 };
 
@@ -112,7 +112,7 @@ impl Node {
             control_address: format!("http://{}", control.advertised(advertise)),
             data_address: data.unwrap_or_default(),
             metrics_address: operators.advertised(advertise),
-            text: Some(self.text.clone()),
+            text: Some(text::to_wire(self.text.clone())),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The hand-over between a prefill and a decode node, without a router.
 
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
 mod cancel;
 mod pair;
 mod refuse;

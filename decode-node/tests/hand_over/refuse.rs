@@ -119,14 +119,15 @@ async fn a_pull_without_the_right_to_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_make_no_sense() {
+    type Change<'a> = &'a dyn Fn(&mut proto::PrefillRunRequest);
     let pair = Pair::start().await;
     let good = spec(1, 40, 20);
-    let request = |change: &dyn Fn(&mut proto::PrefillRunRequest)| {
+    let request = |change: Change<'_>| {
         let mut request = pair.prefill_request(&good);
         change(&mut request);
         request
     };
-    let table: &[(Code, &dyn Fn(&mut proto::PrefillRunRequest))] = &[
+    let table: &[(Code, Change<'_>)] = &[
         (Code::InvalidArgument, &|r| r.sequence = None),
         (Code::InvalidArgument, &|r| r.capability = vec![1, 2, 3]),
         (Code::InvalidArgument, &|r| r.sequence.as_mut().unwrap().prompt_len = 41),

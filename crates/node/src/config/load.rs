@@ -14,8 +14,8 @@ use serde::{Serialize, de::DeserializeOwned};
 pub enum ConfigError {
     #[error("configuration file {}: {source}", path.display())]
     File { path: PathBuf, source: std::io::Error },
-    #[error("configuration: {0}")]
-    Parse(Box<figment::Error>),
+    #[error("configuration: {}", problems.join("; "))]
+    Parse { problems: Vec<String> },
     #[error("configuration: {key} = {value}: {why}")]
     Invalid { key: &'static str, value: String, why: String },
     #[error("--set {given:?}: expected KEY=VALUE, such as listen.host=0.0.0.0")]
@@ -104,8 +104,27 @@ impl Sources {
         for item in self.overrides {
             figment = figment.merge(item);
         }
-        figment.extract().map_err(|error| ConfigError::Parse(Box::new(error)))
+        figment.extract().map_err(|error| ConfigError::Parse {
+            problems: error.into_iter().map(|error| problem(&figment, &error)).collect(),
+        })
     }
+}
+
+/// `key = value: what is wrong (where it came from)`.
+fn problem(figment: &Figment, error: &figment::Error) -> String {
+    let key = error.path.join(".");
+    let mut text = String::new();
+    if let Ok(value) = figment.find_value(&key)
+        && !key.is_empty()
+    {
+        text = format!("{key} = {}: ", value.to_actual());
+    }
+    text += &error.kind.to_string();
+    if let Some(metadata) = &error.metadata {
+        let origin = metadata.source.as_ref().map_or(metadata.name.to_string(), |s| s.to_string());
+        text += &format!(" (from {origin})");
+    }
+    text
 }
 
 /// Prints a configuration as the TOML that would give it.

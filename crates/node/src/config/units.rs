@@ -22,7 +22,7 @@ pub struct UnitError {
 const SPANS: [(&str, u64); 5] =
     [("us", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000)];
 const SIZES: [(&str, u64); 5] =
-    [("B", 1), ("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// `number unit` in the smallest unit of `units`, or nothing when it is malformed or too large.
 fn parse(given: &str, units: &[(&str, u64)]) -> Option<u64> {

@@ -1,0 +1,190 @@
+//! A node and the router's registry: joining, heartbeats, joining again, leaving.
+
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+use std::{sync::Arc, time::Duration};
+
+use baton_node::{
+    Node, Serving,
+    config::{EngineConfig, KvConfig, NodeConfig},
+    transport::{self, Bound},
+};
+use baton_proto::{
+    PROTOCOL_VERSION,
+    node::v1::{
+        JoinRequest, JoinResponse, Welcome,
+        join_request::Message,
+        join_response,
+        registry_server::{Registry, RegistryServer},
+    },
+};
+use baton_scheduler::sim::SimConfig;
+use baton_types::Role;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, service::Routes};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A registry that hands each stream it is given to the test.
+struct Handing {
+    streams: mpsc::Sender<Joined>,
+}
+
+struct Joined {
+    from: Streaming<JoinRequest>,
+    /// Dropping it ends the stream.
+    _to: mpsc::Sender<Result<JoinResponse, Status>>,
+}
+
+#[tonic::async_trait]
+impl Registry for Handing {
+    type JoinStream = ReceiverStream<Result<JoinResponse, Status>>;
+
+    async fn join(
+        &self,
+        request: Request<Streaming<JoinRequest>>,
+    ) -> Result<Response<Self::JoinStream>, Status> {
+        let (to, responses) = mpsc::channel(4);
+        let welcome = Welcome {
+            protocol_version: PROTOCOL_VERSION,
+            router: 1,
+            heartbeat_interval_us: 10_000,
+        };
+        let message = Some(join_response::Message::Welcome(welcome));
+        to.try_send(Ok(JoinResponse { message })).unwrap();
+        let joined = Joined { from: request.into_inner(), _to: to };
+        self.streams.send(joined).await.map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+}
+
+impl Joined {
+    async fn next(&mut self) -> Option<Message> {
+        let message = tokio::time::timeout(PATIENCE, self.from.message());
+        message.await.expect("a message in time").ok().flatten()?.message
+    }
+}
+
+struct Router {
+    address: String,
+    streams: mpsc::Receiver<Joined>,
+    _server: tokio_util::task::AbortOnDropHandle<Result<(), transport::TransportError>>,
+}
+
+impl Router {
+    async fn start() -> Self {
+        let bound = Bound::new("registry", [127, 0, 0, 1].into(), 0).await.unwrap();
+        let address = format!("http://{}", bound.address);
+        let (streams, receiver) = mpsc::channel(1);
+        let service = RegistryServer::new(Handing { streams });
+        let server = transport::serve(bound, Routes::new(service), CancellationToken::new());
+        Router { address, streams: receiver, _server: baton_node::task::owned(server) }
+    }
+
+    async fn joined(&mut self) -> Joined {
+        tokio::time::timeout(PATIENCE, self.streams.recv()).await.expect("a join").unwrap()
+    }
+}
+
+async fn node(router: Option<String>) -> (Arc<Node>, Serving) {
+    let mut config = NodeConfig::new(EngineConfig::Sim(SimConfig::default()));
+    config.kv = KvConfig { size: None, blocks: Some(16) };
+    config.router = router;
+    let node = Node::load(config, Role::Decode).await.unwrap();
+    let serving = node.serve(Routes::default(), None).await.unwrap();
+    (node, serving)
+}
+
+/// Status line and body of an operator's question.
+async fn ask(serving: &Serving, path: &str) -> (String, String) {
+    let mut stream = tokio::net::TcpStream::connect(serving.metrics_address()).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn a_node_introduces_itself_beats_and_leaves() {
+    let mut router = Router::start().await;
+    let (node, serving) = node(Some(router.address.clone())).await;
+    let mut joined = router.joined().await;
+    let Some(Message::Hello(hello)) = joined.next().await else { panic!("the hello comes first") };
+    assert_eq!(hello.node, node.id.to_string());
+    assert!(hello.node.starts_with("decode-"), "{}", hello.node);
+    assert_eq!(hello.generation, node.generation.0);
+    assert_eq!((hello.model.as_str(), hello.total_blocks), ("sim", 16));
+    assert_eq!(hello.control_address, format!("http://{}", serving.control_address()));
+    assert_eq!(hello.metrics_address, serving.metrics_address().to_string());
+    assert!(hello.text.is_some_and(|text| !text.tokens.is_empty()), "the router needs the text");
+
+    for _ in 0..2 {
+        let Some(Message::Heartbeat(beat)) = joined.next().await else { panic!("then heartbeats") };
+        assert_eq!((beat.free_blocks, beat.running, beat.draining), (16, 0, false));
+    }
+
+    let shutdown = CancellationToken::new();
+    let leaving = baton_node::task::owned(serving.until(shutdown.clone()));
+    // Somebody is inside, so that there is something to drain.
+    let inside = node.gate.enter("sim", node.generation.0).unwrap();
+    shutdown.cancel();
+    loop {
+        match joined.next().await {
+            Some(Message::Heartbeat(beat)) if beat.draining => break,
+            Some(Message::Heartbeat(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(node.gate.enter("sim", node.generation.0).is_err());
+    drop(inside);
+    leaving.await.unwrap().unwrap();
+    while joined.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_node_whose_router_hangs_up_joins_again() {
+    let mut router = Router::start().await;
+    let (node, _serving) = node(Some(router.address.clone())).await;
+    for _ in 0..3 {
+        let mut joined = router.joined().await;
+        let Some(Message::Hello(hello)) = joined.next().await else { panic!("no hello") };
+        assert_eq!(hello.generation, node.generation.0, "it is the same incarnation");
+    }
+}
+
+#[tokio::test]
+async fn operators_see_metrics_health_and_readiness() {
+    let (node, serving) = node(None).await;
+    let (status, body) = ask(&serving, "/metrics").await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(body.contains("baton_kv_blocks{state=\"free\"} 16"), "{body}");
+    assert!(body.contains("vllm:kv_cache_usage_perc{model_name=\"sim\"} 0.0"), "{body}");
+    assert_eq!(ask(&serving, "/health").await.0, "HTTP/1.1 200 OK");
+    assert_eq!(ask(&serving, "/ready").await.0, "HTTP/1.1 200 OK");
+
+    node.steps.stop();
+    node.steps.ended().await;
+    assert_eq!(ask(&serving, "/health").await.0, "HTTP/1.1 503 Service Unavailable");
+    let error = serving.until(CancellationToken::new()).await.unwrap_err();
+    assert!(error.to_string().contains("step loop"), "{error}");
+}
+
+#[tokio::test]
+async fn a_node_is_ready_once_a_router_knows_it() {
+    // Nobody listens there.
+    let nowhere = Bound::new("nobody", [127, 0, 0, 1].into(), 0).await.unwrap();
+    let address = format!("http://{}", nowhere.address);
+    drop(nowhere);
+    let (_node, serving) = node(Some(address)).await;
+    let (status, body) = ask(&serving, "/ready").await;
+    assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
+    assert!(body.contains("not joined"), "{body}");
+    assert_eq!(ask(&serving, "/health").await.0, "HTTP/1.1 200 OK");
+}
