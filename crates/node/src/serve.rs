@@ -16,6 +16,7 @@ use baton_types as domain;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::Routes;
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     node::{Node, NodeOps},
@@ -47,6 +48,8 @@ pub struct Serving {
     metrics: SocketAddr,
     data: Option<String>,
     server: AbortOnDropHandle<Result<(), TransportError>>,
+    /// `grpc.health.v1`, of the server as a whole.
+    health: HealthReporter,
     close: CancellationToken,
     /// The port for operators and the registration: whatever else runs until the end.
     companions: Vec<AbortOnDropHandle<()>>,
@@ -66,6 +69,8 @@ impl Node {
         let (control_address, metrics_address) = (control.address, operators.address);
         let hello = self.hello(&control, &operators, data.clone());
 
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let routes = routes.add_service(health_service);
         let close = CancellationToken::new();
         let server = task::owned(transport::serve(control, routes, close.clone()));
         let joined = watch::Sender::new(self.config.router.is_none());
@@ -88,6 +93,7 @@ impl Node {
             metrics: metrics_address,
             data,
             server,
+            health,
             close,
             companions,
         })
@@ -185,6 +191,7 @@ impl Serving {
     async fn leave(mut self) {
         let (node, patience) = (&self.node, self.node.config.drain.0);
         tracing::info!(node = %node.id, inside = node.gate.inside(), ?patience, "draining");
+        self.health.set_service_status("", ServingStatus::NotServing).await;
         let left = node.gate.drain(patience).await;
         if left > 0 {
             tracing::warn!(node = %node.id, left, "the drain time is over; cancelling the rest");
