@@ -1,0 +1,123 @@
+//! Activations rounded to int8, so that products with quantised weights are exact integers.
+
+use crate::{
+    matmul::Tail,
+    simd::{Kernel, LANES, Simd},
+};
+
+/// Inputs that share one scale.
+pub const QUANT_BLOCK: usize = 32;
+
+/// Rows of activations, each 32-block rounded to `d · q`: `d = amax/127`,
+/// `q = round_ties_even(x · 127/amax)`. A block with NaN or infinity has `d = NaN` and `q = 0`, so
+/// that every output it touches is NaN. The rows themselves are kept beside, for float weights.
+#[derive(Clone, Debug, Default)]
+pub struct Activations {
+    cols: usize,
+    rows: usize,
+    /// `[rows][cols]`.
+    pub(crate) values: Vec<f32>,
+    /// `[rows][cols]`, in fours.
+    pub(crate) quants: Vec<[i8; 4]>,
+    /// `[rows][cols / 32]`.
+    pub(crate) blocks: Vec<BlockScale>,
+}
+
+/// What a product needs of one 32-block besides its quants.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BlockScale {
+    /// `d`.
+    pub(crate) scale: f32,
+    /// `d · Σ q`, for formats with a minimum.
+    pub(crate) scaled_sum: f32,
+    /// `Σ q`, for formats with a zero point.
+    pub(crate) sum: i32,
+}
+
+impl Activations {
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Makes room for `rows` rows of `cols`; allocates only beyond what it has held before.
+    fn resize(&mut self, rows: usize, cols: usize) {
+        (self.rows, self.cols) = (rows, cols);
+        self.values.resize(rows * cols, 0.0);
+        let quantised = cols.is_multiple_of(QUANT_BLOCK);
+        self.quants.resize(if quantised { rows * cols / 4 } else { 0 }, [0; 4]);
+        self.blocks
+            .resize(if quantised { rows * cols / QUANT_BLOCK } else { 0 }, BlockScale::default());
+    }
+
+    pub(crate) fn is_quantised(&self) -> bool {
+        self.cols.is_multiple_of(QUANT_BLOCK)
+    }
+}
+
+pub(crate) struct Quantize<'a> {
+    /// `[n][cols]`.
+    pub(crate) x: &'a [f32],
+    pub(crate) cols: usize,
+    pub(crate) out: &'a mut Activations,
+}
+
+impl Kernel for Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Quantize { x, cols, out } = self;
+        out.resize(x.len() / cols, cols);
+        out.values.copy_from_slice(x);
+        if !out.is_quantised() {
+            return;
+        }
+        let quants = out.quants.chunks_exact_mut(QUANT_BLOCK / 4);
+        for ((x, quants), block) in x.chunks_exact(QUANT_BLOCK).zip(quants).zip(&mut out.blocks) {
+            *block = quantize_block(s, x, quants);
+        }
+    }
+}
+
+#[inline(always)]
+fn quantize_block<S: Simd>(s: S, x: &[f32], quants: &mut [[i8; 4]]) -> BlockScale {
+    // The bits of |x| order like |x|, and NaN above all: one integer maximum, exact in any order.
+    let mut amax_bits = 0;
+    for &x in x {
+        amax_bits = amax_bits.max(x.to_bits() & 0x7fff_ffff);
+    }
+    let amax = f32::from_bits(amax_bits);
+    if amax == 0.0 || !amax.is_finite() {
+        quants.fill([0; 4]);
+        let scale = if amax == 0.0 { 0.0 } else { f32::NAN };
+        return BlockScale { scale, scaled_sum: scale, sum: 0 };
+    }
+    let inverse = s.splat((127.0 / amax).min(f32::MAX));
+    let mut sum = 0;
+    for (x, quants) in x.chunks_exact(LANES).zip(quants.chunks_exact_mut(LANES / 4)) {
+        let x: &[f32; LANES] = x.try_into().expect("chunks of 16");
+        let mut rounded = [0.0; LANES];
+        // A subnormal amax makes an inverse too large to be a float; the clamp keeps q in range.
+        let q = s.round(s.mul(s.load(x), inverse));
+        s.store(s.max(s.splat(-127.0), s.min(s.splat(127.0), q)), &mut rounded);
+        for (four, rounded) in quants.iter_mut().zip(rounded.chunks_exact(4)) {
+            for (q, &x) in four.iter_mut().zip(rounded) {
+                *q = x as i8;
+                sum += i32::from(*q);
+            }
+        }
+    }
+    let scale = amax / 127.0;
+    BlockScale { scale, scaled_sum: scale * sum as f32, sum }
+}
+
+/// Float rows as a kernel's tail wants them.
+impl Activations {
+    pub(crate) fn row(&self, row: usize) -> Tail<'_> {
+        Tail(&self.values[row * self.cols..][..self.cols])
+    }
+}
