@@ -106,6 +106,13 @@ impl Node {
     }
 }
 
+/// The step thread ends with its node.
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.steps.stop();
+    }
+}
+
 impl Pulse for Arc<Node> {
     fn heartbeat(&self) -> Heartbeat {
         let (load, usage) = (self.steps.load(), self.cache.usage());
