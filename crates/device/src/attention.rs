@@ -28,8 +28,21 @@ pub struct AttentionSequence<'a> {
     pub start: u32,
     /// Rows, one a token.
     pub tokens: u32,
-    /// Index of the first row in `q`, `k`, `v` and `out`.
+    /// Index of the first row in `q`, `k`, `v` and `out`; at or after the rows of the sequences
+    /// before.
     pub first_row: u32,
+}
+
+impl AttentionSequence<'_> {
+    /// The position after the last row's.
+    fn end(&self) -> usize {
+        self.start as usize + self.tokens as usize
+    }
+
+    /// The row after the last.
+    fn end_row(&self) -> usize {
+        self.first_row as usize + self.tokens as usize
+    }
 }
 
 /// How heads share keys and values (grouped-query attention).
@@ -86,7 +99,7 @@ impl<'a> ReadLocks<'a> {
     ) -> impl Iterator<Item = BlockId> + use<'b> {
         let block_tokens = arena.layout().block_tokens;
         sequences.iter().flat_map(move |sequence| {
-            let used = (sequence.start + sequence.tokens).div_ceil(block_tokens) as usize;
+            let used = sequence.end().div_ceil(block_tokens as usize);
             sequence.blocks[..used].iter().copied()
         })
     }
@@ -122,9 +135,12 @@ pub(crate) fn attention(
     assert!(heads.heads.is_multiple_of(layout.kv_heads) && layout.head_dim.is_multiple_of(16));
     let locks = ReadLocks::take(arena, layer, sequences)?;
     scratch.tasks.clear();
+    let mut next_row = 0;
     for (index, sequence) in sequences.iter().enumerate() {
-        let end_row = (sequence.first_row + sequence.tokens) as usize;
-        assert!(end_row * width <= q.len(), "rows of sequence {index}");
+        // Rows of two sequences never overlap: tasks write them side by side.
+        assert!(sequence.first_row as usize >= next_row, "rows of sequence {index} ascend");
+        next_row = sequence.end_row();
+        assert!(next_row * width <= q.len(), "rows of sequence {index}");
         for first_token in (0..sequence.tokens).step_by(QUERY_TOKENS) {
             let tokens = (sequence.tokens - first_token).min(QUERY_TOKENS as u32);
             scratch.tasks.extend((0..layout.kv_heads).map(|kv_head| Task {
@@ -216,7 +232,7 @@ impl AttentionPart<'_> {
         let queries = self.task.tokens as usize * group;
         let head_dim = layout.head_dim as usize;
         assert!(queries <= MAX_QUERIES && head_dim <= MAX_HEAD_DIM, "{queries} × {head_dim}");
-        let first_position = (self.sequence.start + self.task.first_token) as usize;
+        let first_position = self.sequence.start as usize + self.task.first_token as usize;
         let mut scores = [[0.0; RANGE]; MAX_QUERIES];
         let scores = &mut scores[..queries];
         let mut merged = [Merged { max: f32::NEG_INFINITY, sum: 0.0 }; MAX_QUERIES];
@@ -254,7 +270,7 @@ impl AttentionPart<'_> {
     #[inline(always)]
     fn offset(&self, query: usize, group: usize) -> usize {
         let head_dim = self.arena.layout().head_dim as usize;
-        let row = (self.sequence.first_row + self.task.first_token) as usize + query / group;
+        let row = self.sequence.first_row as usize + self.task.first_token as usize + query / group;
         let head = self.task.kv_head as usize * group + query % group;
         (row * self.heads.heads as usize + head) * head_dim
     }
@@ -369,31 +385,36 @@ impl AttentionPart<'_> {
         // All queries see the tokens that the first of them sees.
         let shared = seen(query);
         let most = seen(query + count - 1);
-        for block in (0..most).step_by(block_tokens) {
-            let values = self.page::<E>(range + block, true);
-            let first_slot = (range + block) % block_tokens;
-            let tokens = (most - block).min(block_tokens - first_slot);
-            for t in 0..tokens {
-                let token = block + t;
-                let slot = first_slot + t;
+        let mut token = 0;
+        while token < most {
+            // A range may begin inside a block: block sizes need not divide it.
+            let values = self.page::<E>(range + token, true);
+            let first_slot = (range + token) % block_tokens;
+            let end = most.min(token + block_tokens - first_slot);
+            let first = token;
+            while token < end.min(shared) {
+                let slot = first_slot + token - first;
                 let v: [S::F; N] = std::array::from_fn(|n| value(values, slot, n));
-                if token < shared {
-                    for i in 0..QUERIES {
-                        let p = s.splat(weights[query + i.min(count - 1)][token]);
+                for i in 0..QUERIES {
+                    let p = s.splat(weights[query + i.min(count - 1)][token]);
+                    for n in 0..N {
+                        acc[i][n] = s.fma(p, v[n], acc[i][n]);
+                    }
+                }
+                token += 1;
+            }
+            while token < end {
+                let slot = first_slot + token - first;
+                let v: [S::F; N] = std::array::from_fn(|n| value(values, slot, n));
+                for i in 0..count {
+                    if token < seen(query + i) {
+                        let p = s.splat(weights[query + i][token]);
                         for n in 0..N {
                             acc[i][n] = s.fma(p, v[n], acc[i][n]);
                         }
                     }
-                } else {
-                    for i in 0..count {
-                        if token < seen(query + i) {
-                            let p = s.splat(weights[query + i][token]);
-                            for n in 0..N {
-                                acc[i][n] = s.fma(p, v[n], acc[i][n]);
-                            }
-                        }
-                    }
                 }
+                token += 1;
             }
         }
         for i in 0..count {

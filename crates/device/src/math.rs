@@ -89,8 +89,9 @@ pub fn ln(x: f64) -> f64 {
     (exponent as f64).mul_add(std::f64::consts::LN_2, log_mantissa)
 }
 
-/// e^x in double precision, |x| ≤ 700. Relative error below 1e-14.
+/// e^x in double precision. Relative error below 1e-13 for |x| ≤ 708; beyond, as at ±708.
 pub fn exp_f64(x: f64) -> f64 {
+    let x = x.clamp(-708.0, 708.0);
     let n = (x * std::f64::consts::LOG2_E).round_ties_even();
     let r = n.mul_add(-6.931_471_803_691_238e-1, x);
     let r = n.mul_add(-1.908_214_929_270_587_7e-10, r);
