@@ -14,10 +14,12 @@ use crate::{
 /// Tokens whose scores are softened together before they are merged with the ranges before. Part
 /// of the numerics contract: ranges start at multiples of it, whatever the chunking.
 const RANGE: usize = 256;
-/// Query tokens of one sequence that share a pass over the keys.
-const QUERY_TOKENS: usize = 4;
-/// Queries whose scores are computed side by side.
-const QUERIES: usize = 4;
+/// Queries of one task, which share a pass over keys and values: query tokens of one sequence × the
+/// heads of one kv head's group, tokens outermost.
+const TASK_QUERIES: usize = 16;
+/// Head dims a thread keeps on its stack for every query of a task; larger shapes are refused at
+/// load.
+pub(crate) const MAX_HEAD_DIM: usize = 256;
 
 /// One sequence's rows in a ragged step.
 #[derive(Clone, Copy, Debug)]
@@ -60,13 +62,14 @@ pub struct AttentionScratch {
     tasks: Vec<Task>,
 }
 
-/// Some query tokens of one sequence × one kv head.
+/// Some queries of one sequence and one kv head.
 #[derive(Clone, Copy, Debug)]
 struct Task {
     sequence: u32,
-    first_token: u32,
-    tokens: u32,
     kv_head: u32,
+    /// Counted from the sequence's first row, over the group's heads.
+    first_query: u32,
+    queries: u32,
 }
 
 /// Holds read locks on every page of the sequences, in one layer.
@@ -141,13 +144,13 @@ pub(crate) fn attention(
         assert!(sequence.first_row as usize >= next_row, "rows of sequence {index} ascend");
         next_row = sequence.end_row();
         assert!(next_row * width <= q.len(), "rows of sequence {index}");
-        for first_token in (0..sequence.tokens).step_by(QUERY_TOKENS) {
-            let tokens = (sequence.tokens - first_token).min(QUERY_TOKENS as u32);
+        let queries = sequence.tokens * (heads.heads / layout.kv_heads);
+        for first_query in (0..queries).step_by(TASK_QUERIES) {
             scratch.tasks.extend((0..layout.kv_heads).map(|kv_head| Task {
                 sequence: index as u32,
-                first_token,
-                tokens,
                 kv_head,
+                first_query,
+                queries: (queries - first_query).min(TASK_QUERIES as u32),
             }));
         }
     }
@@ -210,72 +213,84 @@ impl Element for Single {
 
 /// Scores, then weights, of one query in one range.
 type Scores = [f32; RANGE];
+/// Something with a value for every dim of a head.
+type Head = [f32; MAX_HEAD_DIM];
 
-/// One query's running result.
-#[derive(Clone, Copy)]
-struct Merged {
+/// A query's maximum score and sum of weights.
+#[derive(Clone, Copy, Default)]
+struct Softmax {
     max: f32,
     sum: f32,
 }
 
-/// Head dims a thread keeps on its stack for every query of a task; larger shapes are refused at
-/// load.
-pub(crate) const MAX_HEAD_DIM: usize = 256;
-/// Queries of one task: query tokens × heads of a group.
-pub(crate) const MAX_QUERIES: usize = 64;
-
 impl AttentionPart<'_> {
     #[inline(always)]
     fn over<S: Simd, E: Element>(&self, s: S) {
-        let layout = self.arena.layout();
-        let group = (self.heads.heads / layout.kv_heads) as usize;
-        let queries = self.task.tokens as usize * group;
-        let head_dim = layout.head_dim as usize;
-        assert!(queries <= MAX_QUERIES && head_dim <= MAX_HEAD_DIM, "{queries} × {head_dim}");
-        let first_position = self.sequence.start as usize + self.task.first_token as usize;
-        let mut scores = [[0.0; RANGE]; MAX_QUERIES];
-        let scores = &mut scores[..queries];
-        let mut merged = [Merged { max: f32::NEG_INFINITY, sum: 0.0 }; MAX_QUERIES];
-        let mut sums = [[0.0; MAX_HEAD_DIM]; MAX_QUERIES];
-        let mut partial = [[0.0; MAX_HEAD_DIM]; MAX_QUERIES];
-        let end = first_position + self.task.tokens as usize;
-        for range in (0..end).step_by(RANGE) {
-            // Tokens of this range a query sees; none before its own range is reached.
-            let seen = |query: usize| (first_position + query / group + 1 - range).min(RANGE);
-            let first_query = (range + 1).saturating_sub(first_position + 1).min(queries) * group;
-            let first_query = first_query.min(queries);
-            self.scores::<S, E>(s, range, (end - range).min(RANGE), first_query, scores);
-            let mut weights = [Merged { max: 0.0, sum: 0.0 }; MAX_QUERIES];
-            for query in first_query..queries {
-                weights[query] = soften(s, &mut scores[query], seen(query), self.heads.scale);
-            }
-            let partial = &mut partial[..queries];
-            self.values::<S, E>(s, range, &seen, first_query, scores, partial);
-            for query in first_query..queries {
-                let (sums, partial) = (&mut sums[query][..head_dim], &partial[query][..head_dim]);
-                merge(s, &mut merged[query], sums, weights[query], partial, range == 0);
-            }
-        }
-        for query in 0..queries {
-            // SAFETY: this task's own (token, head), inside `out` as `attention` asserts.
-            let out = unsafe { self.out.slice(self.offset(query, group), head_dim) };
-            let total = merged[query].sum;
-            for (out, &sum) in out.iter_mut().zip(&sums[query][..head_dim]) {
-                *out = sum / total;
-            }
-        }
-    }
-
-    /// Offset of query `query` in `q` and `out`.
-    #[inline(always)]
-    fn offset(&self, query: usize, group: usize) -> usize {
         let head_dim = self.arena.layout().head_dim as usize;
-        let row = self.sequence.first_row as usize + self.task.first_token as usize + query / group;
-        let head = self.task.kv_head as usize * group + query % group;
-        (row * self.heads.heads as usize + head) * head_dim
+        assert!(head_dim <= MAX_HEAD_DIM, "head dim {head_dim}; at most {MAX_HEAD_DIM}");
+        let queries = self.task.queries as usize;
+        let q = self.transposed_queries();
+        let mut scores = [[0.0; RANGE]; TASK_QUERIES];
+        let mut merged = [Softmax::default(); TASK_QUERIES];
+        let mut sums: [Head; TASK_QUERIES] = [[0.0; MAX_HEAD_DIM]; TASK_QUERIES];
+        let mut partial: [Head; TASK_QUERIES] = [[0.0; MAX_HEAD_DIM]; TASK_QUERIES];
+        let positions: [usize; TASK_QUERIES] = std::array::from_fn(|i| self.position(i));
+        let end = positions[queries - 1] + 1;
+        for range in (0..end).step_by(RANGE) {
+            // The queries that see something of this range, and how many tokens each.
+            let first = positions[..queries].partition_point(|&position| position < range);
+            let seen = positions.map(|position| (position + 1).saturating_sub(range).min(RANGE));
+            let tokens = (end - range).min(RANGE);
+            self.scores::<S, E>(s, range, tokens, first, &q, &mut scores);
+            let mut softmax = [Softmax::default(); TASK_QUERIES];
+            for i in first..queries {
+                softmax[i] = soften(s, &mut scores[i], seen[i], self.heads.scale);
+            }
+            self.values::<S, E>(s, range, first, &seen, &scores, &mut partial);
+            for i in first..queries {
+                let (sums, partial) = (&mut sums[i][..head_dim], &partial[i][..head_dim]);
+                merge(s, &mut merged[i], sums, softmax[i], partial, range == 0);
+            }
+        }
+        for i in 0..queries {
+            // SAFETY: this task's own (row, head), inside `out` as `attention` asserts.
+            let out = unsafe { self.out.slice(self.offset(i), head_dim) };
+            for (out, &sum) in out.iter_mut().zip(&sums[i][..head_dim]) {
+                *out = sum / merged[i].sum;
+            }
+        }
     }
 
-    /// The keys (or values) of this task's kv head in the page of a token range's block.
+    fn group(&self) -> usize {
+        (self.heads.heads / self.arena.layout().kv_heads) as usize
+    }
+
+    /// Position of this task's `i`th query.
+    fn position(&self, i: usize) -> usize {
+        self.sequence.start as usize + (self.task.first_query as usize + i) / self.group()
+    }
+
+    /// Where this task's `i`th query stands in `q` and `out`.
+    fn offset(&self, i: usize) -> usize {
+        let (query, group) = (self.task.first_query as usize + i, self.group());
+        let row = self.sequence.first_row as usize + query / group;
+        let head = self.task.kv_head as usize * group + query % group;
+        (row * self.heads.heads as usize + head) * self.arena.layout().head_dim as usize
+    }
+
+    /// `[dim][query]`, missing queries zero: the order in which scores want them.
+    fn transposed_queries(&self) -> [[f32; TASK_QUERIES]; MAX_HEAD_DIM] {
+        let mut transposed = [[0.0; TASK_QUERIES]; MAX_HEAD_DIM];
+        for i in 0..self.task.queries as usize {
+            let q = &self.q[self.offset(i)..][..self.arena.layout().head_dim as usize];
+            for (row, &q) in transposed.iter_mut().zip(q) {
+                row[i] = q;
+            }
+        }
+        transposed
+    }
+
+    /// The keys (or values) of this task's kv head in the page of a position's block.
     #[inline(always)]
     fn page<E: Element>(&self, position: usize, values: bool) -> &[E::Bits] {
         let layout = self.arena.layout();
@@ -290,44 +305,33 @@ impl AttentionPart<'_> {
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), elements) }
     }
 
-    /// Raw scores of queries `first_query..` against `tokens` tokens from `range`, in whole blocks
-    /// of 16: those beyond a query's own position are garbage, and ignored by [`soften`].
+    /// Raw scores of queries `first..` against `tokens` tokens from `range`, in whole vectors:
+    /// those beyond a query's own position are garbage, and ignored by [`soften`].
     #[inline(always)]
     fn scores<S: Simd, E: Element>(
         &self,
         s: S,
         range: usize,
         tokens: usize,
-        first_query: usize,
-        scores: &mut [Scores],
+        first: usize,
+        q: &[[f32; TASK_QUERIES]; MAX_HEAD_DIM],
+        scores: &mut [Scores; TASK_QUERIES],
     ) {
-        let layout = self.arena.layout();
-        let (head_dim, block_tokens) = (layout.head_dim as usize, layout.block_tokens as usize);
-        let group = (self.heads.heads / layout.kv_heads) as usize;
+        let block_tokens = self.arena.layout().block_tokens as usize;
+        let queries = self.task.queries as usize;
         for token in (0..tokens).step_by(LANES) {
-            let position = range + token;
-            let keys = self.page::<E>(position, false);
-            let slot = position % block_tokens;
-            let mut query = first_query;
-            while query < scores.len() {
-                let count = (scores.len() - query).min(QUERIES);
-                // Missing queries repeat the last one; their scores are dropped.
-                let q: [&[f32]; QUERIES] = std::array::from_fn(|i| {
-                    &self.q[self.offset(query + i.min(count - 1), group)..][..head_dim]
-                });
-                let mut acc = [s.splat(0.0); QUERIES];
-                for d in 0..head_dim {
-                    let keys = &keys[d * block_tokens + slot..][..LANES];
-                    let k = E::load(s, keys.try_into().expect("16 slots"));
-                    for i in 0..QUERIES {
-                        acc[i] = s.fma(k, s.splat(q[i][d]), acc[i]);
-                    }
+            let keys = self.page::<E>(range + token, false);
+            let slot = (range + token) % block_tokens;
+            // Queries side by side, as many as the registers hold; missing ones cost little.
+            let mut query = first - first % 4;
+            while query < queries {
+                if S::WIDE && query.is_multiple_of(8) && query + 4 < queries {
+                    score::<S, E, 8>(s, keys, block_tokens, slot, q, query, token, scores);
+                    query += 8;
+                } else {
+                    score::<S, E, 4>(s, keys, block_tokens, slot, q, query, token, scores);
+                    query += 4;
                 }
-                for i in 0..count {
-                    let out = &mut scores[query + i][token..token + LANES];
-                    s.store(acc[i], out.try_into().expect("16 scores"));
-                }
-                query += count;
             }
         }
     }
@@ -338,98 +342,118 @@ impl AttentionPart<'_> {
         &self,
         s: S,
         range: usize,
-        seen: &impl Fn(usize) -> usize,
-        first_query: usize,
-        weights: &[Scores],
-        out: &mut [[f32; MAX_HEAD_DIM]],
+        first: usize,
+        seen: &[usize; TASK_QUERIES],
+        weights: &[Scores; TASK_QUERIES],
+        out: &mut [Head; TASK_QUERIES],
     ) {
         let head_dim = self.arena.layout().head_dim as usize;
-        let mut query = first_query;
-        while query < weights.len() {
-            let count = (weights.len() - query).min(QUERIES);
+        let (mut query, queries) = (first, self.task.queries as usize);
+        while query < queries {
+            let count = (queries - query).min(if S::WIDE { 4 } else { 2 });
             let mut d = 0;
             while d < head_dim {
-                if d + 4 * LANES <= head_dim {
-                    self.slab::<S, E, 4>(s, range, seen, query, count, d, weights, out);
-                    d += 4 * LANES;
-                } else {
-                    self.slab::<S, E, 1>(s, range, seen, query, count, d, weights, out);
-                    d += LANES;
-                }
+                let left = head_dim - d;
+                let slab = Slab { range, query, count, d, seen, weights };
+                d += match (S::WIDE, left >= 4 * LANES, left >= 2 * LANES) {
+                    (true, true, _) => self.slab::<S, E, 4, 4>(s, slab, out),
+                    (true, false, _) => self.slab::<S, E, 4, 1>(s, slab, out),
+                    (false, _, true) => self.slab::<S, E, 2, 2>(s, slab, out),
+                    (false, _, false) => self.slab::<S, E, 2, 1>(s, slab, out),
+                };
             }
             query += count;
         }
     }
 
-    /// `count` queries × `N` vectors of dims from `d`.
+    /// At most `Q` queries × `N` vectors of dims; gives the dims done.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    fn slab<S: Simd, E: Element, const N: usize>(
+    fn slab<S: Simd, E: Element, const Q: usize, const N: usize>(
         &self,
         s: S,
-        range: usize,
-        seen: &impl Fn(usize) -> usize,
-        query: usize,
-        count: usize,
-        d: usize,
-        weights: &[Scores],
-        out: &mut [[f32; MAX_HEAD_DIM]],
-    ) {
+        slab: Slab<'_>,
+        out: &mut [Head; TASK_QUERIES],
+    ) -> usize {
+        let Slab { range, query, count, d, seen, weights } = slab;
         let layout = self.arena.layout();
         let (head_dim, block_tokens) = (layout.head_dim as usize, layout.block_tokens as usize);
-        let mut acc = [[s.splat(0.0); N]; QUERIES];
-        let value = |values: &[E::Bits], slot: usize, n: usize| {
-            let at = slot * head_dim + d + n * LANES;
-            E::load(s, values[at..at + LANES].try_into().expect("16 dims"))
-        };
+        // Missing queries repeat the last one.
+        let weights: [&Scores; Q] = std::array::from_fn(|i| &weights[query + i.min(count - 1)]);
+        let seen: [usize; Q] = std::array::from_fn(|i| seen[query + i.min(count - 1)]);
         // All queries see the tokens that the first of them sees.
-        let shared = seen(query);
-        let most = seen(query + count - 1);
+        let (shared, most) = (seen[0], seen[count - 1]);
+        let mut acc = [[s.splat(0.0); N]; Q];
         let mut token = 0;
         while token < most {
             // A range may begin inside a block: block sizes need not divide it.
-            let values = self.page::<E>(range + token, true);
             let first_slot = (range + token) % block_tokens;
             let end = most.min(token + block_tokens - first_slot);
-            let first = token;
-            while token < end.min(shared) {
-                let slot = first_slot + token - first;
-                let v: [S::F; N] = std::array::from_fn(|n| value(values, slot, n));
-                for i in 0..QUERIES {
-                    let p = s.splat(weights[query + i.min(count - 1)][token]);
-                    for n in 0..N {
-                        acc[i][n] = s.fma(p, v[n], acc[i][n]);
-                    }
-                }
-                token += 1;
-            }
-            while token < end {
-                let slot = first_slot + token - first;
-                let v: [S::F; N] = std::array::from_fn(|n| value(values, slot, n));
-                for i in 0..count {
-                    if token < seen(query + i) {
-                        let p = s.splat(weights[query + i][token]);
+            let values = &self.page::<E>(range + token, true)[first_slot * head_dim..];
+            for (token, values) in (token..end).zip(values.chunks_exact(head_dim)) {
+                let values = values[d..d + N * LANES].as_chunks::<LANES>().0;
+                for i in 0..Q {
+                    if token < shared || token < seen[i] {
+                        let p = s.splat(weights[i][token]);
                         for n in 0..N {
-                            acc[i][n] = s.fma(p, v[n], acc[i][n]);
+                            acc[i][n] = s.fma(p, E::load(s, &values[n]), acc[i][n]);
                         }
                     }
                 }
-                token += 1;
             }
+            token = end;
         }
         for i in 0..count {
+            let out = out[query + i][d..d + N * LANES].as_chunks_mut::<LANES>().0;
             for n in 0..N {
-                let out = &mut out[query + i][d + n * LANES..][..LANES];
-                s.store(acc[i][n], out.try_into().expect("16 dims"));
+                s.store(acc[i][n], &mut out[n]);
             }
         }
+        N * LANES
+    }
+}
+
+/// Some queries' weights of one range, and the dims to weigh.
+#[derive(Clone, Copy)]
+struct Slab<'a> {
+    range: usize,
+    query: usize,
+    count: usize,
+    d: usize,
+    seen: &'a [usize; TASK_QUERIES],
+    weights: &'a [Scores; TASK_QUERIES],
+}
+
+/// `Q` queries from `query` against the 16 tokens from `token`, whose keys stand in `slot`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn score<S: Simd, E: Element, const Q: usize>(
+    s: S,
+    keys: &[E::Bits],
+    block_tokens: usize,
+    slot: usize,
+    q: &[[f32; TASK_QUERIES]; MAX_HEAD_DIM],
+    query: usize,
+    token: usize,
+    scores: &mut [Scores; TASK_QUERIES],
+) {
+    let mut acc = [s.splat(0.0); Q];
+    for (keys, q) in keys.chunks_exact(block_tokens).zip(q) {
+        let keys = E::load(s, keys[slot..slot + LANES].try_into().expect("16 slots"));
+        let q: &[f32; Q] = q[query..query + Q].try_into().expect("whole groups of queries");
+        for i in 0..Q {
+            acc[i] = s.fma(keys, s.splat(q[i]), acc[i]);
+        }
+    }
+    for (acc, scores) in acc.into_iter().zip(&mut scores[query..query + Q]) {
+        let scores = &mut scores[token..token + LANES];
+        s.store(acc, scores.try_into().expect("16 scores"));
     }
 }
 
 /// Turns the first `seen` raw scores into `e^(scale·score − max)` and the others into 0. Gives the
 /// maximum and the sum: over 16 virtual lanes, then the tree.
 #[inline(always)]
-fn soften<S: Simd>(s: S, scores: &mut Scores, seen: usize, scale: f32) -> Merged {
+fn soften<S: Simd>(s: S, scores: &mut Scores, seen: usize, scale: f32) -> Softmax {
     scores[seen..seen.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
     let chunks = &mut scores.as_chunks_mut::<LANES>().0[..seen.div_ceil(LANES)];
     let mut max = s.splat(f32::NEG_INFINITY);
@@ -446,16 +470,16 @@ fn soften<S: Simd>(s: S, scores: &mut Scores, seen: usize, scale: f32) -> Merged
         s.store(p, chunk);
         sum = s.add(sum, p);
     }
-    Merged { max, sum: tree_sum(s, sum) }
+    Softmax { max, sum: tree_sum(s, sum) }
 }
 
 /// Adds one range's maximum, sum and weighted values to the running ones.
 #[inline(always)]
 fn merge<S: Simd>(
     s: S,
-    merged: &mut Merged,
+    merged: &mut Softmax,
     sums: &mut [f32],
-    range: Merged,
+    range: Softmax,
     partial: &[f32],
     first: bool,
 ) {
@@ -466,7 +490,7 @@ fn merge<S: Simd>(
     }
     let max = if merged.max > range.max { merged.max } else { range.max };
     let (old, new) = (crate::math::exp(merged.max - max), crate::math::exp(range.max - max));
-    *merged = Merged { max, sum: range.sum.mul_add(new, merged.sum * old) };
+    *merged = Softmax { max, sum: range.sum.mul_add(new, merged.sum * old) };
     let chunks = sums.as_chunks_mut::<LANES>().0.iter_mut().zip(partial.as_chunks::<LANES>().0);
     for (sum, partial) in chunks {
         let kept = s.mul(s.load(sum), s.splat(old));

@@ -53,18 +53,22 @@ impl Kernel for SiluMul<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         assert_eq!(self.gate.len(), self.up.len(), "gate and up");
-        let silu_mul = |gate: S::F, up: S::F| {
-            let denominator = s.add(s.splat(1.0), exp_lanes(s, s.sub(s.splat(0.0), gate)));
-            s.mul(s.div(gate, denominator), up)
-        };
         let (gates, gate_tail) = self.gate.as_chunks_mut::<LANES>();
         let (ups, up_tail) = self.up.as_chunks::<LANES>();
         for (gate, up) in gates.iter_mut().zip(ups) {
-            s.store(silu_mul(s.load(gate), s.load(up)), gate);
+            s.store(silu_mul(s, s.load(gate), s.load(up)), gate);
         }
-        let tail = silu_mul(load_padded(s, gate_tail, 0.0), load_padded(s, up_tail, 0.0));
+        let tail = silu_mul(s, load_padded(s, gate_tail, 0.0), load_padded(s, up_tail, 0.0));
         gate_tail.copy_from_slice(&to_array(s, tail)[..gate_tail.len()]);
     }
+}
+
+// A function, not a closure: those can't be forced inline, and outside a function that has the
+// instructions every operation is a call.
+#[inline(always)]
+fn silu_mul<S: Simd>(s: S, gate: S::F, up: S::F) -> S::F {
+    let denominator = s.add(s.splat(1.0), exp_lanes(s, s.sub(s.splat(0.0), gate)));
+    s.mul(s.div(gate, denominator), up)
 }
 
 /// Rotary positions in GGUF's order for Llama: neighbours are a pair (Su et al., 2021).

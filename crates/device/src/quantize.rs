@@ -2,7 +2,7 @@
 
 use crate::{
     matmul::Tail,
-    simd::{Kernel, LANES, Simd},
+    simd::{Kernel, LANES, Simd, tree_sum},
 };
 
 /// Inputs that share one scale.
@@ -97,20 +97,17 @@ fn quantize_block<S: Simd>(s: S, x: &[f32], quants: &mut [[i8; 4]]) -> BlockScal
         return BlockScale { scale, scaled_sum: scale, sum: 0 };
     }
     let inverse = s.splat((127.0 / amax).min(f32::MAX));
-    let mut sum = 0;
-    for (x, quants) in x.chunks_exact(LANES).zip(quants.chunks_exact_mut(LANES / 4)) {
-        let x: &[f32; LANES] = x.try_into().expect("chunks of 16");
-        let mut rounded = [0.0; LANES];
+    let mut sums = s.splat(0.0);
+    for (x, quants) in x.as_chunks::<LANES>().0.iter().zip(quants.as_chunks_mut::<4>().0) {
         // A subnormal amax makes an inverse too large to be a float; the clamp keeps q in range.
         let q = s.round(s.mul(s.load(x), inverse));
-        s.store(s.max(s.splat(-127.0), s.min(s.splat(127.0), q)), &mut rounded);
-        for (four, rounded) in quants.iter_mut().zip(rounded.chunks_exact(4)) {
-            for (q, &x) in four.iter_mut().zip(rounded) {
-                *q = x as i8;
-                sum += i32::from(*q);
-            }
-        }
+        let q = s.max(s.splat(-127.0), s.min(s.splat(127.0), q));
+        // Sums of small integers: exact in any order.
+        sums = s.add(sums, q);
+        let bytes = s.to_bytes(q);
+        quants.copy_from_slice(bytes.as_chunks::<4>().0);
     }
+    let sum = tree_sum(s, sums) as i32;
     let scale = amax / 127.0;
     BlockScale { scale, scaled_sum: scale * sum as f32, sum }
 }

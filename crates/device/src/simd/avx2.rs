@@ -24,6 +24,8 @@ macro_rules! simd {
     };
 }
 
+const ROUND: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
 type F = [__m256; 2];
 type I = [__m256i; 2];
 
@@ -38,6 +40,8 @@ fn zip<T: Copy, U>(a: [T; 2], b: [T; 2], op: impl Fn(T, T) -> U) -> [U; 2] {
 }
 
 impl Simd for Avx2 {
+    const WIDE: bool = false;
+
     type F = F;
     type I = I;
     type B = I;
@@ -92,7 +96,6 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn round(self, x: F) -> F {
-        const ROUND: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
         each(x, |x| simd!(_mm256_round_ps::<ROUND>(x)))
     }
     #[inline(always)]
@@ -103,6 +106,21 @@ impl Simd for Avx2 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
             })
         })
+    }
+    #[inline(always)]
+    fn to_bytes(self, x: F) -> [i8; LANES] {
+        let mut out = [0; LANES];
+        simd!({
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
+            // Packing works in 128-bit halves: bring the quarters back into order.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
+            );
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        });
+        out
     }
     #[inline(always)]
     fn load_f16(self, x: &[u16; LANES]) -> F {

@@ -27,6 +27,8 @@ macro_rules! simd {
 const ROUND: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 impl Simd for Avx512 {
+    const WIDE: bool = true;
+
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
@@ -85,6 +87,15 @@ impl Simd for Avx512 {
             let biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
         })
+    }
+    #[inline(always)]
+    fn to_bytes(self, x: __m512) -> [i8; LANES] {
+        let mut out = [0; LANES];
+        simd!({
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        });
+        out
     }
     #[inline(always)]
     fn load_f16(self, x: &[u16; LANES]) -> __m512 {

@@ -22,6 +22,9 @@ pub(crate) const LANES: usize = 16;
 /// A token that the lanes' instructions can be run on this machine. Made by [`crate::Kernels`]
 /// after asking the CPU, and used inside a function compiled for those instructions.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// There are 32 registers of 16 lanes; else 16 of 8.
+    const WIDE: bool;
+
     /// 16 × f32.
     type F: Copy;
     /// 16 × i32.
@@ -48,6 +51,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn round(self, x: Self::F) -> Self::F;
     /// 2^n for integral n in -126..=127.
     fn exp2_int(self, n: Self::F) -> Self::F;
+    /// Integral values in −128..=127 as bytes.
+    fn to_bytes(self, x: Self::F) -> [i8; LANES];
 
     /// Widens 16 halves, exactly.
     fn load_f16(self, x: &[u16; LANES]) -> Self::F;

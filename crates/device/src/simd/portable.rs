@@ -20,6 +20,8 @@ fn dot(acc: I, w: [u8; 64], a: [i8; 4]) -> I {
 }
 
 impl Simd for Portable {
+    const WIDE: bool = false;
+
     type F = F;
     type I = I;
     type B = [u8; 64];
@@ -75,6 +77,10 @@ impl Simd for Portable {
     #[inline(always)]
     fn exp2_int(self, n: F) -> F {
         n.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    fn to_bytes(self, x: F) -> [i8; LANES] {
+        x.map(|x| x as i8)
     }
     #[inline(always)]
     fn load_f16(self, x: &[u16; LANES]) -> F {
