@@ -15,7 +15,7 @@ mod sim;
 pub mod steps;
 pub mod task;
 pub mod telemetry;
-mod text;
+pub mod text;
 pub mod transport;
 pub mod wire;
 
