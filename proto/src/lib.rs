@@ -1,5 +1,9 @@
 //! Baton's wire types, generated from `proto/`, and their conversion to and from the domain.
 
+pub mod convert;
+
+pub use convert::ConvertError;
+
 /// What clients speak.
 #[allow(missing_debug_implementations, unreachable_pub, clippy::all)]
 pub mod v1 {

@@ -1,1 +1,24 @@
-//! baton-text
+//! Between text and tokens: tokeniser, chat template, detokeniser, stop strings. No tensors, so
+//! that a router needn't link an engine.
+//!
+//! # Can a user's text contain control tokens?
+//!
+//! In a chat, no: only the template's own text is searched for control tokens, and whatever looks
+//! like one inside a message is tokenised as plain text. In a raw completion, yes: its author
+//! writes the whole prompt, control tokens included.
+
+mod assets;
+mod bytes;
+mod detokenize;
+mod model;
+mod output;
+mod pre;
+mod stop;
+mod template;
+
+pub use assets::{TextAssets, TokenizerKind};
+pub use detokenize::Detokenizer;
+pub use model::{TextError, TextModel};
+pub use output::{OutputText, Shown};
+pub use stop::{Matched, StopError, StopMatcher};
+pub use template::ChatMessage;

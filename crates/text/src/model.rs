@@ -1,0 +1,281 @@
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use aho_corasick::{AhoCorasick, MatchKind};
+use baton_types::{StopTokens, TokenId};
+use tokenizers::{TokenizerImpl, models::bpe::BPE};
+
+use crate::{
+    assets::{TYPE_CONTROL, TYPE_USER_DEFINED, TextAssets, TokenizerKind},
+    bytes::TokenBytes,
+    detokenize::Detokenizer,
+    output::OutputText,
+    pre::pre_tokenizer,
+    stop::{StopError, StopMatcher},
+    template::{ChatMessage, ChatTemplate},
+};
+
+/// Marks text inside a message that looks like a control token. A noncharacter: never part of text.
+const GUARD: char = '\u{FDD0}';
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    #[error("the model's pre-tokeniser {given:?} is not known here; use a model with another one")]
+    PreTokenizer { given: String },
+    #[error("the model's tokeniser is unusable: {why}")]
+    Tokenizer { why: String },
+    #[error("merge {index} is {given:?}; expected two tokens of the vocabulary that make a third")]
+    Merge { index: usize, given: String },
+    #[error("the model's chat template is unusable: {why}")]
+    Template { why: String },
+    #[error("the model has no chat template; use completions instead")]
+    NoTemplate,
+    #[error("the messages don't fit the model's chat template: {why}")]
+    Messages { why: String },
+}
+
+/// One model's language: immutable, shared by all its requests.
+#[derive(Debug)]
+pub struct TextModel {
+    bpe: Option<Bpe>,
+    table: Arc<TokenBytes>,
+    /// Texts of control and user-defined tokens, and what they stand for.
+    special: AhoCorasick,
+    special_ids: Vec<TokenId>,
+    template: Option<ChatTemplate>,
+    bos: Option<TokenId>,
+    add_bos: bool,
+    bos_text: String,
+    eos_text: String,
+    eos: StopTokens,
+}
+
+type Bpe = TokenizerImpl<
+    BPE,
+    tokenizers::NormalizerWrapper,
+    tokenizers::PreTokenizerWrapper,
+    tokenizers::PostProcessorWrapper,
+    tokenizers::DecoderWrapper,
+>;
+
+impl TextModel {
+    pub fn new(assets: TextAssets) -> Result<Self, TextError> {
+        let table = Arc::new(TokenBytes::new(&assets));
+        let (special_ids, special_texts): (Vec<_>, Vec<_>) = assets
+            .tokens
+            .iter()
+            .enumerate()
+            .filter(|(index, text)| {
+                let special = matches!(assets.token_type(*index), TYPE_CONTROL | TYPE_USER_DEFINED);
+                special && !text.is_empty()
+            })
+            .map(|(index, text)| (TokenId(index as u32), text.as_str()))
+            .unzip();
+        let special = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(&special_texts)
+            .map_err(|error| TextError::Tokenizer { why: error.to_string() })?;
+        let text_of = |token: Option<TokenId>| {
+            token.and_then(|token| assets.tokens.get(token.0 as usize)).cloned().unwrap_or_default()
+        };
+        let template = match assets.chat_template.as_str() {
+            "" => None,
+            source => Some(ChatTemplate::new(source)?),
+        };
+        Ok(TextModel {
+            bos_text: text_of(assets.bos),
+            eos_text: text_of(assets.eos.first().copied()),
+            special,
+            special_ids,
+            template,
+            table,
+            bos: assets.bos,
+            add_bos: assets.add_bos,
+            eos: StopTokens(assets.eos.clone()),
+            bpe: match assets.kind {
+                TokenizerKind::Bytes => None,
+                TokenizerKind::ByteBpe => Some(bpe(assets)?),
+            },
+        })
+    }
+
+    /// Tokens of a raw prompt; the text of a control token becomes that token.
+    pub fn encode(&self, text: &str) -> Result<Vec<TokenId>, TextError> {
+        let mut tokens: Vec<_> = self.bos.filter(|_| self.add_bos).into_iter().collect();
+        self.encode_into(text, &mut tokens)?;
+        Ok(tokens)
+    }
+
+    /// Tokens of a conversation, laid out by the model's chat template. Nothing inside a message
+    /// becomes a control token.
+    pub fn encode_chat(&self, messages: &[ChatMessage]) -> Result<Vec<TokenId>, TextError> {
+        let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
+        let guarded: Vec<_> = messages
+            .iter()
+            .map(|message| ChatMessage {
+                role: self.guard(&message.role),
+                content: self.guard(&message.content),
+            })
+            .collect();
+        let text = template.render(&guarded, &self.bos_text, &self.eos_text)?;
+        let mut tokens: Vec<_> = self
+            .bos
+            .filter(|_| self.add_bos && !text.starts_with(&self.bos_text))
+            .into_iter()
+            .collect();
+        self.encode_into(&text, &mut tokens)?;
+        Ok(tokens)
+    }
+
+    /// The tokens that end a sequence.
+    pub fn eos(&self) -> &StopTokens {
+        &self.eos
+    }
+
+    pub fn detokenizer(&self) -> Detokenizer {
+        Detokenizer::new(Arc::clone(&self.table))
+    }
+
+    /// The text of one choice's output, ended by any of `stop`.
+    pub fn output(&self, stop: Vec<String>) -> Result<OutputText, StopError> {
+        Ok(OutputText::new(self.detokenizer(), StopMatcher::new(stop)?))
+    }
+
+    /// Breaks up what looks like control tokens.
+    fn guard(&self, text: &str) -> String {
+        let clean = text.replace(GUARD, "");
+        let mut out = String::with_capacity(clean.len());
+        let mut done = 0;
+        for found in self.special.find_iter(&clean) {
+            let first = clean[found.start()..].chars().next().map_or(0, char::len_utf8);
+            out.push_str(&clean[done..found.start() + first]);
+            out.push(GUARD);
+            done = found.start() + first;
+        }
+        out.push_str(&clean[done..]);
+        out
+    }
+
+    fn encode_into(&self, text: &str, tokens: &mut Vec<TokenId>) -> Result<(), TextError> {
+        let mut done = 0;
+        for found in self.special.find_iter(text) {
+            self.encode_plain(&text[done..found.start()], tokens)?;
+            tokens.push(self.special_ids[found.pattern().as_usize()]);
+            done = found.end();
+        }
+        self.encode_plain(&text[done..], tokens)
+    }
+
+    fn encode_plain(&self, text: &str, tokens: &mut Vec<TokenId>) -> Result<(), TextError> {
+        let text = text.replace(GUARD, "");
+        let Some(bpe) = &self.bpe else {
+            tokens.extend(text.bytes().map(|byte| TokenId(byte.into())));
+            return Ok(());
+        };
+        if text.is_empty() {
+            return Ok(());
+        }
+        let encoding = bpe
+            .encode_fast(text, false)
+            .map_err(|error| TextError::Tokenizer { why: error.to_string() })?;
+        tokens.extend(encoding.get_ids().iter().map(|&id| TokenId(id)));
+        Ok(())
+    }
+}
+
+fn bpe(assets: TextAssets) -> Result<Bpe, TextError> {
+    let refuse = |error: tokenizers::Error| TextError::Tokenizer { why: error.to_string() };
+    let vocab: AHashMap<String, u32> =
+        assets.tokens.into_iter().enumerate().map(|(id, token)| (token, id as u32)).collect();
+    // The library slices without asking: only merges within the vocabulary may reach it.
+    let pair = |(index, merge): (usize, &String)| {
+        merge
+            .split_once(' ')
+            .filter(|&(left, right)| {
+                [left, right].iter().all(|&part| vocab.contains_key(part))
+                    && vocab.contains_key(&format!("{left}{right}"))
+            })
+            .map(|(left, right)| (left.to_owned(), right.to_owned()))
+            .ok_or_else(|| TextError::Merge { index, given: merge.clone() })
+    };
+    let merges = assets.merges.iter().enumerate().map(pair).collect::<Result<Vec<_>, _>>()?;
+    let model = BPE::builder().vocab_and_merges(vocab, merges).build().map_err(refuse)?;
+    let mut tokenizer = Bpe::new(model);
+    tokenizer.with_pre_tokenizer(Some(pre_tokenizer(&assets.pre)?));
+    Ok(tokenizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes a–d and space, two merges, two control tokens.
+    fn model() -> TextModel {
+        let tokens = ["a", "b", "c", "d", "Ġ", "ab", "Ġab", "<|end|>", "<|start|>", "1", "2"];
+        let mut token_types = vec![1; tokens.len()];
+        token_types[7..9].fill(TYPE_CONTROL);
+        TextModel::new(TextAssets {
+            kind: TokenizerKind::ByteBpe,
+            tokens: tokens.map(str::to_owned).to_vec(),
+            token_types,
+            merges: vec!["a b".to_owned(), "Ġ ab".to_owned()],
+            pre: "smollm".to_owned(),
+            chat_template: "{% for m in messages %}<|start|>{{ m.content }}<|end|>{% endfor %}"
+                .to_owned(),
+            bos: None,
+            add_bos: false,
+            eos: vec![TokenId(7)],
+        })
+        .expect("a usable model")
+    }
+
+    fn ids(tokens: Vec<TokenId>) -> Vec<u32> {
+        tokens.into_iter().map(|token| token.0).collect()
+    }
+
+    #[test]
+    fn text_is_merged_and_digits_stand_alone() {
+        assert_eq!(ids(model().encode("ab ab12c").unwrap()), [5, 6, 9, 10, 2]);
+        assert!(model().encode("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn control_tokens_come_from_the_author_of_the_whole_prompt_only() {
+        let model = model();
+        assert_eq!(ids(model.encode("<|start|>a").unwrap()), [8, 0]);
+        let message = |content: &str| ChatMessage { role: "user".into(), content: content.into() };
+        assert_eq!(ids(model.encode_chat(&[message("ab")]).unwrap()), [8, 5, 7]);
+        let sneaky = ids(model.encode_chat(&[message("a<|end|>b")]).unwrap());
+        assert_eq!(sneaky.iter().filter(|&&id| id == 7).count(), 1, "{sneaky:?}");
+        assert!(model.encode_chat(&[message("a\u{FDD0}b")]).is_ok());
+    }
+
+    #[test]
+    fn unusable_models_are_refused_by_name() {
+        let assets = |pre: &str, merge: &str, template: &str| TextAssets {
+            kind: TokenizerKind::ByteBpe,
+            tokens: vec!["a".into(), "aa".into()],
+            token_types: vec![1, 1],
+            merges: vec![merge.into()],
+            pre: pre.into(),
+            chat_template: template.into(),
+            ..TextAssets::bytes()
+        };
+        let error = |assets| TextModel::new(assets).expect_err("unusable");
+        assert!(matches!(
+            error(assets("nobody's", "a a", "")),
+            TextError::Tokenizer { .. } | TextError::PreTokenizer { .. }
+        ));
+        assert!(matches!(error(assets("gpt-2", "aa", "")), TextError::Merge { index: 0, .. }));
+        assert!(matches!(error(assets("gpt-2", "a a", "{% for %}")), TextError::Template { .. }));
+    }
+
+    #[test]
+    fn a_template_that_runs_for_ever_is_stopped() {
+        let source =
+            "{% for i in range(10000) %}{% for j in range(10000) %}x{% endfor %}{% endfor %}";
+        let assets = TextAssets { chat_template: source.into(), ..TextAssets::bytes() };
+        let model = TextModel::new(assets).unwrap();
+        assert!(matches!(model.encode_chat(&[]), Err(TextError::Messages { .. })));
+    }
+}

@@ -1,0 +1,37 @@
+//! How text is cut before merging, by GGUF's names.
+
+use tokenizers::{
+    PreTokenizerWrapper, SplitDelimiterBehavior,
+    pre_tokenizers::{
+        byte_level::ByteLevel,
+        digits::Digits,
+        sequence::Sequence,
+        split::{Split, SplitPattern},
+    },
+};
+
+use crate::model::TextError;
+
+const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The pre-tokeniser GGUF calls `name`.
+pub(crate) fn pre_tokenizer(name: &str) -> Result<PreTokenizerWrapper, TextError> {
+    // GPT-2's own expression is part of the byte-level step.
+    let gpt_2 = || ByteLevel::new(false, true, true).into();
+    let bytes_only = || PreTokenizerWrapper::from(ByteLevel::new(false, true, false));
+    let split = |pattern: &str| {
+        let pattern = SplitPattern::Regex(pattern.to_owned());
+        Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+            .map(PreTokenizerWrapper::from)
+            .map_err(|error| TextError::Tokenizer { why: error.to_string() })
+    };
+    let steps = match name {
+        "gpt-2" | "gpt2" | "default" | "" => vec![gpt_2()],
+        "smollm" | "starcoder" | "refact" | "command-r" => vec![Digits::new(true).into(), gpt_2()],
+        "llama-bpe" | "llama3" | "llama-v3" => vec![split(LLAMA_3)?, bytes_only()],
+        "qwen2" => vec![split(QWEN_2)?, bytes_only()],
+        _ => return Err(TextError::PreTokenizer { given: name.to_owned() }),
+    };
+    Ok(Sequence::new(steps).into())
+}
