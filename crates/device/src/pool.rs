@@ -1,10 +1,16 @@
 //! A few threads that run the parts of one kernel.
+//!
+//! # Whom does a kernel wait for?
+//!
+//! For its tasks, never for a thread: a worker that the system hasn't scheduled yet has claimed
+//! nothing and is not missed. On a machine with more to do than cores, a kernel is then as fast as
+//! the threads that do run.
 
 use std::{
     fmt, hint,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle, Thread},
     time::{Duration, Instant},
@@ -19,22 +25,32 @@ pub struct ThreadPool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     handles: Vec<Thread>,
+    /// Kernels run so far.
+    kernels: u64,
 }
 
+/// Bits of a ticket that count tasks.
+const TASK_BITS: u32 = 24;
+/// The task number of a kernel that isn't open: above every kernel's tasks.
+const CLOSED: u64 = (1 << TASK_BITS) - 1;
+
 struct Shared {
-    /// Counts kernels; a worker waits for it to move.
-    generation: AtomicUsize,
+    /// `kernel << TASK_BITS | next task to claim`. Never the same twice, for kernels only go up.
+    ticket: AtomicU64,
+    /// Of the kernel in `ticket`. Both change only while the ticket says [`CLOSED`].
     job: AtomicPtr<Job<'static>>,
-    /// Workers that haven't finished with the current job.
-    busy: AtomicUsize,
+    tasks: AtomicU64,
+    done: Done,
     sleeping: Box<[AtomicBool]>,
     stop: AtomicBool,
 }
 
+/// Tasks of the current kernel that have returned; on a cache line of its own.
+#[repr(align(64))]
+struct Done(AtomicUsize);
+
 struct Job<'a> {
     task: &'a (dyn Fn(usize) + Sync),
-    next: AtomicUsize,
-    tasks: usize,
     panicked: AtomicBool,
 }
 
@@ -43,9 +59,10 @@ impl ThreadPool {
     pub fn new(threads: usize) -> Self {
         let extra = threads.max(1) - 1;
         let shared = Arc::new(Shared {
-            generation: AtomicUsize::new(0),
+            ticket: AtomicU64::new(CLOSED),
             job: AtomicPtr::new(std::ptr::null_mut()),
-            busy: AtomicUsize::new(0),
+            tasks: AtomicU64::new(0),
+            done: Done(AtomicUsize::new(0)),
             sleeping: (0..extra).map(|_| AtomicBool::new(false)).collect(),
             stop: AtomicBool::new(false),
         });
@@ -54,12 +71,12 @@ impl ThreadPool {
                 let shared = Arc::clone(&shared);
                 thread::Builder::new()
                     .name(format!("kernel-{}", index + 1))
-                    .spawn(move || work(&shared, index))
+                    .spawn(move || shared.work(index))
                     .expect("the system starts a thread")
             })
             .collect();
         let handles = workers.iter().map(|worker| worker.thread().clone()).collect();
-        ThreadPool { shared, workers, handles }
+        ThreadPool { shared, workers, handles, kernels: 0 }
     }
 
     pub fn threads(&self) -> usize {
@@ -74,25 +91,38 @@ impl ThreadPool {
         if self.workers.is_empty() || tasks <= 1 {
             return (0..tasks).for_each(task);
         }
-        let job = Job { task, next: AtomicUsize::new(0), tasks, panicked: AtomicBool::new(false) };
+        assert!((tasks as u64) < CLOSED, "{tasks} tasks; at most {} in one kernel", CLOSED - 1);
+        let job = Job { task, panicked: AtomicBool::new(false) };
+        self.open(tasks, &job);
+        self.shared.claim_all();
+        let mut spins = 0_u32;
+        while self.shared.done.0.load(Ordering::Acquire) != tasks {
+            spins += 1;
+            if spins < 10_000 { hint::spin_loop() } else { thread::yield_now() }
+        }
+        assert!(!job.panicked.load(Ordering::Relaxed), "a kernel task panicked");
+    }
+
+    /// Lets everybody claim tasks of `job`, and wakes who sleeps.
+    fn open(&mut self, tasks: usize, job: &Job<'_>) {
         let shared = &*self.shared;
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        shared.job.store((&raw const job).cast_mut().cast(), Ordering::Relaxed);
-        // Sequentially consistent against `work`: either the worker sees the new generation before
-        // it sleeps, or this thread sees that it sleeps.
-        shared.generation.fetch_add(1, Ordering::SeqCst);
+        self.kernels += 1;
+        let kernel = self.kernels << TASK_BITS;
+        // Who still looks at the last kernel's ticket can't claim from here on, so that nobody
+        // takes this kernel's job for that one's. Releases: whoever sees a field below has to see
+        // this store too, and its claim fails.
+        shared.ticket.store(kernel | CLOSED, Ordering::Relaxed);
+        shared.job.store((&raw const *job).cast_mut().cast(), Ordering::Release);
+        shared.tasks.store(tasks as u64, Ordering::Release);
+        shared.done.0.store(0, Ordering::Relaxed);
+        // Sequentially consistent against `wait`: either the worker sees the open ticket before it
+        // sleeps, or this thread sees that it sleeps.
+        shared.ticket.store(kernel, Ordering::SeqCst);
         for (sleeping, handle) in shared.sleeping.iter().zip(&self.handles) {
             if sleeping.load(Ordering::SeqCst) {
                 handle.unpark();
             }
         }
-        job.work();
-        let mut spins = 0_u32;
-        while shared.busy.load(Ordering::Acquire) != 0 {
-            spins += 1;
-            if spins < 10_000 { hint::spin_loop() } else { thread::yield_now() }
-        }
-        assert!(!job.panicked.load(Ordering::Relaxed), "a kernel task panicked");
     }
 }
 
@@ -115,58 +145,80 @@ impl fmt::Debug for ThreadPool {
     }
 }
 
-impl Job<'_> {
-    fn work(&self) {
+impl Shared {
+    /// A worker's life.
+    fn work(&self, index: usize) {
         loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= self.tasks {
+            self.claim_all();
+            if !self.wait(index) {
                 return;
             }
-            let call = std::panic::AssertUnwindSafe(|| (self.task)(index));
-            if std::panic::catch_unwind(call).is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Runs tasks of the open kernel until none is left.
+    fn claim_all(&self) {
+        let mut ticket = self.ticket.load(Ordering::Acquire);
+        loop {
+            let (index, tasks) = (ticket & CLOSED, self.tasks.load(Ordering::Acquire));
+            if index >= tasks {
+                return;
+            }
+            let job = self.job.load(Ordering::Acquire);
+            let claim = self.ticket.compare_exchange_weak(
+                ticket,
+                ticket + 1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+            match claim {
+                Err(now) => ticket = now,
+                Ok(_) => {
+                    // SAFETY: the ticket was the same when the job was loaded and when it was
+                    // claimed, and tickets never come again: job and task belong to the open
+                    // kernel. `run` keeps its job alive until all its tasks are done, and this one
+                    // isn't before the addition below.
+                    let job = unsafe { &*job };
+                    job.call(index as usize);
+                    self.done.0.fetch_add(1, Ordering::Release);
+                    ticket = self.ticket.load(Ordering::Acquire);
+                }
             }
         }
     }
-}
 
-fn work(shared: &Shared, index: usize) {
-    let mut seen = 0;
-    loop {
-        let Some(generation) = next_generation(shared, index, seen) else { return };
-        seen = generation;
-        // SAFETY: `run` keeps the job alive until `busy` is zero, and this worker takes part in
-        // `busy` until the store below; it sees the pointer because it saw the generation.
-        let job = unsafe { &*shared.job.load(Ordering::Relaxed) };
-        job.work();
-        shared.busy.fetch_sub(1, Ordering::Release);
+    /// Whether there is a task to claim, or the pool is dropped.
+    fn is_called(&self) -> bool {
+        let next = self.ticket.load(Ordering::SeqCst) & CLOSED;
+        next < self.tasks.load(Ordering::Relaxed) || self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Waits for a task to claim; false when the pool is dropped.
+    fn wait(&self, index: usize) -> bool {
+        let begin = Instant::now();
+        let mut spins = 0_u32;
+        while !self.is_called() {
+            spins += 1;
+            if !spins.is_multiple_of(64) || begin.elapsed() < SPIN {
+                hint::spin_loop();
+                continue;
+            }
+            self.sleeping[index].store(true, Ordering::SeqCst);
+            while !self.is_called() {
+                thread::park();
+            }
+            self.sleeping[index].store(false, Ordering::SeqCst);
+        }
+        !self.stop.load(Ordering::Relaxed)
     }
 }
 
-/// Waits for a generation other than `seen`; `None` when the pool is dropped.
-fn next_generation(shared: &Shared, index: usize, seen: usize) -> Option<usize> {
-    let begin = Instant::now();
-    let mut spins = 0_u32;
-    loop {
-        let generation = shared.generation.load(Ordering::SeqCst);
-        if generation != seen {
-            return Some(generation);
+impl Job<'_> {
+    fn call(&self, index: usize) {
+        let call = std::panic::AssertUnwindSafe(|| (self.task)(index));
+        if std::panic::catch_unwind(call).is_err() {
+            self.panicked.store(true, Ordering::Relaxed);
         }
-        if shared.stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        spins += 1;
-        if !spins.is_multiple_of(64) || begin.elapsed() < SPIN {
-            hint::spin_loop();
-            continue;
-        }
-        shared.sleeping[index].store(true, Ordering::SeqCst);
-        while shared.generation.load(Ordering::SeqCst) == seen
-            && !shared.stop.load(Ordering::SeqCst)
-        {
-            thread::park();
-        }
-        shared.sleeping[index].store(false, Ordering::SeqCst);
     }
 }
 
@@ -184,6 +236,24 @@ mod tests {
                     ran[index].fetch_add(1, Ordering::Relaxed);
                 });
                 assert!(ran.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    /// Kernels in quick succession, each with its own data on the caller's stack: a worker that is
+    /// late for one must not run it with the next one's data, or twice.
+    #[test]
+    fn late_workers_never_mix_kernels_up() {
+        let mut pool = ThreadPool::new(4);
+        for kernel in 0..20_000_usize {
+            let tasks = 2 + kernel % 5;
+            let ran: [AtomicUsize; 6] = Default::default();
+            pool.run(tasks, &|index| {
+                ran[index].fetch_add(kernel + 1, Ordering::Relaxed);
+            });
+            for (index, ran) in ran.iter().enumerate() {
+                let expected = if index < tasks { kernel + 1 } else { 0 };
+                assert_eq!(ran.load(Ordering::Relaxed), expected);
             }
         }
     }
