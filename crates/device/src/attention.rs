@@ -8,6 +8,7 @@ use crate::{
     math::exp_lanes,
     matmul::Output,
     pool::ThreadPool,
+    prefetch::prefetch,
     simd::{Kernel, LANES, Simd, to_array, tree_sum},
 };
 
@@ -20,6 +21,9 @@ const TASK_QUERIES: usize = 16;
 /// Head dims a thread keeps on its stack for every query of a task; larger shapes are refused at
 /// load.
 pub(crate) const MAX_HEAD_DIM: usize = 256;
+
+/// Tokens, at least, between the keys in work and those asked for.
+const KEYS_AHEAD: usize = 32;
 
 /// One sequence's rows in a ragged step.
 #[derive(Clone, Copy, Debug)]
@@ -305,6 +309,19 @@ impl AttentionPart<'_> {
         unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), elements) }
     }
 
+    /// Asks for the values of the block at `position`, which come next, and the keys of a block
+    /// soon after: pages lie scattered, so the hardware can't guess.
+    #[inline(always)]
+    fn prefetch<E: Element>(&self, position: usize) {
+        let values = self.page::<E>(position, true);
+        prefetch(values.as_ptr(), size_of_val(values));
+        let ahead = position + KEYS_AHEAD.max(self.arena.layout().block_tokens as usize);
+        if ahead < self.position(self.task.queries as usize - 1) {
+            let keys = self.page::<E>(ahead, false);
+            prefetch(keys.as_ptr(), size_of_val(keys));
+        }
+    }
+
     /// Raw scores of queries `first..` against `tokens` tokens from `range`, in whole vectors:
     /// those beyond a query's own position are garbage, and ignored by [`soften`].
     #[inline(always)]
@@ -322,6 +339,9 @@ impl AttentionPart<'_> {
         for token in (0..tokens).step_by(LANES) {
             let keys = self.page::<E>(range + token, false);
             let slot = (range + token) % block_tokens;
+            if slot == 0 {
+                self.prefetch::<E>(range + token);
+            }
             // Queries side by side, as many as the registers hold; missing ones cost little.
             let mut query = first - first % 4;
             while query < queries {

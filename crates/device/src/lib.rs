@@ -16,6 +16,7 @@ pub mod math;
 mod matmul;
 mod matrix;
 mod pool;
+mod prefetch;
 mod quantize;
 mod simd;
 

@@ -3,6 +3,7 @@
 use crate::{
     matrix::{BYTE_ZERO_POINT, ByteBlock, Matrix, NibbleBlock, Packed},
     pool::ThreadPool,
+    prefetch::prefetch,
     quantize::{Activations, BlockScale, QUANT_BLOCK},
     simd::{Kernel, LANES, Simd, load_padded, tree_sum},
 };
@@ -12,8 +13,9 @@ pub(crate) struct Tail<'a>(pub(crate) &'a [f32]);
 
 /// Row groups a task takes: enough work to be worth handing out, few enough to share evenly.
 const TASK_GROUPS: usize = 4;
-/// Activation rows that share one unpacking of the weights.
-const TILE: usize = 8;
+/// Blocks ahead of the one in work that decode asks the caches for: its weights come from memory,
+/// and a block is done sooner than the next one arrives.
+const BLOCKS_AHEAD: usize = 8;
 
 /// A raw output that tasks write disjoint parts of.
 #[derive(Clone, Copy)]
@@ -168,18 +170,22 @@ impl MatmulPart<'_> {
         let per_row = self.x.cols() / QUANT_BLOCK;
         for group in self.first_group..self.end_group {
             let blocks = &blocks[group * per_row..][..per_row];
-            let mut row = 0;
-            while row + TILE <= self.x.rows() {
-                self.tile::<S, B, MINIMUM, ZERO, TILE>(s, blocks, group, row);
-                row += TILE;
+            let (mut row, rows) = (0, self.x.rows());
+            // As many rows share one unpacking of the weights as the registers hold.
+            while S::WIDE && row + 8 <= rows {
+                self.tile::<S, B, MINIMUM, ZERO, 8>(s, blocks, group, row);
+                row += 8;
             }
-            while row + 4 <= self.x.rows() {
+            while row + 4 <= rows {
                 self.tile::<S, B, MINIMUM, ZERO, 4>(s, blocks, group, row);
                 row += 4;
             }
-            while row < self.x.rows() {
+            while row + 2 <= rows {
+                self.tile::<S, B, MINIMUM, ZERO, 2>(s, blocks, group, row);
+                row += 2;
+            }
+            if row < rows {
                 self.tile::<S, B, MINIMUM, ZERO, 1>(s, blocks, group, row);
-                row += 1;
             }
         }
     }
@@ -200,24 +206,29 @@ impl MatmulPart<'_> {
         let scales: [&[BlockScale]; R] =
             std::array::from_fn(|r| &self.x.blocks[(row + r) * per_row..][..per_row]);
         for (k, block) in blocks.iter().enumerate() {
+            if row == 0 && R <= 4 {
+                prefetch((&raw const *block).wrapping_add(BLOCKS_AHEAD), size_of::<B>());
+            }
             let weights = block.weights(s);
+            let a: [&[[i8; 4]; 8]; R] =
+                std::array::from_fn(|r| quants[r][k * 8..][..8].try_into().expect("eight fours"));
+            let a_scales: [BlockScale; R] = std::array::from_fn(|r| scales[r][k]);
+            let mut isum = a_scales.map(|a| s.isplat(-ZERO * a.sum));
+            for v in 0..8 {
+                // Rows innermost: their sums don't wait for each other.
+                for r in 0..R {
+                    isum[r] = B::dot(s, isum[r], weights[v], a[r][v]);
+                }
+            }
             let weight_scale = s.load_f16(block.scales());
-            let minimum = if MINIMUM { s.load_f16(block.minimums()) } else { s.splat(0.0) };
             for r in 0..R {
-                let quants: &[[i8; 4]; 8] =
-                    quants[r][k * 8..][..8].try_into().expect("eight fours");
-                let mut isum = s.izero();
-                for v in 0..8 {
-                    isum = B::dot(s, isum, weights[v], quants[v]);
-                }
-                let BlockScale { scale, scaled_sum, sum } = scales[r][k];
-                if ZERO != 0 {
-                    isum = s.isub(isum, s.isplat(ZERO * sum));
-                }
-                let product = s.mul(weight_scale, s.splat(scale));
-                acc[r] = s.fma(product, s.to_f32(isum), acc[r]);
-                if MINIMUM {
-                    acc[r] = s.fma(minimum, s.splat(scaled_sum), acc[r]);
+                let product = s.mul(weight_scale, s.splat(a_scales[r].scale));
+                acc[r] = s.fma(product, s.to_f32(isum[r]), acc[r]);
+            }
+            if MINIMUM {
+                let minimum = s.load_f16(block.minimums());
+                for r in 0..R {
+                    acc[r] = s.fma(minimum, s.splat(a_scales[r].scaled_sum), acc[r]);
                 }
             }
         }

@@ -130,16 +130,8 @@ impl Simd for Avx2 {
         ])
     }
     #[inline(always)]
-    fn izero(self) -> I {
-        simd!([_mm256_setzero_si256(); 2])
-    }
-    #[inline(always)]
     fn isplat(self, x: i32) -> I {
         simd!([_mm256_set1_epi32(x); 2])
-    }
-    #[inline(always)]
-    fn isub(self, a: I, b: I) -> I {
-        zip(a, b, |a, b| simd!(_mm256_sub_epi32(a, b)))
     }
     #[inline(always)]
     fn to_f32(self, x: I) -> F {

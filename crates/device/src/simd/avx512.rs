@@ -102,16 +102,8 @@ impl Simd for Avx512 {
         simd!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
     }
     #[inline(always)]
-    fn izero(self) -> __m512i {
-        simd!(_mm512_setzero_si512())
-    }
-    #[inline(always)]
     fn isplat(self, x: i32) -> __m512i {
         simd!(_mm512_set1_epi32(x))
-    }
-    #[inline(always)]
-    fn isub(self, a: __m512i, b: __m512i) -> __m512i {
-        simd!(_mm512_sub_epi32(a, b))
     }
     #[inline(always)]
     fn to_f32(self, x: __m512i) -> __m512 {

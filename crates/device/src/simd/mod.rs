@@ -57,9 +57,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Widens 16 halves, exactly.
     fn load_f16(self, x: &[u16; LANES]) -> Self::F;
 
-    fn izero(self) -> Self::I;
     fn isplat(self, x: i32) -> Self::I;
-    fn isub(self, a: Self::I, b: Self::I) -> Self::I;
     /// To f32; exact below 2^24.
     fn to_f32(self, x: Self::I) -> Self::F;
     fn load_bytes(self, x: &[u8; 64]) -> Self::B;

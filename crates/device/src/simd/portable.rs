@@ -87,16 +87,8 @@ impl Simd for Portable {
         x.map(|bits| half::f16::from_bits(bits).to_f32())
     }
     #[inline(always)]
-    fn izero(self) -> I {
-        [0; LANES]
-    }
-    #[inline(always)]
     fn isplat(self, x: i32) -> I {
         [x; LANES]
-    }
-    #[inline(always)]
-    fn isub(self, a: I, b: I) -> I {
-        std::array::from_fn(|i| a[i] - b[i])
     }
     #[inline(always)]
     fn to_f32(self, x: I) -> F {
