@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use baton_device::{Arena, ArenaError};
+use baton_device::{Arena, ArenaError, Isa, IsaError, Kernels};
+use baton_engine::{LlamaEngine, Model};
 use baton_scheduler::{
     Engine,
     sim::{SimConfig, SimConfigError, SimEngine},
@@ -11,7 +12,7 @@ use baton_text::TextAssets;
 use baton_types::KvLayout;
 
 use crate::{
-    config::{EngineConfig, KvConfig, NodeConfig},
+    config::{EngineConfig, IsaChoice, KvConfig, LlamaConfig, NodeConfig},
     sim::{ArenaSlots, RealPace},
 };
 
@@ -31,6 +32,10 @@ pub(crate) struct Loaded {
 pub enum LoadError {
     #[error(transparent)]
     Arena(#[from] ArenaError),
+    #[error("engine.isa: {0}")]
+    Isa(#[from] IsaError),
+    #[error("engine.model: {0}")]
+    Model(#[from] baton_engine::LoadError),
     #[error("engine: {0}")]
     Sim(#[from] SimConfigError),
     #[error(
@@ -44,8 +49,36 @@ pub enum LoadError {
 pub(crate) fn load(config: &NodeConfig) -> Result<Loaded, LoadError> {
     match &config.engine {
         EngineConfig::Sim(sim) => load_sim(sim, &config.kv),
-        EngineConfig::Llama(_) => todo!(),
+        EngineConfig::Llama(llama) => load_llama(llama, &config.kv),
     }
+}
+
+fn load_llama(llama: &LlamaConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
+    let isa = llama.isa.map_or_else(Isa::best, isa);
+    let kernels = Kernels::new(isa)?;
+    let model = Arc::new(Model::load(&llama.model)?);
+    let layout = LlamaEngine::layout(&model, llama.block_tokens, llama.kv_dtype);
+    let arena = Arc::new(Arena::new(layout, pool_blocks(kv, &layout)?)?);
+    let threads = llama.threads.unwrap_or_else(all_cores);
+    tracing::info!(
+        model = %llama.model.display(), weight_bytes = model.weight_bytes(), %isa, threads,
+        "read the model"
+    );
+    let text = model.text.clone();
+    let engine = LlamaEngine::new(model, Arc::clone(&arena), kernels, threads, llama.max_context);
+    Ok(Loaded { engine: Box::new(engine), arena, text })
+}
+
+fn isa(choice: IsaChoice) -> Isa {
+    match choice {
+        IsaChoice::Portable => Isa::Portable,
+        IsaChoice::Avx2 => Isa::Avx2,
+        IsaChoice::Avx512 => Isa::Avx512,
+    }
+}
+
+fn all_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn load_sim(sim: &SimConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {

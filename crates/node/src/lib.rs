@@ -15,7 +15,6 @@ mod sim;
 pub mod steps;
 pub mod task;
 pub mod telemetry;
-pub mod text;
 pub mod transport;
 pub mod wire;
 

@@ -9,10 +9,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use baton_proto::{
-    PROTOCOL_VERSION,
-    node::v1::{Hello, KvDtype, KvLayout, Role},
+    PROTOCOL_VERSION, convert,
+    node::v1::{Hello, Role},
 };
-use baton_types as domain;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::Routes;
@@ -23,7 +22,7 @@ use crate::{
     ops,
     registration::Registration,
     steps::Ended,
-    task, text,
+    task,
     transport::{self, Bound, TransportError},
 };
 
@@ -101,24 +100,20 @@ impl Node {
 
     fn hello(&self, control: &Bound, operators: &Bound, data: Option<String>) -> Hello {
         let advertise = self.config.listen.advertise.as_deref();
-        let role = match self.role {
-            domain::Role::Prefill => Role::Prefill,
-            domain::Role::Decode => Role::Decode,
-        };
         Hello {
             protocol_version: PROTOCOL_VERSION,
             node: self.id.to_string(),
             generation: self.generation.0,
-            role: role.into(),
+            role: Role::from(self.role).into(),
             model: self.model.clone(),
-            numerics_id: self.info.numerics.0.to_be_bytes().to_vec(),
-            layout: Some(layout(&self.info.layout)),
+            numerics_id: convert::to_bytes(self.info.numerics.0),
+            layout: Some(self.info.layout.into()),
             max_context: self.info.max_context,
             total_blocks: self.arena.blocks(),
             control_address: format!("http://{}", control.advertised(advertise)),
             data_address: data.unwrap_or_default(),
             metrics_address: operators.advertised(advertise),
-            text: Some(text::to_wire(self.text.clone())),
+            text: Some(self.text.clone().into()),
         }
     }
 
@@ -219,19 +214,5 @@ fn early_end(ended: Ended) -> ServeError {
 async fn serve_operators(bound: Bound, ops: NodeOps) {
     if let Err(error) = axum::serve(bound.listener, ops::routes(Arc::new(ops))).await {
         tracing::error!(%error, "the metrics port ended");
-    }
-}
-
-fn layout(layout: &domain::KvLayout) -> KvLayout {
-    let dtype = match layout.dtype {
-        domain::KvDtype::F16 => KvDtype::F16,
-        domain::KvDtype::F32 => KvDtype::F32,
-    };
-    KvLayout {
-        layers: layout.layers,
-        kv_heads: layout.kv_heads,
-        head_dim: layout.head_dim,
-        block_tokens: layout.block_tokens,
-        dtype: dtype.into(),
     }
 }

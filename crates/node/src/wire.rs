@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use baton_proto::node::v1 as proto;
+use baton_proto::{convert, node::v1 as proto};
 use baton_types::{Capability, FinishReason, SequenceSpec};
 
 use crate::error::RunError;
@@ -23,10 +23,7 @@ pub fn sequence_spec(sequence: Option<proto::SequenceSpec>) -> Result<SequenceSp
 
 /// The 128 bits of a capability.
 pub fn capability(field: &'static str, bytes: &[u8]) -> Result<Capability, RunError> {
-    let bytes = bytes.try_into().map_err(|_length| {
-        RunError::invalid(field, format!("has {} bytes, expected 16", bytes.len()))
-    })?;
-    Ok(Capability(u128::from_be_bytes(bytes)))
+    convert::capability(bytes).map_err(|error| RunError::invalid(field, error))
 }
 
 /// A duration as the wire has it.

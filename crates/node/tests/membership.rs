@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 use baton_node::{
     Node, Serving,
     config::{EngineConfig, KvConfig, NodeConfig},
-    text,
     transport::{self, Bound},
 };
 use baton_proto::{
@@ -125,7 +124,7 @@ async fn a_node_introduces_itself_beats_and_leaves() {
     assert_eq!((hello.model.as_str(), hello.total_blocks), ("sim", 16));
     assert_eq!(hello.control_address, format!("http://{}", serving.control_address()));
     assert_eq!(hello.metrics_address, serving.metrics_address().to_string());
-    assert_eq!(text::from_wire(hello.text.unwrap()), Ok(TextAssets::bytes()));
+    assert_eq!(TextAssets::try_from(hello.text.unwrap()), Ok(TextAssets::bytes()));
 
     for _ in 0..2 {
         let Some(Message::Heartbeat(beat)) = joined.next().await else { panic!("then heartbeats") };

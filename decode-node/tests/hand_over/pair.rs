@@ -125,7 +125,7 @@ impl Pair {
         PrefillRunRequest {
             model: "sim".to_owned(),
             generation: self.prefill.node().generation.0,
-            sequence: Some(spec.into()),
+            sequence: Some(spec.clone().into()),
             capability: CAPABILITY.to_be_bytes().to_vec(),
         }
     }
@@ -134,7 +134,7 @@ impl Pair {
         DecodeRunRequest {
             model: "sim".to_owned(),
             generation: self.decode.node().generation.0,
-            sequence: Some(spec.into()),
+            sequence: Some(spec.clone().into()),
             source: Some(proto::Source {
                 node: self.prefill.node().id.to_string(),
                 generation: self.prefill.node().generation.0,
