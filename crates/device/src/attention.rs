@@ -1,10 +1,10 @@
 //! Attention over paged keys and values.
 
 use baton_types::{BlockId, KvDtype};
-use half::f16;
 
 use crate::{
     arena::{Arena, PageError},
+    locks::ReadLocks,
     math::exp_lanes,
     matmul::Output,
     pool::ThreadPool,
@@ -41,7 +41,7 @@ pub struct AttentionSequence<'a> {
 
 impl AttentionSequence<'_> {
     /// The position after the last row's.
-    fn end(&self) -> usize {
+    pub(crate) fn end(&self) -> usize {
         self.start as usize + self.tokens as usize
     }
 
@@ -74,50 +74,6 @@ struct Task {
     /// Counted from the sequence's first row, over the group's heads.
     first_query: u32,
     queries: u32,
-}
-
-/// Holds read locks on every page of the sequences, in one layer.
-struct ReadLocks<'a> {
-    arena: &'a Arena,
-    layer: u32,
-    sequences: &'a [AttentionSequence<'a>],
-    /// How many have been taken, in order.
-    taken: usize,
-}
-
-impl<'a> ReadLocks<'a> {
-    fn take(
-        arena: &'a Arena,
-        layer: u32,
-        sequences: &'a [AttentionSequence<'a>],
-    ) -> Result<Self, PageError> {
-        let mut locks = ReadLocks { arena, layer, sequences, taken: 0 };
-        for block in Self::blocks(arena, sequences) {
-            std::mem::forget(arena.read(layer, block)?);
-            locks.taken += 1;
-        }
-        Ok(locks)
-    }
-
-    /// The blocks the rows look at, sequence by sequence.
-    fn blocks<'b>(
-        arena: &Arena,
-        sequences: &'b [AttentionSequence<'b>],
-    ) -> impl Iterator<Item = BlockId> + use<'b> {
-        let block_tokens = arena.layout().block_tokens;
-        sequences.iter().flat_map(move |sequence| {
-            let used = sequence.end().div_ceil(block_tokens as usize);
-            sequence.blocks[..used].iter().copied()
-        })
-    }
-}
-
-impl Drop for ReadLocks<'_> {
-    fn drop(&mut self) {
-        for block in Self::blocks(self.arena, self.sequences).take(self.taken) {
-            self.arena.unlock_read(self.layer, block);
-        }
-    }
 }
 
 /// For every row: `softmax(scale · q·K) · V` over the tokens up to its own position.
@@ -164,7 +120,7 @@ pub(crate) fn attention(
     pool.run(tasks.len(), &|index| {
         let task = tasks[index];
         let sequence = sequences[task.sequence as usize];
-        dispatch(AttentionPart { arena: locks.arena, layer, sequence, heads, q, out, task });
+        dispatch(AttentionPart { arena: locks.arena(), layer, sequence, heads, q, out, task });
     });
     Ok(())
 }
@@ -515,61 +471,5 @@ fn merge<S: Simd>(
     for (sum, partial) in chunks {
         let kept = s.mul(s.load(sum), s.splat(old));
         s.store(s.fma(s.load(partial), s.splat(new), kept), sum);
-    }
-}
-
-/// Writes keys and values of a ragged step's rows, rounded to the cache's type, into their slots.
-///
-/// `k` and `v` are `[row][kv head][head dim]`.
-pub(crate) fn store_kv(
-    arena: &Arena,
-    layer: u32,
-    sequences: &[AttentionSequence<'_>],
-    k: &[f32],
-    v: &[f32],
-) -> Result<(), PageError> {
-    let layout = arena.layout();
-    let (block_tokens, width) = (layout.block_tokens, (layout.kv_heads * layout.head_dim) as usize);
-    for sequence in sequences {
-        let mut token = 0;
-        while token < sequence.tokens {
-            let position = sequence.start + token;
-            let slot = position % block_tokens;
-            let tokens = (block_tokens - slot).min(sequence.tokens - token);
-            let block = sequence.blocks[(position / block_tokens) as usize];
-            let mut page = arena.write(layer, block)?;
-            let (keys, values) = page.split_at_mut(layout.half_page_bytes());
-            for t in 0..tokens {
-                let row = (sequence.first_row + token + t) as usize * width;
-                let (k, v) = (&k[row..row + width], &v[row..row + width]);
-                store_token(arena, (slot + t) as usize, k, v, keys, values);
-            }
-            token += tokens;
-        }
-    }
-    Ok(())
-}
-
-fn store_token(
-    arena: &Arena,
-    slot: usize,
-    k: &[f32],
-    v: &[f32],
-    keys: &mut [u8],
-    values: &mut [u8],
-) {
-    let layout = arena.layout();
-    let (head_dim, block_tokens) = (layout.head_dim as usize, layout.block_tokens as usize);
-    let put = |out: &mut [u8], index: usize, x: f32| match layout.dtype {
-        KvDtype::F16 => {
-            out[2 * index..2 * index + 2].copy_from_slice(&f16::from_f32(x).to_le_bytes())
-        }
-        KvDtype::F32 => out[4 * index..4 * index + 4].copy_from_slice(&x.to_le_bytes()),
-    };
-    for (head, (k, v)) in k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate() {
-        for (d, (&k, &v)) in k.iter().zip(v).enumerate() {
-            put(keys, (head * head_dim + d) * block_tokens + slot, k);
-            put(values, (head * block_tokens + slot) * head_dim + d, v);
-        }
     }
 }

@@ -4,13 +4,14 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     arena::{Arena, PageError},
-    attention::{AttentionHeads, AttentionScratch, AttentionSequence, attention, store_kv},
+    attention::{AttentionHeads, AttentionScratch, AttentionSequence, attention},
     elementwise::{Add, RmsNorm, Rope, SiluMul},
     matmul::matmul,
     matrix::Matrix,
     pool::ThreadPool,
     quantize::{Activations, Quantize},
     simd::{Kernel, Portable},
+    store::store_kv,
 };
 
 /// Sets of instructions that kernels are compiled for. All give the same bits.

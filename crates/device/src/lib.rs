@@ -12,6 +12,7 @@ mod arena;
 mod attention;
 mod elementwise;
 mod kernels;
+mod locks;
 pub mod math;
 mod matmul;
 mod matrix;
@@ -19,6 +20,7 @@ mod pool;
 mod prefetch;
 mod quantize;
 mod simd;
+mod store;
 
 pub use arena::{Arena, ArenaError, PageError, PageRead, PageWrite};
 pub use attention::{AttentionHeads, AttentionScratch, AttentionSequence};
