@@ -1,6 +1,7 @@
 //! Baton's wire types, generated from `proto/`, and their conversion to and from the domain.
 
 pub mod convert;
+pub mod status;
 
 pub use convert::ConvertError;
 

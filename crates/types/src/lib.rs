@@ -6,6 +6,7 @@
 mod epoch;
 mod ids;
 mod kv;
+mod node;
 mod request;
 mod time;
 
@@ -15,5 +16,6 @@ pub use ids::{
     RequestId, SequenceKey, TokenId,
 };
 pub use kv::{KvDtype, KvLayout, LayoutError, NumericsId, blocks_for};
+pub use node::{NodeHello, NodeLoad, StepReport};
 pub use request::{FinishReason, Role, SamplingError, SamplingSpec, SequenceSpec, StopTokens};
 pub use time::Time;
