@@ -1,14 +1,19 @@
 //! The engine alone: what a cluster's tokens and logits must equal, bit for bit.
 
+use std::{num::NonZeroUsize, path::Path, sync::Arc};
+
 use anyhow::{Context, bail};
+use baton_device::{Arena, Isa, Kernels};
+use baton_engine::{LlamaEngine, Model};
 use baton_kv_cache::KvCache;
 use baton_scheduler::{
     Engine, Event, Goal, Sampled, Scheduler, SchedulerConfig, Start, Submission, Unobserved,
     sim::{MemorySlots, SimConfig, SimEngine, Unpaced},
 };
+use baton_text::TextAssets;
 use baton_types::{
-    ChoiceIndex, Epoch, RequestId, RouterId, SamplingSpec, SequenceKey, SequenceSpec, StopTokens,
-    Time,
+    ChoiceIndex, Epoch, KvDtype, RequestId, RouterId, SamplingSpec, SequenceKey, SequenceSpec,
+    StopTokens, Time,
 };
 
 use crate::{Ask, Generated};
@@ -31,9 +36,21 @@ impl Reference {
     pub fn sim() -> anyhow::Result<Self> {
         let (config, blocks) = (SimConfig::default(), 1024);
         let layout = config.layout;
-        let stop = StopTokens(vec![baton_types::TokenId(config.vocab - 1)]);
+        let stop = StopTokens(TextAssets::bytes().eos);
         let slots = MemorySlots::new(layout.layers, blocks, layout.block_tokens);
         let engine = Box::new(SimEngine::new(config, slots, Unpaced)?);
+        Ok(Reference { engine, blocks, stop })
+    }
+
+    /// A GGUF model with the widest kernels of this machine.
+    pub fn llama(path: &Path) -> anyhow::Result<Self> {
+        let model = Arc::new(Model::load(path)?);
+        let (layout, blocks) = (LlamaEngine::layout(&model, 16, KvDtype::F16), 512);
+        let arena = Arc::new(Arena::new(layout, blocks)?);
+        let stop = StopTokens(model.text.eos.clone());
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let kernels = Kernels::new(Isa::best())?;
+        let engine = Box::new(LlamaEngine::new(model, arena, kernels, threads, None));
         Ok(Reference { engine, blocks, stop })
     }
 

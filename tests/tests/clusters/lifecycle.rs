@@ -1,0 +1,95 @@
+//! How a cluster begins and ends.
+
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use baton_tests::{Cluster, Engine, Options, baton, cpu_time, model};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn once(args: &[&str]) -> String {
+    let output = Command::new(baton())
+        .args(["up", "--once", "--port=0", "--control-port=0", "--kv-size=256MiB"])
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{errors}");
+    said
+}
+
+#[test]
+fn up_once_answers_shows_who_did_what_and_leaves_with_zero() {
+    let said = once(&["--model", model().to_str().unwrap()]);
+    for part in [
+        "1 router, 1 prefill node, 2 decode nodes",
+        "prefill-1",
+        "decode-",
+        "TTFT",
+        "TPOT",
+        "first decode step",
+        "pages",
+        "router",
+        "queue",
+        "transfer",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in\n{said}");
+    }
+}
+
+#[test]
+fn up_once_works_with_the_simulated_engine_and_other_counts() {
+    let said = once(&["--engine=sim", "--prefill=2", "--decode=1"]);
+    assert!(said.contains("1 router, 2 prefill nodes, 1 decode node;"), "{said}");
+    assert!(said.contains("pages"), "{said}");
+}
+
+#[test]
+fn ctrl_c_ends_every_child_and_leaves_with_zero() {
+    check_end(|cluster| {
+        cluster.parent().unwrap().interrupt().unwrap();
+        assert_eq!(cluster.wait().unwrap(), Some(0));
+    });
+}
+
+#[test]
+fn a_termination_signal_ends_every_child_and_leaves_with_zero() {
+    check_end(|cluster| {
+        cluster.parent().unwrap().terminate().unwrap();
+        assert_eq!(cluster.wait().unwrap(), Some(0));
+    });
+}
+
+#[test]
+fn killing_the_parent_ends_every_child() {
+    check_end(|cluster| {
+        cluster.parent().unwrap().kill().unwrap();
+        assert_eq!(cluster.wait().unwrap(), None);
+    });
+}
+
+fn check_end(end: impl FnOnce(&mut Cluster)) {
+    let mut cluster = Cluster::start(&Options::new(Engine::Sim)).unwrap();
+    end(&mut cluster);
+    for child in cluster.children() {
+        assert!(child.wait_end(PATIENCE), "child {} is still alive", child.id());
+    }
+}
+
+#[test]
+fn an_idle_cluster_uses_no_cpu() {
+    let cluster = Cluster::start(&Options::new(Engine::Llama)).unwrap();
+    let mut ids: Vec<u32> = cluster.children().iter().map(|child| child.id()).collect();
+    ids.push(cluster.parent().unwrap().id());
+    let used = || ids.iter().filter_map(|&id| cpu_time(id)).sum::<Duration>();
+    // What starting leaves to do is over when a heartbeat or two have passed.
+    std::thread::sleep(Duration::from_secs(2));
+    let (before, window) = (used(), Duration::from_secs(4));
+    std::thread::sleep(window);
+    let share = (used() - before).as_secs_f64() / window.as_secs_f64();
+    assert!(share < 0.02, "five idle processes used {:.1} % of a core", share * 100.0);
+}

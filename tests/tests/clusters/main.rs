@@ -1,0 +1,10 @@
+//! Real processes, as a person would start them.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod cancel;
+mod command_line;
+mod http;
+mod lifecycle;
+mod openai;
+mod same_tokens;
