@@ -26,12 +26,19 @@ impl Measurement {
     }
 }
 
-/// Reads measurements, one JSON object a line; lines that are no objects are for people.
+/// Reads measurements: lines that are a JSON object or an array of them. Other lines are for
+/// people.
 pub(super) fn parse(text: &str) -> anyhow::Result<Vec<Measurement>> {
-    let lines = text.lines().map(str::trim).filter(|line| line.starts_with('{'));
-    let found: Vec<Measurement> = lines
-        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
-        .collect::<anyhow::Result<_>>()?;
+    let mut found: Vec<Measurement> = Vec::new();
+    for line in text.lines().map(str::trim) {
+        match line.as_bytes().first() {
+            Some(b'[') => {
+                found.extend(serde_json::from_str::<Vec<_>>(line).with_context(|| line.to_owned())?)
+            }
+            Some(b'{') => found.push(serde_json::from_str(line).with_context(|| line.to_owned())?),
+            _ => {}
+        }
+    }
     ensure!(!found.is_empty(), "no measurement in it");
     ensure!(found.iter().all(|m| m.value.is_finite()), "a measurement is no number");
     Ok(found)
@@ -115,9 +122,10 @@ mod tests {
     }
 
     #[test]
-    fn only_lines_of_json_are_read_and_nonsense_is_refused() {
-        let text = "warming up\n{\"name\": \"decode_1\", \"value\": 48.0, \"unit\": \"tok/s\"}\n";
-        assert_eq!(parse(text).unwrap(), [measured("decode_1", 48.0)]);
+    fn lines_of_json_are_read_and_nonsense_is_refused() {
+        let object = r#"{"name": "decode_1", "value": 48.0, "unit": "tok/s"}"#;
+        let text = format!("warming up\n{object}\n[{object}, {object}]\n");
+        assert_eq!(parse(&text).unwrap(), vec![measured("decode_1", 48.0); 3]);
         assert!(parse("{\"name\": 1}").is_err());
         assert!(parse("nothing").is_err());
     }

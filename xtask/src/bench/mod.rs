@@ -3,7 +3,7 @@
 
 mod measurement;
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, num::NonZeroUsize, path::PathBuf, process::Command};
 
 use anyhow::Context;
 
@@ -21,6 +21,9 @@ pub(crate) struct BenchArgs {
     /// How often everything is measured; the median counts.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Compute threads of the engine and of stock candle. Left out: one for each core.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
     /// GGUF file to measure with. Left out: the default model.
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
@@ -43,13 +46,15 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         Some(model) => model.clone(),
         None => tools::model(&release.join("baton"))?,
     };
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = args.threads.map_or(cores, NonZeroUsize::get).to_string();
+    let engines = |program: PathBuf| measure(Command::new(program).arg(&model).arg(&threads));
 
     let mut rounds = Rounds::default();
     for round in 1..=args.rounds {
         println!("── round {round} of {}", args.rounds);
-        let stock = measure(Command::new(release.join("candle-baseline")).arg(&model))?;
-        let engine =
-            measure(Command::new(release.join("examples").join("engine_bench")).arg(&model))?;
+        let stock = engines(release.join("candle-baseline"))?;
+        let engine = engines(release.join("examples").join("engine_bench"))?;
         let transfer = measure(&mut Command::new(release.join("examples").join("transfer_bench")))?;
         rounds.add(measurement::anchored(engine, &stock, "candle"));
         rounds.add(stock.into_iter().map(|m| m.renamed("candle ")).collect());
