@@ -1,1 +1,13 @@
-//! baton-engine
+//! The real engine: the Llama architecture from GGUF files, behind [`baton_scheduler::Engine`].
+//!
+//! candle reads the file; every product, sum and exponential on the token path is
+//! `baton_device`'s, in its frozen order (`same-tokens`).
+
+mod gguf;
+mod llama;
+mod sampler;
+mod text;
+mod weights;
+
+pub use gguf::{LoadError, Model};
+pub use llama::LlamaEngine;

@@ -70,6 +70,8 @@ pub enum EngineError {
     BlockTable { key: SequenceKey, covered: u32, needed: u32 },
     #[error("{key}: the step has no tokens")]
     Empty { key: SequenceKey },
+    #[error("{key}: the logits are not finite; the model or its input is broken")]
+    NotFinite { key: SequenceKey },
     #[error("{key}: page ({layer}, {block:?}) is in use by somebody else")]
     PageBusy { key: SequenceKey, layer: u32, block: BlockId },
 }
@@ -82,6 +84,7 @@ impl EngineError {
             | EngineError::Context { key, .. }
             | EngineError::BlockTable { key, .. }
             | EngineError::Empty { key }
+            | EngineError::NotFinite { key }
             | EngineError::PageBusy { key, .. } => key,
         }
     }

@@ -1,0 +1,339 @@
+//! The forward pass: one ragged step over paged keys and values.
+
+use std::sync::Arc;
+
+use baton_device::{
+    Activations, Arena, AttentionHeads, AttentionScratch, AttentionSequence, Kernels, Matrix,
+    NUMERICS, PageError, ThreadPool, math,
+};
+use baton_scheduler::{Engine, EngineError, EngineInfo, Sampled, SequenceStep, StepObserver};
+use baton_types::{KvDtype, KvLayout, NumericsId};
+
+use crate::{
+    gguf::Model,
+    sampler::{digest, sample},
+    weights::{Layer, Shape},
+};
+
+/// A Llama model and the KV arena it works in.
+#[derive(Debug)]
+pub struct LlamaEngine {
+    model: Arc<Model>,
+    arena: Arc<Arena>,
+    info: EngineInfo,
+    /// `[position][head_dim / 2]` pairs of cosine and sine.
+    rope: Vec<(f32, f32)>,
+    compute: Compute,
+    buffers: Buffers,
+}
+
+/// What runs kernels.
+#[derive(Debug)]
+struct Compute {
+    kernels: Kernels,
+    pool: ThreadPool,
+    attention: AttentionScratch,
+    activations: Activations,
+}
+
+/// Rows of the step under way; kept from step to step.
+#[derive(Debug, Default)]
+struct Buffers {
+    positions: Vec<u32>,
+    /// The residual stream, `[row][hidden]`.
+    x: Vec<f32>,
+    normed: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    mixed: Vec<f32>,
+    projected: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+impl LlamaEngine {
+    /// The layout of an arena for `model`.
+    pub fn layout(model: &Model, block_tokens: u32, dtype: KvDtype) -> KvLayout {
+        let Shape { layers, kv_heads, head_dim, .. } = model.shape;
+        KvLayout {
+            layers: layers as u32,
+            kv_heads: kv_heads as u32,
+            head_dim: head_dim as u32,
+            block_tokens,
+            dtype,
+        }
+    }
+
+    /// An engine over `arena`, which has [`LlamaEngine::layout`]'s layout. `max_context` can only
+    /// shorten the model's own.
+    pub fn new(
+        model: Arc<Model>,
+        arena: Arc<Arena>,
+        kernels: Kernels,
+        threads: usize,
+        max_context: Option<u32>,
+    ) -> Self {
+        let layout = *arena.layout();
+        let expected = Self::layout(&model, layout.block_tokens, layout.dtype);
+        assert_eq!(layout, expected, "the arena was made for another model");
+        let max_context = max_context.unwrap_or(u32::MAX).min(model.shape.context);
+        let info = EngineInfo {
+            layout,
+            numerics: numerics(&model, layout.dtype),
+            max_context,
+            vocab: model.shape.vocab as u32,
+        };
+        let compute = Compute {
+            kernels,
+            pool: ThreadPool::new(threads),
+            attention: AttentionScratch::default(),
+            activations: Activations::default(),
+        };
+        let rope = rope_table(&model.shape, max_context);
+        LlamaEngine { model, arena, info, rope, compute, buffers: Buffers::default() }
+    }
+
+    pub fn arena(&self) -> &Arc<Arena> {
+        &self.arena
+    }
+
+    fn check(&self, step: &SequenceStep<'_>) -> Result<(), EngineError> {
+        let (key, info) = (step.key, &self.info);
+        if step.tokens.is_empty() {
+            return Err(EngineError::Empty { key });
+        }
+        if let Some(token) = step.tokens.iter().find(|token| token.0 >= info.vocab) {
+            return Err(EngineError::Token { key, token: token.0, vocab: info.vocab });
+        }
+        let needed = u64::from(step.start) + step.tokens.len() as u64;
+        if needed > u64::from(info.max_context) {
+            let (position, max_context) = (info.max_context, info.max_context);
+            return Err(EngineError::Context { key, position, max_context });
+        }
+        let covered = step.blocks.len() as u64 * u64::from(info.layout.block_tokens);
+        let inside = step.blocks.iter().all(|block| block.0 < self.arena.blocks());
+        if covered < needed || !inside {
+            let covered = if inside { covered as u32 } else { 0 };
+            return Err(EngineError::BlockTable { key, covered, needed: needed as u32 });
+        }
+        Ok(())
+    }
+
+    /// Embeds every token and notes its position.
+    fn embed(&mut self, sequences: &[SequenceStep<'_>]) {
+        let (buffers, hidden) = (&mut self.buffers, self.model.shape.hidden);
+        buffers.positions.clear();
+        let rows = sequences.iter().map(|step| step.tokens.len()).sum::<usize>();
+        buffers.x.resize(rows * hidden, 0.0);
+        let mut out = buffers.x.chunks_exact_mut(hidden);
+        for step in sequences {
+            for (position, (token, out)) in (step.start..).zip(step.tokens.iter().zip(&mut out)) {
+                self.model.weights.embedding.row(token.0 as usize, out);
+                buffers.positions.push(position);
+            }
+        }
+    }
+
+    /// Logits of the rows that sample, and their tokens.
+    fn sample(
+        &mut self,
+        sequences: &[SequenceStep<'_>],
+        sampled: &mut Vec<Sampled>,
+    ) -> Result<(), EngineError> {
+        let Shape { hidden, vocab, eps, .. } = self.model.shape;
+        let (buffers, weights) = (&mut self.buffers, &self.model.weights);
+        let mut end = 0;
+        buffers.projected.clear();
+        for step in sequences {
+            end += step.tokens.len();
+            if step.sample.is_some() {
+                buffers.projected.extend_from_slice(&buffers.x[(end - 1) * hidden..end * hidden]);
+            }
+        }
+        if buffers.projected.is_empty() {
+            return Ok(());
+        }
+        let (kernels, x) = (self.compute.kernels, &buffers.projected);
+        buffers.normed.resize(x.len(), 0.0);
+        kernels.rms_norm(x, &weights.output_norm, eps, &mut buffers.normed);
+        self.compute.project(weights.output(), &buffers.normed, &mut buffers.logits);
+        let sampling = sequences.iter().filter_map(|step| Some((step.key, step.sample?)));
+        for ((key, step), logits) in sampling.zip(buffers.logits.chunks_exact(vocab)) {
+            let token = sample(logits, step, key.choice).ok_or(EngineError::NotFinite { key })?;
+            sampled.push(Sampled { key, token, logits_digest: digest(logits) });
+        }
+        Ok(())
+    }
+}
+
+impl Engine for LlamaEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn step(
+        &mut self,
+        sequences: &[SequenceStep<'_>],
+        observer: &mut dyn StepObserver,
+        sampled: &mut Vec<Sampled>,
+    ) -> Result<(), EngineError> {
+        sampled.clear();
+        sequences.iter().try_for_each(|step| self.check(step))?;
+        self.embed(sequences);
+        let mut first_row = 0;
+        let rows: Vec<_> = sequences
+            .iter()
+            .map(|step| {
+                let tokens = step.tokens.len() as u32;
+                let (blocks, start) = (step.blocks, step.start);
+                let sequence = AttentionSequence { blocks, start, tokens, first_row };
+                first_row += tokens;
+                sequence
+            })
+            .collect();
+        for (index, layer) in self.model.weights.layers.iter().enumerate() {
+            let step = LayerStep {
+                shape: &self.model.shape,
+                layer,
+                index: index as u32,
+                arena: &self.arena,
+                rope: &self.rope,
+                rows: &rows,
+            };
+            step.run(&mut self.compute, &mut self.buffers, observer)
+                .map_err(|error| blame(sequences, error))?;
+        }
+        let outcome = self.sample(sequences, sampled);
+        if outcome.is_err() {
+            sampled.clear();
+        }
+        outcome
+    }
+}
+
+/// One layer over all rows of a step.
+struct LayerStep<'a> {
+    shape: &'a Shape,
+    layer: &'a Layer,
+    index: u32,
+    arena: &'a Arena,
+    rope: &'a [(f32, f32)],
+    rows: &'a [AttentionSequence<'a>],
+}
+
+impl LayerStep<'_> {
+    fn run(
+        &self,
+        compute: &mut Compute,
+        buffers: &mut Buffers,
+        observer: &mut dyn StepObserver,
+    ) -> Result<(), PageError> {
+        self.attend(compute, buffers, observer)?;
+        self.feed_forward(compute, buffers);
+        Ok(())
+    }
+
+    /// `x += out(attention(rope(q), rope(k), v))` of the normed rows.
+    fn attend(
+        &self,
+        compute: &mut Compute,
+        buffers: &mut Buffers,
+        observer: &mut dyn StepObserver,
+    ) -> Result<(), PageError> {
+        let Shape { heads, kv_heads, head_dim, eps, .. } = *self.shape;
+        let (layer, kernels) = (self.layer, compute.kernels);
+        let Buffers { positions, x, normed, q, k, v, mixed, projected, .. } = buffers;
+        normed.resize(x.len(), 0.0);
+        kernels.rms_norm(x, &layer.attention_norm, eps, normed);
+        kernels.quantize(normed, layer.q.cols(), &mut compute.activations);
+        compute.project_again(&layer.q, q);
+        compute.project_again(&layer.k, k);
+        compute.project_again(&layer.v, v);
+        kernels.rope(q, heads, head_dim, positions, self.rope);
+        kernels.rope(k, kv_heads, head_dim, positions, self.rope);
+        kernels.store_kv(self.arena, self.index, self.rows, k, v)?;
+        observer.layer_done(self.index);
+        mixed.resize(q.len(), 0.0);
+        kernels.attention(
+            &mut compute.pool,
+            self.arena,
+            self.index,
+            self.rows,
+            AttentionHeads { heads: heads as u32, scale: 1.0 / (head_dim as f32).sqrt() },
+            q,
+            mixed,
+            &mut compute.attention,
+        )?;
+        compute.project(&layer.attention_out, mixed, projected);
+        kernels.add(x, projected);
+        Ok(())
+    }
+
+    /// `x += down(silu(gate) · up)` of the normed rows.
+    fn feed_forward(&self, compute: &mut Compute, buffers: &mut Buffers) {
+        let (layer, kernels) = (self.layer, compute.kernels);
+        let Buffers { x, normed, projected, gate, up, .. } = buffers;
+        kernels.rms_norm(x, &layer.ffn_norm, self.shape.eps, normed);
+        kernels.quantize(normed, layer.gate.cols(), &mut compute.activations);
+        compute.project_again(&layer.gate, gate);
+        compute.project_again(&layer.up, up);
+        kernels.silu_mul(gate, up);
+        compute.project(&layer.down, gate, projected);
+        kernels.add(x, projected);
+    }
+}
+
+impl Compute {
+    /// `out = x · matrixᵀ`.
+    fn project(&mut self, matrix: &Matrix, x: &[f32], out: &mut Vec<f32>) {
+        self.kernels.quantize(x, matrix.cols(), &mut self.activations);
+        self.project_again(matrix, out);
+    }
+
+    /// The same for rows that were quantised already.
+    fn project_again(&mut self, matrix: &Matrix, out: &mut Vec<f32>) {
+        out.resize(self.activations.rows() * matrix.rows(), 0.0);
+        self.kernels.matmul(&mut self.pool, matrix, &self.activations, out);
+    }
+}
+
+/// Whose page it was.
+fn blame(sequences: &[SequenceStep<'_>], error: PageError) -> EngineError {
+    let (PageError::Outside { layer, block, .. }
+    | PageError::BeingWritten { layer, block }
+    | PageError::BeingRead { layer, block, .. }) = error;
+    let block = baton_types::BlockId(block);
+    let owner = sequences.iter().find(|step| step.blocks.contains(&block));
+    let key = owner.unwrap_or(&sequences[0]).key;
+    EngineError::PageBusy { key, layer, block }
+}
+
+/// Everything that decides a token's bits.
+fn numerics(model: &Model, dtype: KvDtype) -> NumericsId {
+    let mut hasher = blake3::Hasher::new();
+    for part in [NUMERICS.as_bytes(), dtype.to_string().as_bytes(), &model.hash] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    NumericsId(u128::from_le_bytes(bytes))
+}
+
+/// Angles of every position and pair: `position · base^(−2i/d)` (Su et al., 2021, §3.2.2).
+fn rope_table(shape: &Shape, positions: u32) -> Vec<(f32, f32)> {
+    let half = shape.head_dim / 2;
+    let frequency =
+        |i: usize| math::powf(f64::from(shape.rope_base), -2.0 * i as f64 / shape.head_dim as f64);
+    let frequencies: Vec<_> = (0..half).map(frequency).collect();
+    (0..positions)
+        .flat_map(|position| {
+            frequencies.iter().map(move |frequency| {
+                let (sin, cos) = math::sin_cos(f64::from(position) * frequency);
+                (cos as f32, sin as f32)
+            })
+        })
+        .collect()
+}
