@@ -1,1 +1,39 @@
-//! baton-policy
+//! Who does what: admission and joint placement, as functions over views. Pure; the router and the
+//! simulator call the same code.
+//!
+//! # What does a decision rest on?
+//!
+//! On a [`ClusterView`], the router's picture of the nodes: what they said in their last heartbeats
+//! and what this router has promised since ([`ClusterView::reserve`]). Promises count at once, for
+//! load counted late is what makes routers herd. Of the two, the greater is believed: the first
+//! lags, the second doesn't know other routers' requests.
+//!
+//! # When is a request placed, queued or refused?
+//!
+//! It is placed when some pair of nodes can take it now: room in the prefill node's pool or in its
+//! bounded queue, and room in the decode node's pool. It is queued while no pair can but one will
+//! be able to, and refused when the router's own bounded queue is full, when it has waited too
+//! long, or when no node will ever be able to; see [`Refusal`].
+//!
+//! **Invariant:** both nodes of a placement serve the request's model, share numerics id and KV
+//! layout, and accept work.
+
+mod cluster;
+mod decide;
+mod decision;
+mod latency;
+mod node;
+mod prefix;
+mod request;
+mod reservation;
+mod scoring;
+
+pub use cluster::{ClusterView, Links};
+pub use decide::{PolicyConfig, decide};
+pub use decision::{Decision, Placed, Placement, Prediction, Reasons, Refusal, Shortage};
+pub use latency::{LatencyModel, Link};
+pub use node::{Group, NodeView};
+pub use prefix::PrefixRecord;
+pub use request::{PromptHashes, RequestView};
+pub use reservation::{Demand, ReservationId, Reserved};
+pub use scoring::Scoring;

@@ -1,0 +1,52 @@
+use std::sync::Arc;
+
+use baton_types::{BlockHash, ModelId, NodeId, NumericsId, Time};
+
+use crate::Group;
+
+/// A request as the policy sees it.
+#[derive(Clone, Debug)]
+pub struct RequestView {
+    pub model: ModelId,
+    /// Tokens to compute before the next can be sampled: the prompt and, in a replay, what was
+    /// emitted already.
+    pub tokens: u32,
+    /// The most tokens still to be generated.
+    pub max_new_tokens: u32,
+    /// When the router took it in.
+    pub arrived: Time,
+    /// Requests for the same model that wait in the router and came before it.
+    pub queued_before: usize,
+    /// Nodes that failed this request just now; they are passed over.
+    pub exclude: Vec<NodeId>,
+    /// Names of its full blocks, once for each way they can be computed.
+    pub hashes: Vec<PromptHashes>,
+}
+
+/// A prompt's full blocks as one kind of node names them.
+#[derive(Clone, Debug)]
+pub struct PromptHashes {
+    pub numerics: NumericsId,
+    pub block_tokens: u32,
+    pub hashes: Arc<[BlockHash]>,
+}
+
+impl RequestView {
+    /// The prompt's blocks as nodes of `group` name them; none if nobody has hashed them so.
+    pub fn hashes_for(&self, group: &Group) -> &[BlockHash] {
+        let named = |prompt: &&PromptHashes| {
+            prompt.numerics == group.numerics && prompt.block_tokens == group.layout.block_tokens
+        };
+        self.hashes.iter().find(named).map_or(&[], |prompt| &prompt.hashes)
+    }
+
+    /// One token alone needs no decode node: the prefill node samples it.
+    pub(crate) fn needs_decode(&self) -> bool {
+        self.max_new_tokens > 1
+    }
+
+    /// Prompt and output together.
+    pub(crate) fn max_tokens(&self) -> u64 {
+        u64::from(self.tokens) + u64::from(self.max_new_tokens)
+    }
+}
