@@ -1,0 +1,260 @@
+//! What the service `Registry` speaks of: who a node is, and how it is.
+
+use std::time::Duration;
+
+use baton_types::{
+    Generation, KvDtype, KvLayout, ModelId, NodeHello, NodeId, NodeLoad, Role, StepReport,
+};
+
+use super::{ConvertError, at_most, micros, numerics_id, present, short, to_bytes};
+use crate::node::v1 as node;
+
+/// The most step reports in a heartbeat.
+const MAX_STEP_REPORTS: usize = 4096;
+
+impl From<KvLayout> for node::KvLayout {
+    fn from(layout: KvLayout) -> Self {
+        let dtype = match layout.dtype {
+            KvDtype::F16 => node::KvDtype::F16,
+            KvDtype::F32 => node::KvDtype::F32,
+        };
+        node::KvLayout {
+            layers: layout.layers,
+            kv_heads: layout.kv_heads,
+            head_dim: layout.head_dim,
+            block_tokens: layout.block_tokens,
+            dtype: dtype.into(),
+        }
+    }
+}
+
+impl TryFrom<node::KvLayout> for KvLayout {
+    type Error = ConvertError;
+
+    fn try_from(layout: node::KvLayout) -> Result<Self, ConvertError> {
+        let dtype = match layout.dtype() {
+            node::KvDtype::F16 => KvDtype::F16,
+            node::KvDtype::F32 => KvDtype::F32,
+            node::KvDtype::Unspecified => {
+                return Err(ConvertError::Unknown { field: "layout.dtype", given: layout.dtype });
+            }
+        };
+        let node::KvLayout { layers, kv_heads, head_dim, block_tokens, .. } = layout;
+        let layout = KvLayout { layers, kv_heads, head_dim, block_tokens, dtype };
+        layout.validate()?;
+        Ok(layout)
+    }
+}
+
+impl From<Role> for node::Role {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Prefill => node::Role::Prefill,
+            Role::Decode => node::Role::Decode,
+        }
+    }
+}
+
+impl TryFrom<node::Role> for Role {
+    type Error = ConvertError;
+
+    fn try_from(role: node::Role) -> Result<Self, ConvertError> {
+        match role {
+            node::Role::Prefill => Ok(Role::Prefill),
+            node::Role::Decode => Ok(Role::Decode),
+            node::Role::Unspecified => {
+                Err(ConvertError::Unknown { field: "role", given: role.into() })
+            }
+        }
+    }
+}
+
+/// The hello without the model's language, which is converted on its own.
+impl From<NodeHello> for node::Hello {
+    fn from(hello: NodeHello) -> Self {
+        node::Hello {
+            protocol_version: hello.protocol_version,
+            node: hello.node.to_string(),
+            generation: hello.generation.0,
+            role: node::Role::from(hello.role).into(),
+            model: hello.model.to_string(),
+            numerics_id: to_bytes(hello.numerics.0),
+            layout: Some(hello.layout.into()),
+            max_context: hello.max_context,
+            total_blocks: hello.total_blocks,
+            control_address: hello.control_address,
+            data_address: hello.data_address,
+            metrics_address: hello.metrics_address,
+            text: None,
+        }
+    }
+}
+
+impl TryFrom<node::Hello> for NodeHello {
+    type Error = ConvertError;
+
+    fn try_from(hello: node::Hello) -> Result<Self, ConvertError> {
+        let role = node::Role::try_from(hello.role)
+            .map_err(|_| ConvertError::Unknown { field: "role", given: hello.role })?;
+        Ok(NodeHello {
+            protocol_version: hello.protocol_version,
+            node: NodeId(short("node", hello.node)?.into()),
+            generation: Generation(hello.generation),
+            role: role.try_into()?,
+            model: ModelId(short("model", hello.model)?.into()),
+            numerics: numerics_id(&hello.numerics_id)?,
+            layout: present("layout", hello.layout)?.try_into()?,
+            max_context: hello.max_context,
+            total_blocks: hello.total_blocks,
+            control_address: short("control_address", hello.control_address)?,
+            data_address: short("data_address", hello.data_address)?,
+            metrics_address: short("metrics_address", hello.metrics_address)?,
+        })
+    }
+}
+
+/// A heartbeat from its parts,
+pub fn heartbeat(load: NodeLoad, reports: Vec<StepReport>) -> node::Heartbeat {
+    node::Heartbeat {
+        steps: load.steps,
+        running: load.running,
+        waiting: load.waiting,
+        handing_over: load.handing_over,
+        free_blocks: load.free_blocks,
+        cached_blocks: load.cached_blocks,
+        queued_tokens: load.queued_tokens,
+        context_tokens: load.context_tokens,
+        draining: load.draining,
+        step_reports: reports.into_iter().map(node::StepReport::from).collect(),
+    }
+}
+
+/// and the parts of one.
+pub fn from_heartbeat(
+    heartbeat: node::Heartbeat,
+) -> Result<(NodeLoad, Vec<StepReport>), ConvertError> {
+    at_most("step_reports", heartbeat.step_reports.len(), MAX_STEP_REPORTS)?;
+    let load = NodeLoad {
+        steps: heartbeat.steps,
+        running: heartbeat.running,
+        waiting: heartbeat.waiting,
+        handing_over: heartbeat.handing_over,
+        free_blocks: heartbeat.free_blocks,
+        cached_blocks: heartbeat.cached_blocks,
+        queued_tokens: heartbeat.queued_tokens,
+        context_tokens: heartbeat.context_tokens,
+        draining: heartbeat.draining,
+    };
+    let reports = heartbeat.step_reports.into_iter().map(StepReport::try_from);
+    Ok((load, reports.collect::<Result<_, _>>()?))
+}
+
+impl From<StepReport> for node::StepReport {
+    fn from(report: StepReport) -> Self {
+        node::StepReport {
+            prefill_tokens: report.prefill_tokens,
+            prefill_attention: report.prefill_attention,
+            decode_batch: report.decode_batch,
+            decode_context: report.decode_context,
+            duration_us: micros(report.duration),
+        }
+    }
+}
+
+impl TryFrom<node::StepReport> for StepReport {
+    type Error = ConvertError;
+
+    fn try_from(report: node::StepReport) -> Result<Self, ConvertError> {
+        let attention = report.prefill_attention;
+        if !attention.is_finite() || attention < 0.0 {
+            let (field, given) = ("step_reports.prefill_attention", attention.to_string());
+            return Err(ConvertError::NotAQuantity { field, given });
+        }
+        Ok(StepReport {
+            prefill_tokens: report.prefill_tokens,
+            prefill_attention: attention,
+            decode_batch: report.decode_batch,
+            decode_context: report.decode_context,
+            duration: Duration::from_micros(report.duration_us),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_types::NumericsId;
+
+    use super::*;
+
+    fn hello() -> NodeHello {
+        NodeHello {
+            protocol_version: 1,
+            node: "d0".into(),
+            generation: Generation(77),
+            role: Role::Decode,
+            model: "m".into(),
+            numerics: NumericsId(3 << 120),
+            layout: KvLayout {
+                layers: 2,
+                kv_heads: 1,
+                head_dim: 64,
+                block_tokens: 16,
+                dtype: KvDtype::F32,
+            },
+            max_context: 2048,
+            total_blocks: 9,
+            control_address: "http://127.0.0.1:1".to_owned(),
+            data_address: "127.0.0.1:2".to_owned(),
+            metrics_address: String::new(),
+        }
+    }
+
+    #[test]
+    fn hellos_round_trip() {
+        assert_eq!(NodeHello::try_from(node::Hello::from(hello())), Ok(hello()));
+    }
+
+    #[test]
+    fn broken_hellos_are_refused_by_field() {
+        let broken = |mend: fn(&mut node::Hello)| {
+            let mut wire = node::Hello::from(hello());
+            mend(&mut wire);
+            NodeHello::try_from(wire).expect_err("broken")
+        };
+        let unknown = |given| ConvertError::Unknown { field: "role", given };
+        assert_eq!(broken(|wire| wire.role = 0), unknown(0));
+        assert_eq!(broken(|wire| wire.role = 9), unknown(9));
+        assert_eq!(broken(|wire| wire.layout = None), ConvertError::Missing { field: "layout" });
+        let name = broken(|wire| wire.node = "n".repeat(600));
+        assert_eq!(name, ConvertError::TooLong { field: "node", given: 600, max: 512 });
+        assert_eq!(broken(|wire| wire.numerics_id.clear()).field(), "numerics_id");
+    }
+
+    #[test]
+    fn heartbeats_round_trip_and_nonsense_is_refused() {
+        let load = NodeLoad { steps: 5, free_blocks: 3, draining: true, ..NodeLoad::default() };
+        let duration = Duration::from_micros(1500);
+        let report = StepReport { decode_batch: 2, duration, ..StepReport::default() };
+        let wire = heartbeat(load, vec![report]);
+        assert_eq!(from_heartbeat(wire), Ok((load, vec![report])));
+        let nan = StepReport { prefill_attention: f64::NAN, ..report };
+        let error = from_heartbeat(heartbeat(load, vec![nan])).unwrap_err();
+        assert_eq!(error.field(), "step_reports.prefill_attention");
+        let many = heartbeat(load, vec![report; 5000]);
+        assert!(matches!(from_heartbeat(many), Err(ConvertError::TooMany { given: 5000, .. })));
+    }
+
+    #[test]
+    fn layouts_are_validated() {
+        let wire = node::KvLayout {
+            layers: 1,
+            kv_heads: 1,
+            head_dim: 64,
+            block_tokens: 7,
+            dtype: node::KvDtype::F16.into(),
+        };
+        assert!(matches!(KvLayout::try_from(wire), Err(ConvertError::Layout(_))));
+        let wire = node::KvLayout { dtype: 9, block_tokens: 16, ..wire };
+        assert!(matches!(KvLayout::try_from(wire), Err(ConvertError::Unknown { .. })));
+    }
+}

@@ -1,0 +1,235 @@
+//! What the services `Prefill` and `Decode` speak of.
+
+use std::time::Duration;
+
+use baton_types::{
+    Capability, ChoiceIndex, Epoch, FinishReason, Generation, NodeId, RequestId, RouterId,
+    SamplingSpec, SequenceKey, SequenceSpec, StopTokens, TokenId,
+};
+
+use super::{
+    ConvertError, MAX_STOP_TOKENS, MAX_TOKENS, at_most, bits, capability, micros, present, short,
+    to_bytes,
+};
+use crate::{node::v1 as node, v1};
+
+/// A token a node sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampled {
+    /// Index in the client's stream.
+    pub index: u32,
+    pub token: TokenId,
+    pub logits_digest: u64,
+}
+
+/// Where a sequence's pages are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub node: NodeId,
+    pub generation: Generation,
+    /// `host:port` of its data plane.
+    pub address: String,
+    pub capability: Capability,
+}
+
+impl From<Epoch> for node::Epoch {
+    fn from(epoch: Epoch) -> Self {
+        node::Epoch { counter: epoch.counter, router: epoch.router.0 }
+    }
+}
+
+impl From<node::Epoch> for Epoch {
+    fn from(epoch: node::Epoch) -> Self {
+        Epoch { counter: epoch.counter, router: RouterId(epoch.router) }
+    }
+}
+
+impl From<SequenceKey> for node::SequenceKey {
+    fn from(key: SequenceKey) -> Self {
+        node::SequenceKey { request_id: to_bytes(key.request.0), choice: key.choice.0.into() }
+    }
+}
+
+impl TryFrom<node::SequenceKey> for SequenceKey {
+    type Error = ConvertError;
+
+    fn try_from(key: node::SequenceKey) -> Result<Self, ConvertError> {
+        let (field, max) = ("key.choice", u16::MAX);
+        let choice = u16::try_from(key.choice).map_err(|_| ConvertError::TooLarge {
+            field,
+            given: key.choice.into(),
+            max: max.into(),
+        })?;
+        let request = RequestId(bits("key.request_id", &key.request_id)?);
+        Ok(SequenceKey { request, choice: ChoiceIndex(choice) })
+    }
+}
+
+impl From<SequenceSpec> for node::SequenceSpec {
+    fn from(spec: SequenceSpec) -> Self {
+        let SamplingSpec { temperature, seed } = spec.sampling;
+        node::SequenceSpec {
+            key: Some(spec.key.into()),
+            epoch: Some(spec.epoch.into()),
+            tokens: spec.tokens.into_iter().map(|token| token.0).collect(),
+            prompt_len: spec.prompt_len,
+            max_tokens: spec.max_tokens,
+            sampling: Some(node::Sampling { temperature, seed }),
+            stop_tokens: spec.stop_tokens.0.into_iter().map(|token| token.0).collect(),
+            cache_salt: spec.cache_salt,
+            deadline_us: spec.deadline.map(micros),
+        }
+    }
+}
+
+impl TryFrom<node::SequenceSpec> for SequenceSpec {
+    type Error = ConvertError;
+
+    fn try_from(spec: node::SequenceSpec) -> Result<Self, ConvertError> {
+        at_most("tokens", spec.tokens.len(), MAX_TOKENS)?;
+        at_most("stop_tokens", spec.stop_tokens.len(), MAX_STOP_TOKENS)?;
+        let node::Sampling { temperature, seed } = present("sampling", spec.sampling)?;
+        Ok(SequenceSpec {
+            key: present("key", spec.key)?.try_into()?,
+            epoch: present("epoch", spec.epoch)?.into(),
+            tokens: spec.tokens.into_iter().map(TokenId).collect(),
+            prompt_len: spec.prompt_len,
+            max_tokens: spec.max_tokens,
+            sampling: SamplingSpec { temperature, seed },
+            stop_tokens: StopTokens(spec.stop_tokens.into_iter().map(TokenId).collect()),
+            cache_salt: spec.cache_salt,
+            deadline: spec.deadline_us.map(Duration::from_micros),
+        })
+    }
+}
+
+impl From<Sampled> for node::Token {
+    fn from(sampled: Sampled) -> Self {
+        let Sampled { index, token, logits_digest } = sampled;
+        node::Token { index, id: token.0, logits_digest }
+    }
+}
+
+impl From<node::Token> for Sampled {
+    fn from(token: node::Token) -> Self {
+        let node::Token { index, id, logits_digest } = token;
+        Sampled { index, token: TokenId(id), logits_digest }
+    }
+}
+
+impl From<Source> for node::Source {
+    fn from(source: Source) -> Self {
+        node::Source {
+            node: source.node.to_string(),
+            generation: source.generation.0,
+            address: source.address,
+            capability: to_bytes(source.capability.0),
+        }
+    }
+}
+
+impl TryFrom<node::Source> for Source {
+    type Error = ConvertError;
+
+    fn try_from(source: node::Source) -> Result<Self, ConvertError> {
+        Ok(Source {
+            node: NodeId(short("source.node", source.node)?.into()),
+            generation: Generation(source.generation),
+            address: short("source.address", source.address)?,
+            capability: capability(&source.capability)?,
+        })
+    }
+}
+
+impl From<FinishReason> for node::FinishReason {
+    fn from(reason: FinishReason) -> Self {
+        match reason {
+            FinishReason::Stop => node::FinishReason::Stop,
+            FinishReason::Length => node::FinishReason::Length,
+        }
+    }
+}
+
+impl TryFrom<node::FinishReason> for FinishReason {
+    type Error = ConvertError;
+
+    fn try_from(reason: node::FinishReason) -> Result<Self, ConvertError> {
+        match reason {
+            node::FinishReason::Stop => Ok(FinishReason::Stop),
+            node::FinishReason::Length => Ok(FinishReason::Length),
+            node::FinishReason::Unspecified => {
+                Err(ConvertError::Unknown { field: "finish_reason", given: reason.into() })
+            }
+        }
+    }
+}
+
+impl From<FinishReason> for v1::FinishReason {
+    fn from(reason: FinishReason) -> Self {
+        match reason {
+            FinishReason::Stop => v1::FinishReason::Stop,
+            FinishReason::Length => v1::FinishReason::Length,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> SequenceSpec {
+        SequenceSpec {
+            key: SequenceKey { request: RequestId(7 << 100), choice: ChoiceIndex(3) },
+            epoch: Epoch { counter: 9, router: RouterId(u64::MAX) },
+            tokens: vec![TokenId(1), TokenId(2)],
+            prompt_len: 1,
+            max_tokens: 40,
+            sampling: SamplingSpec { temperature: 0.5, seed: 11 },
+            stop_tokens: StopTokens(vec![TokenId(2)]),
+            cache_salt: 5,
+            deadline: Some(Duration::from_millis(3)),
+        }
+    }
+
+    #[test]
+    fn sequences_round_trip() {
+        assert_eq!(SequenceSpec::try_from(node::SequenceSpec::from(spec())), Ok(spec()));
+    }
+
+    #[test]
+    fn broken_sequences_are_refused_by_field() {
+        let broken = |mend: fn(&mut node::SequenceSpec)| {
+            let mut wire = node::SequenceSpec::from(spec());
+            mend(&mut wire);
+            SequenceSpec::try_from(wire).expect_err("broken")
+        };
+        assert_eq!(broken(|wire| wire.epoch = None), ConvertError::Missing { field: "epoch" });
+        assert_eq!(
+            broken(|wire| wire.stop_tokens = vec![0; 300]),
+            ConvertError::TooMany { field: "stop_tokens", given: 300, max: 256 }
+        );
+        let short = broken(|wire| {
+            wire.key = Some(node::SequenceKey { request_id: vec![0; 3], choice: 0 });
+        });
+        let expected = ConvertError::Length { field: "key.request_id", given: 3, expected: 16 };
+        assert_eq!(short, expected);
+    }
+
+    #[test]
+    fn sources_and_tokens_round_trip() {
+        let source = Source {
+            node: "p".into(),
+            generation: Generation(4),
+            address: "127.0.0.1:9".to_owned(),
+            capability: Capability(1 << 127),
+        };
+        assert_eq!(Source::try_from(node::Source::from(source.clone())), Ok(source.clone()));
+        let long = node::Source { address: "x".repeat(513), ..node::Source::from(source.clone()) };
+        let expected = ConvertError::TooLong { field: "source.address", given: 513, max: 512 };
+        assert_eq!(Source::try_from(long), Err(expected));
+        let bare = node::Source { capability: Vec::new(), ..node::Source::from(source) };
+        assert!(matches!(Source::try_from(bare), Err(ConvertError::Length { given: 0, .. })));
+        let sampled = Sampled { index: 3, token: TokenId(9), logits_digest: u64::MAX };
+        assert_eq!(Sampled::from(node::Token::from(sampled)), sampled);
+    }
+}

@@ -1,0 +1,64 @@
+use baton_text::{TextAssets, TokenizerKind};
+use baton_types::TokenId;
+
+use super::{ConvertError, MAX_STOP_TOKENS, MAX_TOKENS, at_most};
+use crate::node::v1 as node;
+
+impl From<TextAssets> for node::TextAssets {
+    fn from(assets: TextAssets) -> Self {
+        let kind = match assets.kind {
+            TokenizerKind::ByteBpe => node::TokenizerKind::ByteBpe,
+            TokenizerKind::Bytes => node::TokenizerKind::Bytes,
+        };
+        node::TextAssets {
+            kind: kind.into(),
+            tokens: assets.tokens,
+            token_types: assets.token_types,
+            merges: assets.merges,
+            pre: assets.pre,
+            chat_template: assets.chat_template,
+            bos: assets.bos.map(|token| token.0),
+            add_bos: assets.add_bos,
+            eos: assets.eos.into_iter().map(|token| token.0).collect(),
+        }
+    }
+}
+
+impl TryFrom<node::TextAssets> for TextAssets {
+    type Error = ConvertError;
+
+    fn try_from(assets: node::TextAssets) -> Result<Self, ConvertError> {
+        at_most("text.tokens", assets.tokens.len(), MAX_TOKENS)?;
+        at_most("text.merges", assets.merges.len(), 2 * MAX_TOKENS)?;
+        at_most("text.eos", assets.eos.len(), MAX_STOP_TOKENS)?;
+        let kind = match assets.kind() {
+            node::TokenizerKind::ByteBpe => TokenizerKind::ByteBpe,
+            node::TokenizerKind::Bytes => TokenizerKind::Bytes,
+            node::TokenizerKind::Unspecified => {
+                return Err(ConvertError::Unknown { field: "text.kind", given: assets.kind });
+            }
+        };
+        Ok(TextAssets {
+            kind,
+            tokens: assets.tokens,
+            token_types: assets.token_types,
+            merges: assets.merges,
+            pre: assets.pre,
+            chat_template: assets.chat_template,
+            bos: assets.bos.map(TokenId),
+            add_bos: assets.add_bos,
+            eos: assets.eos.into_iter().map(TokenId).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_assets_round_trip() {
+        let assets = TextAssets::bytes();
+        assert_eq!(TextAssets::try_from(node::TextAssets::from(assets.clone())), Ok(assets));
+    }
+}
