@@ -42,16 +42,29 @@ struct Reservation {
 }
 
 impl ClusterView {
-    /// Adds a node, or starts anew with one: what was promised to an earlier generation is gone.
+    /// Adds a node. What was promised by an earlier generation is gone with it; the same generation
+    /// is only back.
     pub fn join(&mut self, hello: &NodeHello, latency: LatencyModel) {
+        if let Some(view) = self.node_mut(&hello.node, hello.generation) {
+            view.available = true;
+            return;
+        }
         self.leave(&hello.node);
         self.nodes_mut(hello.role).push(NodeView::new(hello, latency));
     }
 
-    /// Forgets a node.
+    /// Forgets a node and what was promised by it.
     pub fn leave(&mut self, node: &NodeId) {
         for nodes in [&mut self.prefill, &mut self.decode] {
             nodes.retain(|view| view.node != *node);
+        }
+        for Reservation { placement, prefill, decode } in self.reservations.values_mut() {
+            if placement.prefill.node == *node {
+                *prefill = None;
+            }
+            if placement.decode.as_ref().is_some_and(|placed| placed.node == *node) {
+                *decode = None;
+            }
         }
     }
 
@@ -89,11 +102,9 @@ impl ClusterView {
     /// The prompt is computed; the prefill node holds its pages until they are handed over.
     pub fn first_token(&mut self, id: ReservationId) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
+        let Some(before) = reservation.prefill.take() else { return };
         let held = Reserved::held(&reservation.placement.demand);
-        let Some(before) = reservation.prefill.replace(held) else {
-            reservation.prefill = None;
-            return;
-        };
+        reservation.prefill = Some(held);
         let placed = reservation.placement.prefill.clone();
         self.take(Role::Prefill, &placed, before);
         self.add(Role::Prefill, &placed, held);
@@ -177,7 +188,6 @@ impl ClusterView {
         self.nodes_mut(role).iter_mut().find(is)
     }
 
-    /// A node that left has taken its promises with it.
     fn add(&mut self, role: Role, placed: &Placed, reserved: Reserved) {
         if let Some(view) = self.placed_mut(role, placed) {
             view.reserved.add(reserved);

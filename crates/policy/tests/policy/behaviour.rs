@@ -1,0 +1,181 @@
+use std::time::Duration;
+
+use baton_policy::{
+    ClusterView, Decision, LatencyModel, Link, PolicyConfig, Refusal, Scoring, Shortage, decide,
+};
+use baton_types::{Generation, NodeHello, NodeLoad, NumericsId, Role, Time};
+
+use crate::cluster::{Draws, ask, cluster, hello, idle, placed, request};
+
+const GENERATION: Generation = Generation(1);
+
+fn decode_node(view: &ClusterView, seed: u64) -> String {
+    let placement = placed(ask(view, &request(100, 50, 0), seed));
+    placement.decode.expect("a decode node").node.to_string()
+}
+
+#[test]
+fn near_equals_share_the_load() {
+    let view = cluster(&["p", "x", "y"]);
+    let x = (0..400).filter(|&seed| decode_node(&view, seed) == "x").count();
+    assert!((140..260).contains(&x), "{x} of 400");
+    assert_eq!(placed(ask(&view, &request(100, 50, 0), 0)).reasons.near_equal, 2);
+}
+
+#[test]
+fn promises_count_at_once() {
+    let mut view = cluster(&["p", "x", "y"]);
+    let placement = placed(ask(&view, &request(100, 50, 0), 0));
+    let busy = placement.decode.clone().expect("a decode node").node.to_string();
+    for _ in 0..6 {
+        view.reserve(&placement);
+    }
+    assert!((0..50).all(|seed| decode_node(&view, seed) != busy));
+}
+
+#[test]
+fn a_prompt_goes_where_its_beginning_is() {
+    let mut view = cluster(&["p0", "p1", "p2", "d"]);
+    let long = request(480, 50, 0);
+    let first = placed(ask(&view, &long, 3));
+    view.note_prefix(&first, &long.hashes[0].hashes);
+    for seed in 0..30 {
+        let again = placed(ask(&view, &request(500, 50, 0), seed));
+        assert_eq!(again.prefill, first.prefill);
+        assert_eq!((again.reasons.prefill_cached_tokens, again.demand.new_tokens), (480, 20));
+    }
+    let others = (0..30).map(|seed| placed(ask(&view, &request(480, 50, 1000), seed)).prefill);
+    assert!(others.into_iter().any(|node| node != first.prefill), "another prompt goes anywhere");
+}
+
+#[test]
+fn the_last_token_is_always_computed() {
+    let mut view = cluster(&["p", "d"]);
+    let whole = request(96, 50, 0);
+    let first = placed(ask(&view, &whole, 0));
+    view.note_prefix(&first, &whole.hashes[0].hashes);
+    assert_eq!(placed(ask(&view, &whole, 0)).demand.new_tokens, 16);
+}
+
+#[test]
+fn a_crowded_prefix_is_left() {
+    let mut view = cluster(&["p0", "p1", "d"]);
+    let prompt = request(160, 50, 0);
+    let first = placed(ask(&view, &prompt, 0));
+    view.note_prefix(&first, &prompt.hashes[0].hashes);
+    let load = NodeLoad { queued_tokens: 5000, waiting: 9, ..idle() };
+    view.observe(&first.prefill.node, GENERATION, load);
+    assert_ne!(placed(ask(&view, &prompt, 0)).prefill, first.prefill);
+}
+
+#[test]
+fn a_single_token_needs_no_decode_node() {
+    let view = cluster(&["p"]);
+    assert_eq!(placed(ask(&view, &request(100, 1, 0), 0)).decode, None);
+    let shortage = Shortage::Nodes { role: Role::Decode };
+    assert_eq!(ask(&view, &request(100, 2, 0), 0), Decision::Queue(shortage));
+}
+
+#[test]
+fn slow_links_are_avoided() {
+    let mut view = cluster(&["p", "x", "y"]);
+    let slow = Link { bytes_per_second: 1e5, ..Link::default() };
+    view.links.known.insert(("p".into(), "x".into()), slow);
+    assert!((0..20).all(|seed| decode_node(&view, seed) == "y"));
+}
+
+#[test]
+fn strangers_are_not_paired() {
+    let mut view = cluster(&["p"]);
+    let other = NodeHello { numerics: NumericsId(2), ..hello("d", Role::Decode) };
+    view.join(&other, LatencyModel::default());
+    let shortage = Shortage::Nodes { role: Role::Decode };
+    assert_eq!(ask(&view, &request(100, 50, 0), 0), Decision::Queue(shortage));
+}
+
+#[test]
+fn nodes_that_failed_the_request_are_passed_over() {
+    let view = cluster(&["p", "x", "y"]);
+    let mut again = request(100, 50, 0);
+    again.exclude.push("x".into());
+    for seed in 0..20 {
+        assert_eq!(placed(ask(&view, &again, seed)).decode.expect("one").node, "y".into());
+    }
+}
+
+#[test]
+fn what_no_node_can_ever_do_is_refused_for_good() {
+    let view = cluster(&["p", "d"]);
+    let mut unknown = request(10, 10, 0);
+    unknown.model = "other".into();
+    let mut pool = cluster(&["d"]);
+    let small = NodeHello { total_blocks: 2, ..hello("p", Role::Prefill) };
+    pool.join(&small, LatencyModel::default());
+    let cases = [
+        (&view, unknown, "MODEL_NOT_FOUND"),
+        (&view, request(0, 10, 0), "EMPTY_PROMPT"),
+        (&view, request(10, 0, 0), "NOTHING_TO_GENERATE"),
+        (&view, request(600, 401, 0), "CONTEXT_TOO_LONG"),
+        (&pool, request(33, 10, 0), "CONTEXT_TOO_LONG"),
+    ];
+    for (view, request, reason) in cases {
+        match ask(view, &request, 0) {
+            Decision::Refuse(refusal) => {
+                assert_eq!((refusal.reason(), refusal.retry_after()), (reason, None));
+            }
+            other => panic!("{reason}: {other:?}"),
+        }
+    }
+    assert!(matches!(ask(&view, &request(600, 400, 0), 0), Decision::Place(_)));
+    assert!(matches!(ask(&pool, &request(32, 900, 0), 0), Decision::Place(_)));
+}
+
+#[test]
+fn a_full_cluster_queues_and_then_refuses_with_a_hint() {
+    let mut view = cluster(&["p", "d"]);
+    view.observe(&"d".into(), GENERATION, NodeLoad { free_blocks: 3, running: 8, ..idle() });
+    let mut asked = request(100, 50, 0);
+    let shortage = Shortage::DecodeBlocks { needed: 10, free: 3 };
+    assert_eq!(ask(&view, &asked, 0), Decision::Queue(shortage));
+
+    let config = PolicyConfig { max_queued: 5, ..PolicyConfig::default() };
+    let late = Time::ZERO + config.max_queue_time;
+    let mut refused = |now: Time, queued_before: usize| {
+        asked.queued_before = queued_before;
+        match decide(&config, &view, &asked, now, &mut Draws(0)) {
+            Decision::Refuse(refusal) => refusal,
+            other => panic!("{other:?}"),
+        }
+    };
+    let full = refused(Time::ZERO, 5);
+    assert!(matches!(full, Refusal::Full { queued: 5, .. }));
+    assert!(matches!(refused(late, 0), Refusal::WaitedTooLong { .. }));
+    let hint = full.retry_after().expect("a hint");
+    assert!(hint >= Duration::from_millis(100) && hint <= Duration::from_secs(30), "{hint:?}");
+    assert!(refused(late, 0).retry_after().expect("a hint") <= hint, "a longer queue waits longer");
+}
+
+#[test]
+fn a_prefill_pool_that_is_full_lets_some_wait() {
+    let mut view = cluster(&["p", "d"]);
+    let full = NodeLoad { waiting: 63, ..NodeLoad::default() };
+    view.observe(&"p".into(), GENERATION, full);
+    placed(ask(&view, &request(100, 50, 0), 0));
+    view.observe(&"p".into(), GENERATION, NodeLoad { waiting: 64, ..full });
+    assert_eq!(ask(&view, &request(100, 50, 0), 0), Decision::Queue(Shortage::PrefillRoom));
+}
+
+#[test]
+fn the_fewest_requests_win_when_asked_for() {
+    let mut view = cluster(&["p", "x", "y"]);
+    view.observe(&"x".into(), GENERATION, NodeLoad { running: 1, ..idle() });
+    let config = PolicyConfig { scoring: Scoring::LeastRequests, ..PolicyConfig::default() };
+    let choose = |config: &PolicyConfig, seed| {
+        let asked = request(100, 50, 0);
+        let placement = placed(decide(config, &view, &asked, Time::ZERO, &mut Draws(seed)));
+        placement.decode.expect("a decode node").node.to_string()
+    };
+    assert!((0..20).all(|seed| choose(&config, seed) == "y"));
+    let random = PolicyConfig { scoring: Scoring::Random, ..config };
+    assert!((0..20).any(|seed| choose(&random, seed) == "x"));
+}

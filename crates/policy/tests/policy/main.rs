@@ -1,0 +1,5 @@
+//! The policy as its callers see it.
+
+mod behaviour;
+mod cluster;
+mod properties;
