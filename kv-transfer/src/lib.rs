@@ -1,1 +1,17 @@
-//! baton-kv-transfer
+//! Moves KV pages between nodes: TCP streams driving the machines of `baton-transfer-protocol`,
+//! straight from one arena to the socket and from the socket to the other arena.
+
+mod clock;
+mod export;
+mod import;
+mod link;
+mod pages;
+mod peer;
+
+pub use baton_transfer_protocol::{
+    FirstToken, HelloMismatch, NackReason, OfferError, Outcome, SinkError,
+};
+pub use export::{Exporter, ExporterConfig, Offer, Offered};
+pub use import::{Importer, ImporterConfig, Pull, PullError, Pulled};
+pub use link::LinkError;
+pub use peer::PeerIdentity;
