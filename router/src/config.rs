@@ -1,0 +1,266 @@
+//! What a router is told at its start: one typed tree, refused when a key is unknown or a value
+//! makes no sense.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use baton_node::{
+    config::{ByteSize, ConfigError, Sources, Span},
+    telemetry::{LogConfig, LogFormat},
+};
+use baton_policy::{PolicyConfig, Scoring};
+use serde::{Deserialize, Serialize};
+
+/// Prefix of the environment variables a router listens to.
+const ENVIRONMENT: &str = "BATON_ROUTER_";
+
+/// Configuration of a router.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouterConfig {
+    /// Where clients come: HTTP and gRPC on one port, with `/metrics`, `/health` and `/ready`.
+    pub listen: SocketAddr,
+    /// Where nodes register.
+    pub control_listen: SocketAddr,
+    pub limits: LimitsConfig,
+    pub timeouts: TimeoutsConfig,
+    pub policy: PlacementConfig,
+    pub log: LogConfig,
+}
+
+/// How much is taken on at one time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Requests inside, queued ones included.
+    pub max_in_flight: u32,
+    /// Requests for one model that wait for a place.
+    pub max_queued: u32,
+    /// Largest body of an HTTP request, and largest gRPC request.
+    pub max_body: ByteSize,
+    /// How often one request is tried again after nodes refused or failed.
+    pub max_retries: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimeoutsConfig {
+    /// A request's whole life; a client may ask for less.
+    pub request: Span,
+    /// The longest a request waits for a place.
+    pub queue: Span,
+    /// A node that has said nothing for so long is no member any more.
+    pub lease: Span,
+    /// How often busy nodes speak; idle ones do four times less often.
+    pub heartbeat: Span,
+    /// How long requests may finish after the signal to stop.
+    pub drain: Span,
+}
+
+/// How placements are chosen; see `baton_policy`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlacementConfig {
+    pub scoring: Scoring,
+    /// Requests that may wait on a prefill node for blocks.
+    pub max_waiting: u32,
+    /// How long an output is reckoned to be, when it may be longer.
+    pub expected_output_tokens: u32,
+    /// Scores within this share of the best are as good.
+    pub near_equal: f64,
+}
+
+impl Default for RouterConfig {
+    fn default() -> Self {
+        let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        RouterConfig {
+            listen: local(8000),
+            control_listen: local(8001),
+            limits: LimitsConfig::default(),
+            timeouts: TimeoutsConfig::default(),
+            policy: PlacementConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        LimitsConfig {
+            max_in_flight: 4096,
+            max_queued: 1024,
+            max_body: ByteSize(8 << 20),
+            max_retries: 5,
+        }
+    }
+}
+
+impl Default for TimeoutsConfig {
+    fn default() -> Self {
+        TimeoutsConfig {
+            request: Span::from_secs(600),
+            queue: Span::from_secs(30),
+            lease: Span::from_secs(3),
+            heartbeat: Span::from_millis(250),
+            drain: Span::from_secs(30),
+        }
+    }
+}
+
+impl Default for PlacementConfig {
+    fn default() -> Self {
+        let PolicyConfig { scoring, max_waiting, expected_output_tokens, near_equal, .. } =
+            PolicyConfig::default();
+        PlacementConfig { scoring, max_waiting, expected_output_tokens, near_equal }
+    }
+}
+
+impl RouterConfig {
+    /// Refuses values that parse and make no sense; the error names the key and the value.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.listen == self.control_listen && self.listen.port() != 0 {
+            let why = "must differ from listen";
+            return Err(ConfigError::invalid("control_listen", self.control_listen, why));
+        }
+        for (key, value) in [
+            ("limits.max_in_flight", u64::from(self.limits.max_in_flight)),
+            ("limits.max_body", self.limits.max_body.0),
+            ("policy.expected_output_tokens", self.policy.expected_output_tokens.into()),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::invalid(key, 0, "must be at least 1"));
+            }
+        }
+        let (timeouts, least) = (&self.timeouts, Span::from_millis(10));
+        for (key, value) in [
+            ("timeouts.request", timeouts.request),
+            ("timeouts.lease", timeouts.lease),
+            ("timeouts.heartbeat", timeouts.heartbeat),
+        ] {
+            if value < least {
+                return Err(ConfigError::invalid(key, value, "must be at least 10ms"));
+            }
+        }
+        // Idle nodes speak four times less often, and one word may be lost.
+        if timeouts.lease.0 < timeouts.heartbeat.0 * 8 {
+            let why = "must be at least eight times timeouts.heartbeat";
+            return Err(ConfigError::invalid("timeouts.lease", timeouts.lease, why));
+        }
+        let near_equal = self.policy.near_equal;
+        if !(0.0..=1.0).contains(&near_equal) {
+            let why = "must be a share from 0 to 1";
+            return Err(ConfigError::invalid("policy.near_equal", near_equal, why));
+        }
+        Ok(())
+    }
+
+    /// What the policy is told.
+    pub(crate) fn policy(&self) -> PolicyConfig {
+        let PlacementConfig { scoring, max_waiting, expected_output_tokens, near_equal } =
+            self.policy;
+        PolicyConfig {
+            scoring,
+            max_waiting,
+            expected_output_tokens,
+            near_equal,
+            max_queued: self.limits.max_queued as usize,
+            max_queue_time: self.timeouts.queue.0,
+        }
+    }
+}
+
+/// Flags of a router. Every key of the configuration can be reached by `--set`; the ones people
+/// need daily have a name.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct RouterFlags {
+    /// TOML file with the configuration.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where clients come: HTTP and gRPC on one port.
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Where nodes register.
+    #[arg(long, value_name = "IP:PORT")]
+    pub control: Option<SocketAddr>,
+    /// How to log.
+    #[arg(long, value_name = "text|json")]
+    pub log_format: Option<LogFormat>,
+    /// Any key of the configuration, such as limits.max_in_flight=64. Repeatable.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Print the configuration as TOML and exit.
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+impl RouterFlags {
+    /// The configuration from file, environment and flags, later ones winning, validated.
+    /// `environment` is what `main` read, `std::env::vars()`.
+    pub fn load(
+        &self,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<RouterConfig, ConfigError> {
+        let config: RouterConfig = Sources::new(self.config.as_deref())
+            .environment(ENVIRONMENT, environment)
+            .flag("--listen", "listen", self.listen)
+            .flag("--control", "control_listen", self.control)
+            .flag("--log-format", "log.format", self.log_format)
+            .set(&self.set)?
+            .load()?;
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(environment: &[(&str, &str)], set: &[&str]) -> Result<RouterConfig, String> {
+        let flags = RouterFlags {
+            set: set.iter().map(|pair| (*pair).to_owned()).collect(),
+            ..RouterFlags::default()
+        };
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        flags.load(environment).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn later_sources_win_and_the_rest_has_defaults() {
+        let environment =
+            [("BATON_ROUTER_LISTEN", "127.0.0.1:1"), ("BATON_ROUTER_LIMITS__MAX_QUEUED", "7")];
+        let config = load(&environment, &["listen=\"127.0.0.1:2\""]).unwrap();
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.limits.max_queued, 7);
+        assert_eq!(config.policy().max_queued, 7);
+        assert_eq!(config.timeouts, TimeoutsConfig::default());
+    }
+
+    #[test]
+    fn what_is_printed_reads_back() {
+        let config = RouterConfig::default();
+        let printed = baton_node::config::to_toml(&config).unwrap();
+        assert_eq!(Sources::new(None).set(&[]).unwrap().load::<RouterConfig>().unwrap(), config);
+        for line in ["listen = \"127.0.0.1:8000\"", "max_body = \"8MiB\"", "lease = \"3s\""] {
+            assert!(printed.contains(line), "{line} is not in\n{printed}");
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused_by_key_and_value() {
+        for (set, expected) in [
+            ("listen=nowhere", "listen"),
+            ("colour=1", "colour"),
+            ("control_listen=\"127.0.0.1:8000\"", "control_listen = 127.0.0.1:8000"),
+            ("limits.max_in_flight=0", "limits.max_in_flight = 0"),
+            ("timeouts.lease=1ms", "timeouts.lease = 1ms"),
+            ("timeouts.lease=1s", "timeouts.lease = 1s"),
+            ("policy.near_equal=2.0", "policy.near_equal = 2"),
+        ] {
+            let error = load(&[], &[set]).expect_err(set);
+            assert!(error.contains(expected), "{set}: {error:?}");
+        }
+    }
+}
