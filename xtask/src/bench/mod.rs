@@ -48,7 +48,10 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     };
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = args.threads.map_or(cores, NonZeroUsize::get).to_string();
-    let engines = |program: PathBuf| measure(Command::new(program).arg(&model).arg(&threads));
+    let engines = |program: PathBuf| {
+        let mut program = Command::new(program);
+        measure(program.arg(&model).arg(&threads).env("RAYON_NUM_THREADS", &threads))
+    };
 
     let mut rounds = Rounds::default();
     for round in 1..=args.rounds {

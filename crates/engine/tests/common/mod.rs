@@ -12,9 +12,9 @@ use baton_types::{
 
 const FILE: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
-/// `BATON_TEST_MODEL`, or the file `baton model pull` left in the user's cache folder.
+/// `BATON_MODEL`, or the file `baton model pull` left in the user's cache folder.
 pub fn model_path() -> PathBuf {
-    if let Some(path) = std::env::var_os("BATON_TEST_MODEL") {
+    if let Some(path) = std::env::var_os("BATON_MODEL") {
         return path.into();
     }
     let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
