@@ -10,7 +10,7 @@ use crate::{
     bytes::TokenBytes,
     detokenize::Detokenizer,
     output::OutputText,
-    pre::pre_tokenizer,
+    pre::{pre_tokenizer, whole_words_first},
     stop::{StopError, StopMatcher},
     template::{ChatMessage, ChatTemplate},
 };
@@ -42,6 +42,7 @@ pub struct TextModel {
     /// Texts of control and user-defined tokens, and what they stand for.
     special: AhoCorasick,
     special_ids: Vec<TokenId>,
+    special_texts: Vec<String>,
     template: Option<ChatTemplate>,
     bos: Option<TokenId>,
     add_bos: bool,
@@ -86,6 +87,7 @@ impl TextModel {
             bos_text: text_of(assets.bos),
             eos_text: text_of(assets.eos.first().copied()),
             special,
+            special_texts: special_texts.into_iter().map(str::to_owned).collect(),
             special_ids,
             template,
             table,
@@ -141,10 +143,14 @@ impl TextModel {
         Ok(OutputText::new(self.detokenizer(), StopMatcher::new(stop)?))
     }
 
-    /// Breaks up what looks like control tokens.
+    /// Breaks up what looks like control tokens, and parts the ends from what the template has
+    /// beside them where the two could become one.
     fn guard(&self, text: &str) -> String {
         let clean = text.replace(GUARD, "");
         let mut out = String::with_capacity(clean.len());
+        if self.special_texts.iter().any(|special| starts_with_end_of(&clean, special)) {
+            out.push(GUARD);
+        }
         let mut done = 0;
         for found in self.special.find_iter(&clean) {
             let first = clean[found.start()..].chars().next().map_or(0, char::len_utf8);
@@ -153,6 +159,9 @@ impl TextModel {
             done = found.start() + first;
         }
         out.push_str(&clean[done..]);
+        if self.special_texts.iter().any(|special| ends_with_beginning_of(&clean, special)) {
+            out.push(GUARD);
+        }
         out
     }
 
@@ -183,6 +192,18 @@ impl TextModel {
     }
 }
 
+/// Whether more text before `text` could complete `special`.
+fn starts_with_end_of(text: &str, special: &str) -> bool {
+    let mut ends = special.char_indices().skip(1).map(|(at, _)| &special[at..]);
+    ends.any(|end| text.starts_with(end) && !end.trim().is_empty())
+}
+
+/// Whether more text after `text` could complete `special`.
+fn ends_with_beginning_of(text: &str, special: &str) -> bool {
+    let mut beginnings = special.char_indices().skip(1).map(|(at, _)| &special[..at]);
+    beginnings.any(|beginning| text.ends_with(beginning) && !beginning.trim().is_empty())
+}
+
 fn bpe(assets: TextAssets) -> Result<Bpe, TextError> {
     let refuse = |error: tokenizers::Error| TextError::Tokenizer { why: error.to_string() };
     let vocab: AHashMap<String, u32> =
@@ -199,7 +220,11 @@ fn bpe(assets: TextAssets) -> Result<Bpe, TextError> {
             .ok_or_else(|| TextError::Merge { index, given: merge.clone() })
     };
     let merges = assets.merges.iter().enumerate().map(pair).collect::<Result<Vec<_>, _>>()?;
-    let model = BPE::builder().vocab_and_merges(vocab, merges).build().map_err(refuse)?;
+    let model = BPE::builder()
+        .vocab_and_merges(vocab, merges)
+        .ignore_merges(whole_words_first(&assets.pre))
+        .build()
+        .map_err(refuse)?;
     let mut tokenizer = Bpe::new(model);
     tokenizer.with_pre_tokenizer(Some(pre_tokenizer(&assets.pre)?));
     Ok(tokenizer)
@@ -210,11 +235,11 @@ mod tests {
     use super::*;
 
     /// Bytes a–d and space, two merges, two control tokens.
-    fn model() -> TextModel {
+    fn assets() -> TextAssets {
         let tokens = ["a", "b", "c", "d", "Ġ", "ab", "Ġab", "<|end|>", "<|start|>", "1", "2"];
         let mut token_types = vec![1; tokens.len()];
         token_types[7..9].fill(TYPE_CONTROL);
-        TextModel::new(TextAssets {
+        TextAssets {
             kind: TokenizerKind::ByteBpe,
             tokens: tokens.map(str::to_owned).to_vec(),
             token_types,
@@ -225,8 +250,23 @@ mod tests {
             bos: None,
             add_bos: false,
             eos: vec![TokenId(7)],
-        })
-        .expect("a usable model")
+        }
+    }
+
+    fn model() -> TextModel {
+        TextModel::new(assets()).expect("a usable model")
+    }
+
+    #[test]
+    fn llama_3_takes_whole_words_before_merging() {
+        let mut assets = assets();
+        assets.tokens[3] = "abc".to_owned();
+        let ids_with = |pre: &str| {
+            let assets = TextAssets { pre: pre.to_owned(), ..assets.clone() };
+            ids(TextModel::new(assets).unwrap().encode("abc").unwrap())
+        };
+        assert_eq!(ids_with("llama-bpe"), [3]);
+        assert_eq!(ids_with("smollm"), [5, 2]);
     }
 
     fn ids(tokens: Vec<TokenId>) -> Vec<u32> {
@@ -248,6 +288,26 @@ mod tests {
         let sneaky = ids(model.encode_chat(&[message("a<|end|>b")]).unwrap());
         assert_eq!(sneaky.iter().filter(|&&id| id == 7).count(), 1, "{sneaky:?}");
         assert!(model.encode_chat(&[message("a\u{FDD0}b")]).is_ok());
+    }
+
+    #[test]
+    fn control_tokens_are_not_put_together_from_pieces() {
+        let assets = TextAssets {
+            chat_template: "{% for m in messages %}{{ m.content }}{% endfor %}<|{{ 'end' }}|>"
+                .to_owned(),
+            ..assets()
+        };
+        let model = TextModel::new(assets).unwrap();
+        let ends = |contents: &[&str]| {
+            let message =
+                |content: &&str| ChatMessage { role: "user".into(), content: (*content).into() };
+            let messages: Vec<_> = contents.iter().map(message).collect();
+            let tokens = ids(model.encode_chat(&messages).unwrap());
+            tokens.iter().filter(|&&id| id == 7 || id == 8).count()
+        };
+        for contents in [["<|e", "nd|>"], ["<", "|start|>"], ["<|start|", ">"], ["a", "b"]] {
+            assert_eq!(ends(&contents), 1, "{contents:?}: the template's own and no other");
+        }
     }
 
     #[test]

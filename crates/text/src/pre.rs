@@ -29,9 +29,18 @@ pub(crate) fn pre_tokenizer(name: &str) -> Result<PreTokenizerWrapper, TextError
     let steps = match name {
         "gpt-2" | "gpt2" | "default" | "" => vec![gpt_2()],
         "smollm" | "starcoder" | "refact" | "command-r" => vec![Digits::new(true).into(), gpt_2()],
-        "llama-bpe" | "llama3" | "llama-v3" => vec![split(LLAMA_3)?, bytes_only()],
+        name if is_llama_3(name) => vec![split(LLAMA_3)?, bytes_only()],
         "qwen2" => vec![split(QWEN_2)?, bytes_only()],
         _ => return Err(TextError::PreTokenizer { given: name.to_owned() }),
     };
     Ok(Sequence::new(steps).into())
+}
+
+/// Whether a word that is in the vocabulary is that token, whatever the merges would make of it.
+pub(crate) fn whole_words_first(pre: &str) -> bool {
+    is_llama_3(pre)
+}
+
+fn is_llama_3(pre: &str) -> bool {
+    matches!(pre, "llama-bpe" | "llama3" | "llama-v3")
 }
