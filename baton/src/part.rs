@@ -4,6 +4,7 @@ use baton_node::{
     config::{NodeConfig, NodeFlags, to_toml},
     telemetry,
 };
+use baton_router::RouterFlags;
 
 use crate::leash;
 
@@ -39,11 +40,19 @@ fn node_config(args: &NodeArgs) -> anyhow::Result<Option<NodeConfig>> {
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct RouterArgs {
+    #[command(flatten)]
+    flags: RouterFlags,
+    /// Leave when standard input ends: how `baton up` keeps its children from outliving it.
     #[arg(long, hide = true)]
     exit_with_stdin: bool,
 }
 
 pub(crate) async fn router(args: RouterArgs) -> anyhow::Result<()> {
-    leash::shutdown(args.exit_with_stdin)?.cancelled().await;
-    Ok(())
+    let config = args.flags.load(std::env::vars())?;
+    if args.flags.print_config {
+        print!("{}", to_toml(&config)?);
+        return Ok(());
+    }
+    telemetry::init(&config.log)?;
+    baton_router::run(config, leash::shutdown(args.exit_with_stdin)?).await
 }
