@@ -55,3 +55,54 @@ impl ChatTemplate {
 fn raise_exception(message: String) -> Result<String, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn render(source: &str, messages: &[(&str, &str)]) -> Result<String, TextError> {
+        let message = |&(role, content): &(&str, &str)| ChatMessage {
+            role: role.to_owned(),
+            content: content.to_owned(),
+        };
+        let messages: Vec<_> = messages.iter().map(message).collect();
+        ChatTemplate::new(source)?.render(&messages, "<s>", "</s>")
+    }
+
+    /// The idioms real templates use.
+    #[test]
+    fn real_templates_are_understood() {
+        let chatml = "{% for message in messages %}\
+            {% if loop.first and messages[0]['role'] != 'system' %}{{ '[system]' }}{% endif %}\
+            {{'<' + message['role'] + '>' + message['content'] + '\n'}}{% endfor %}\
+            {% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}";
+        let llama = "{{- bos_token }}\n{%- if messages[0]['role'] == 'system' %}\n    \
+            {%- set system = messages[0]['content']|trim %}\n    \
+            {%- set messages = messages[1:] %}\n{%- else %}\n    {%- set system = \"\" %}\n\
+            {%- endif %}\n{{- system }}\n{%- if tools is not none and tools is defined %}\n    \
+            {{- raise_exception('no tools') }}\n{%- endif %}\n{%- for message in messages %}\n    \
+            {{- '<' + message.role + '>' + message.content.strip() + eos_token }}\n{%- endfor %}";
+        let namespace = "{% set ns = namespace(n=0) %}{% for m in messages %}\
+            {% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}\
+            {{ messages[-1].content.split('</think>')[-1].lstrip('\n') }}";
+        type Messages = &'static [(&'static str, &'static str)];
+        let cases: [(&str, Messages, &str); 4] = [
+            (chatml, &[("user", "hi")], "[system]<user>hi\n<assistant>"),
+            (chatml, &[("system", "be")], "<system>be\n<assistant>"),
+            (llama, &[("system", " be "), ("user", " hi ")], "<s>be<user>hi</s>"),
+            (namespace, &[("user", "a"), ("assistant", "b</think>\nc")], "2c"),
+        ];
+        for (source, messages, expected) in cases {
+            assert_eq!(render(source, messages).as_deref(), Ok(expected), "{source}");
+        }
+    }
+
+    #[test]
+    fn a_template_may_refuse_a_conversation() {
+        let source =
+            "{% if messages[0].role != 'user' %}{{ raise_exception('user first') }}{% endif %}";
+        let refused = render(source, &[("assistant", "hi")]).unwrap_err().to_string();
+        assert!(refused.contains("user first"), "{refused}");
+        assert_eq!(render(source, &[("user", "hi")]), Ok(String::new()));
+    }
+}
