@@ -223,8 +223,12 @@ async fn pulls_that_do_not_match_are_refused_with_both_values() {
     assert_eq!(nack(stale), NackReason::Epoch { given, current: EPOCH });
     let longer = pair.run(Pull { tokens: TOKENS + 1, ..pair.pull(1) }).await.unwrap_err();
     assert_eq!(nack(longer), NackReason::Tokens { given: TOKENS + 1, current: TOKENS });
-    // A wrong capability looks like an offer that never comes.
-    assert_eq!(nack(pair.run(pair.pull(2)).await.unwrap_err()), NackReason::Unknown);
+    let thief = pair.run(pair.pull(2)).await.unwrap_err();
+    assert_eq!(nack(thief), NackReason::Capability { key: key() });
+    // Of a sequence nobody offers.
+    let key = SequenceKey { request: RequestId(2), ..key() };
+    let early = pair.run(Pull { key, ..pair.pull(2) }).await.unwrap_err();
+    assert_eq!(nack(early), NackReason::Unknown);
     let stranger = pair.run(Pull { generation: Generation(2), ..pair.pull(1) }).await.unwrap_err();
     assert!(matches!(stranger, PullError::Stranger { .. }), "{stranger}");
     pair.sink.whole_again().await;

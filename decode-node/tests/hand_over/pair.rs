@@ -26,7 +26,13 @@ use baton_types::{
 use tonic::{Code, Status, Streaming, transport::Channel};
 use tonic_types::StatusExt;
 
-pub(crate) const CAPABILITY: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+const SECRET: u128 = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+
+/// Fresh for every request and epoch, as a router's are.
+fn capability(spec: &SequenceSpec) -> Vec<u8> {
+    let fresh = spec.key.request.0.rotate_left(64) ^ u128::from(spec.epoch.counter);
+    (SECRET ^ fresh).to_be_bytes().to_vec()
+}
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Pair {
@@ -126,7 +132,7 @@ impl Pair {
             model: "sim".to_owned(),
             generation: self.prefill.node().generation.0,
             sequence: Some(spec.clone().into()),
-            capability: CAPABILITY.to_be_bytes().to_vec(),
+            capability: capability(spec),
         }
     }
 
@@ -139,7 +145,7 @@ impl Pair {
                 node: self.prefill.node().id.to_string(),
                 generation: self.prefill.node().generation.0,
                 address: self.prefill.data_address().unwrap().to_owned(),
-                capability: CAPABILITY.to_be_bytes().to_vec(),
+                capability: capability(spec),
             }),
         }
     }

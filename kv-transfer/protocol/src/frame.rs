@@ -88,6 +88,8 @@ pub enum NackReason {
     Expired,
     #[error("too many pulls wait for their offers")]
     Busy,
+    #[error("{key} is offered under another capability")]
+    Capability { key: SequenceKey },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -299,6 +301,10 @@ impl Writer<'_> {
             NackReason::Withdrawn => self.u8(6),
             NackReason::Expired => self.u8(7),
             NackReason::Busy => self.u8(8),
+            NackReason::Capability { key } => {
+                self.u8(9);
+                self.key(key);
+            }
         }
     }
 }
@@ -372,6 +378,7 @@ impl Reader<'_> {
             6 => NackReason::Withdrawn,
             7 => NackReason::Expired,
             8 => NackReason::Busy,
+            9 => NackReason::Capability { key: self.key()? },
             given => return Err(FrameError::Value { field: "nack", given: given.into() }),
         })
     }
@@ -413,6 +420,7 @@ mod tests {
             Frame::Release,
             Frame::Nack(NackReason::Epoch { given: epoch, current: epoch }),
             Frame::Nack(NackReason::Key { given: key, current: key }),
+            Frame::Nack(NackReason::Capability { key }),
             Frame::Abort,
         ]
     }
@@ -448,7 +456,7 @@ mod tests {
 
         #[test]
         fn mutated_frames_are_decoded_or_refused(
-            index in 0..9_usize, at in any::<prop::sample::Index>(), byte: u8, cut in 0..40_usize,
+            index in 0..10_usize, at in any::<prop::sample::Index>(), byte: u8, cut in 0..40_usize,
         ) {
             let mut bytes = Vec::new();
             frames()[index].encode(&mut bytes);

@@ -218,6 +218,15 @@ impl Source {
         if let Some(&offer) = self.by_capability.get(&pull.capability) {
             return self.begin(stream, offer, pull);
         }
+        // The same hand-over under another capability: there is nothing to wait for. A newer epoch's
+        // offer may still come.
+        let key = pull.key;
+        let refuses = |offer: &Offer| offer.spec.key == key && pull.epoch <= offer.spec.epoch;
+        if self.offers.values().any(refuses) {
+            let reason = NackReason::Capability { key };
+            self.streams.insert(stream, Stream::Refused(reason));
+            return;
+        }
         let is_parked = |stream: &&Stream| matches!(stream, Stream::Parked { .. });
         let state = if self.streams.values().filter(is_parked).count() < self.config.max_parked {
             Stream::Parked { pull, until: now + self.config.park }
