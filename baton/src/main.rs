@@ -108,17 +108,24 @@ async fn pull(args: PullArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An error and its causes on one line; a cause that its effect already told is left out.
+/// An error and its causes on one line; a cause that its effect already told is left out, and so is
+/// the backtrace that some libraries put into their messages.
 fn one_sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(|cause| cause.to_string()) {
+    for cause in error.chain().map(|cause| message(cause)) {
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
     }
-    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    text
+}
+
+fn message(cause: &dyn std::error::Error) -> String {
+    let text = cause.to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("0: "));
+    lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -139,5 +146,7 @@ mod tests {
         assert_eq!(one_sentence(&error), "a: b: no such file");
         let told = Err::<(), _>(anyhow::anyhow!("b")).context("a: b").unwrap_err();
         assert_eq!(one_sentence(&told), "a: b");
+        let traced = anyhow::anyhow!("bad magic\n   0: f\n             at lib.rs:1");
+        assert_eq!(one_sentence(&traced), "bad magic");
     }
 }

@@ -170,11 +170,12 @@ async fn copy_lines(name: String, stderr: ChildStderr, mut log: File) {
     }
 }
 
-/// What a process said about its end: its last line that isn't empty.
+/// What a process said about its end: the last line that tells of an error, or its last line.
 fn last_words(log: &Path) -> String {
     let text = tail(log).unwrap_or_default();
-    let last = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
-    last.strip_prefix("error: ").unwrap_or(last).to_owned()
+    let mut lines = text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+    let error = lines.clone().find_map(|line| line.strip_prefix("error: "));
+    error.or_else(|| lines.next()).unwrap_or_default().to_owned()
 }
 
 fn tail(path: &Path) -> io::Result<String> {
@@ -194,7 +195,7 @@ mod tests {
     #[test]
     fn the_last_words_are_the_last_line_that_says_something() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "INFO up\nerror: no such model\n\n").unwrap();
+        fs::write(file.path(), "INFO up\nerror: no such model\nbye\n\n").unwrap();
         assert_eq!(last_words(file.path()), "no such model");
         assert_eq!(last_words(Path::new("/no/such/file")), "");
     }
