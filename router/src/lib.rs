@@ -1,15 +1,23 @@
 //! The router: clients' one address. It speaks OpenAI's HTTP and Baton's gRPC, places each request
 //! on a prefill and a decode node, and merges what they say into one exact stream.
 
+mod cluster;
 mod config;
+mod error;
+mod grpc;
+mod http;
+mod metrics;
+mod registry;
+mod request;
+mod router;
+mod serve;
 
 pub use config::{LimitsConfig, PlacementConfig, RouterConfig, RouterFlags, TimeoutsConfig};
+pub use serve::{Serving, start};
 use tokio_util::sync::CancellationToken;
 
 /// Serves until `shutdown` is cancelled and running requests have finished or the drain time is
 /// over. Logs where it listens.
 pub async fn run(config: RouterConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
-    config.validate()?;
-    shutdown.cancelled().await;
-    Ok(())
+    Ok(start(config).await?.until(shutdown).await?)
 }

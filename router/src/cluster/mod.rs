@@ -1,0 +1,126 @@
+//! The router's picture of the cluster, and all that happens to it: nodes come, speak and go;
+//! requests are placed, wait and give their places back. One lock, never held across an await.
+
+mod models;
+mod place;
+mod session;
+mod waiting;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use baton_membership::Members;
+use baton_node::clock::Clock;
+use baton_policy::{ClusterView, PolicyConfig};
+use baton_types::{ModelId, NodeHello, NodeId, Role};
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use self::{models::Language, session::Member, waiting::Waiting};
+pub(crate) use self::{
+    models::Served,
+    place::{Place, PlaceRequest},
+    session::{JoinError, Session},
+};
+use crate::config::RouterConfig;
+
+/// Shared by everything that looks at the cluster.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    clock: Clock,
+    policy: PolicyConfig,
+    state: Mutex<State>,
+    /// Building a tokeniser takes long; nobody builds the same one twice.
+    building: tokio::sync::Mutex<()>,
+    /// The earliest lease may have changed.
+    leases: Notify,
+    ready: watch::Sender<bool>,
+}
+
+#[derive(Debug)]
+struct State {
+    members: Members,
+    sessions: BTreeMap<NodeId, Member>,
+    /// Draws of the session numbers.
+    last_session: u64,
+    view: ClusterView,
+    languages: BTreeMap<ModelId, Language>,
+    waiting: Waiting,
+    rng: SmallRng,
+}
+
+/// How to reach a node while it is a member.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) hello: NodeHello,
+    pub(crate) channel: Channel,
+    /// Cancelled when this incarnation is no member any more.
+    pub(crate) gone: CancellationToken,
+}
+
+impl Cluster {
+    pub(crate) fn new(config: &RouterConfig, clock: Clock) -> Self {
+        let state = State {
+            members: Members::new(config.timeouts.lease.0),
+            sessions: BTreeMap::new(),
+            last_session: 0,
+            view: ClusterView::default(),
+            languages: BTreeMap::new(),
+            waiting: Waiting::default(),
+            rng: SmallRng::from_rng(&mut rand::rng()),
+        };
+        Cluster {
+            clock,
+            policy: config.policy(),
+            state: Mutex::new(state),
+            building: tokio::sync::Mutex::new(()),
+            leases: Notify::new(),
+            ready: watch::Sender::new(false),
+        }
+    }
+
+    /// Whether some model has a prefill and a decode node that can work together.
+    pub(crate) fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    pub(crate) fn watch_ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    /// Nodes of a role that are members, and requests that wait for a place.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        let state = self.lock();
+        let nodes = |role| state.view.nodes(role).len();
+        (nodes(Role::Prefill), nodes(Role::Decode), state.waiting.len())
+    }
+
+    /// What a panic left behind is still a valid state: each change is one step.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a change of the view: those first in line look again.
+    fn changed(&self, state: MutexGuard<'_, State>) {
+        let ready = state.is_ready();
+        state.waiting.wake_first();
+        drop(state);
+        self.ready.send_if_modified(|before| std::mem::replace(before, ready) != ready);
+    }
+}
+
+impl State {
+    fn peer(&self, node: &NodeId) -> Option<Arc<Peer>> {
+        self.sessions.get(node).map(|member| Arc::clone(&member.peer))
+    }
+
+    fn is_ready(&self) -> bool {
+        let accepting = |role| self.view.nodes(role).iter().filter(|view| view.accepts());
+        accepting(Role::Prefill)
+            .any(|from| accepting(Role::Decode).any(|to| to.group == from.group))
+    }
+}

@@ -1,0 +1,197 @@
+//! Nodes come, speak and go.
+
+use std::{sync::Arc, time::Duration};
+
+use baton_membership::NotAMember;
+use baton_node::transport::{self, TransportError};
+use baton_policy::LatencyModel;
+use baton_proto::{ConvertError, node::v1 as node, status::Refuse};
+use baton_text::TextError;
+use baton_types::{ModelId, NodeHello, NodeId, NodeLoad};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use super::{Cluster, Peer, State};
+
+/// A member as the registry holds it.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// Which of its streams speaks for it.
+    session: u64,
+    pub(super) peer: Arc<Peer>,
+}
+
+/// One stream's membership. Dropping it is leaving, unless the node has come back meanwhile.
+#[derive(Debug)]
+pub(crate) struct Session {
+    cluster: Arc<Cluster>,
+    number: u64,
+    peer: Arc<Peer>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JoinError {
+    #[error("the first message must be the hello, within {0:?}")]
+    NoHello(Duration),
+    #[error("the hello is no good: {0}")]
+    Wire(#[from] ConvertError),
+    #[error("{0}")]
+    Address(#[from] TransportError),
+    #[error("{0}")]
+    Text(TextError),
+    #[error(
+        "model {model} is served by {node} with another tokeniser or chat template; \
+         serve this file under another name"
+    )]
+    OtherLanguage { model: ModelId, node: NodeId },
+    #[error("{0}")]
+    Refused(#[from] baton_membership::JoinError),
+    #[error("{0}")]
+    NotAMember(#[from] NotAMember),
+    #[error("the router is shutting down")]
+    ShuttingDown,
+}
+
+impl Refuse for JoinError {
+    fn code(&self) -> Code {
+        match self {
+            JoinError::NoHello(_)
+            | JoinError::Wire(_)
+            | JoinError::Address(_)
+            | JoinError::Text(_) => Code::InvalidArgument,
+            JoinError::OtherLanguage { .. } => Code::FailedPrecondition,
+            JoinError::Refused(baton_membership::JoinError::Version { .. }) => {
+                Code::FailedPrecondition
+            }
+            JoinError::Refused(baton_membership::JoinError::NameTaken { .. }) => {
+                Code::AlreadyExists
+            }
+            JoinError::NotAMember(_) => Code::FailedPrecondition,
+            JoinError::ShuttingDown => Code::Unavailable,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            JoinError::NoHello(_) => "NO_HELLO",
+            JoinError::Wire(error) => error.reason(),
+            JoinError::Address(_) => "INVALID_ADDRESS",
+            JoinError::Text(_) => "UNUSABLE_TEXT_ASSETS",
+            JoinError::OtherLanguage { .. } => "OTHER_TEXT_ASSETS",
+            JoinError::Refused(baton_membership::JoinError::Version { .. }) => "PROTOCOL_VERSION",
+            JoinError::Refused(baton_membership::JoinError::NameTaken { .. }) => "NAME_TAKEN",
+            JoinError::NotAMember(_) => "NOT_A_MEMBER",
+            JoinError::ShuttingDown => "SHUTTING_DOWN",
+        }
+    }
+}
+
+impl Cluster {
+    /// Takes a node in, whatever else it was before.
+    pub(crate) async fn join(self: &Arc<Self>, hello: node::Hello) -> Result<Session, JoinError> {
+        let mut hello = hello;
+        let assets = hello.text.take().ok_or(ConvertError::Missing { field: "text" })?;
+        let hello = NodeHello::try_from(hello)?;
+        let channel = transport::dial(&hello.control_address)?;
+        let language = self.language(&hello.model, assets).await?;
+
+        let mut state = self.lock();
+        let (node, generation) = (hello.node.clone(), hello.generation);
+        let now = self.clock.now();
+        state.members.join(now, node.clone(), generation, hello.protocol_version)?;
+        if let Err(error) = state.learn(&hello.model, language) {
+            state.members.leave(&node, generation);
+            state.forget(&node);
+            self.changed(state);
+            return Err(error);
+        }
+        state.view.join(&hello, LatencyModel::default());
+        state.last_session += 1;
+        let number = state.last_session;
+        let peer = match state.sessions.remove(&node) {
+            // The same incarnation is back on another stream: what runs there goes on.
+            Some(member) if member.peer.hello == hello => member.peer,
+            old => {
+                if let Some(old) = old {
+                    old.peer.gone.cancel();
+                }
+                Arc::new(Peer { hello, channel, gone: CancellationToken::new() })
+            }
+        };
+        state.sessions.insert(node, Member { session: number, peer: Arc::clone(&peer) });
+        self.changed(state);
+        self.leases.notify_one();
+        Ok(Session { cluster: Arc::clone(self), number, peer })
+    }
+
+    /// Ends memberships whose lease is over, for ever.
+    pub(crate) async fn expire_leases(&self) {
+        loop {
+            let next = self.lock().members.poll_timeout();
+            let due = async {
+                match next {
+                    Some(at) => tokio::time::sleep(at - self.clock.now()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {}
+                () = self.leases.notified() => continue,
+            }
+            let mut state = self.lock();
+            let expired = state.members.expire(self.clock.now());
+            for node in &expired {
+                tracing::warn!(%node, "the node's lease is over");
+                state.forget(node);
+            }
+            self.changed(state);
+        }
+    }
+
+    /// Sends nothing to a node whose connection failed until it speaks again.
+    pub(crate) fn suspect(&self, node: &NodeId) {
+        let mut state = self.lock();
+        if let Some(generation) = state.peer(node).map(|peer| peer.hello.generation) {
+            state.view.set_available(node, generation, false);
+        }
+        self.changed(state);
+    }
+}
+
+impl State {
+    fn forget(&mut self, node: &NodeId) {
+        if let Some(member) = self.sessions.remove(node) {
+            member.peer.gone.cancel();
+        }
+        self.view.leave(node);
+    }
+}
+
+impl Session {
+    pub(crate) fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// The node spoke.
+    pub(crate) fn heard(&self, load: NodeLoad) -> Result<(), NotAMember> {
+        let NodeHello { node, generation, .. } = &self.peer.hello;
+        let mut state = self.cluster.lock();
+        state.members.heartbeat(self.cluster.clock.now(), node, *generation)?;
+        state.view.observe(node, *generation, load);
+        state.view.set_available(node, *generation, true);
+        self.cluster.changed(state);
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let NodeHello { node, generation, .. } = &self.peer.hello;
+        let mut state = self.cluster.lock();
+        if state.sessions.get(node).is_some_and(|member| member.session == self.number) {
+            state.members.leave(node, *generation);
+            state.forget(node);
+        }
+        self.cluster.changed(state);
+    }
+}

@@ -1,0 +1,189 @@
+//! Why a client doesn't get what it asked for.
+
+use std::{borrow::Cow, time::Duration};
+
+use baton_policy::Refusal;
+use baton_proto::{ConvertError, status::Refuse};
+use baton_text::{StopError, TextError};
+use baton_types::{RequestId, SamplingError};
+use tonic::Code;
+
+/// Why a request was refused, or ended without its end.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub(crate) enum RequestError {
+    /// `code` is the one OpenAI has for it.
+    #[error("{message}")]
+    Invalid { param: Option<Cow<'static, str>>, code: Option<&'static str>, message: String },
+    #[error("the request is no gRPC message this router knows: {0}")]
+    Wire(#[from] ConvertError),
+    #[error("the request's body is larger than {max} bytes, which is the most allowed")]
+    TooLarge { max: u64 },
+    #[error("the model `{model}` does not exist; GET /v1/models lists those that do")]
+    UnknownModel { model: String },
+    #[error("the prompt is empty; send at least one token")]
+    EmptyPrompt { param: &'static str },
+    #[error(
+        "This model's maximum context length is {max} tokens. However, you requested {} tokens \
+         ({prompt} in the {param}, {output} in the completion). Please reduce the length of the \
+         {param} or completion.",
+        u64::from(*prompt) + u64::from(*output)
+    )]
+    ContextLength { param: &'static str, prompt: u32, output: u32, max: u32 },
+    #[error("{source}")]
+    Text { param: &'static str, source: TextError },
+    #[error("{0}")]
+    Stop(#[from] StopError),
+    #[error("{0}")]
+    Sampling(#[from] SamplingError),
+    /// A node found something wrong with the request itself.
+    #[error("{message}")]
+    RefusedByNode { message: String },
+    #[error("{max} requests are inside, the most this router takes; try again later")]
+    TooMany { max: u32 },
+    #[error(transparent)]
+    Policy(Refusal),
+    #[error("every node that was tried is full ({last}); try again later")]
+    NodesFull { last: String, retry_after: Duration },
+    #[error("{attempts} attempts failed, the last one with: {last}")]
+    Failed { attempts: u32, last: String },
+    #[error("the deadline of {deadline:?} passed")]
+    Deadline { deadline: Duration },
+    #[error("request {id} was cancelled")]
+    Cancelled { id: RequestId },
+    #[error("the router is shutting down; ask another one")]
+    ShuttingDown,
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// When to come again, where nobody knows better.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl RequestError {
+    pub(crate) fn invalid(
+        param: impl Into<Cow<'static, str>>,
+        code: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        let (param, code) = (Some(param.into()), Some(code));
+        RequestError::Invalid { param, code, message: message.into() }
+    }
+
+    /// The parameter that is wrong, by its name over HTTP.
+    pub(crate) fn param(&self) -> Option<&str> {
+        match self {
+            RequestError::Invalid { param, .. } => param.as_deref(),
+            RequestError::Wire(error) => Some(error.field()),
+            RequestError::UnknownModel { .. } => Some("model"),
+            RequestError::EmptyPrompt { param }
+            | RequestError::ContextLength { param, .. }
+            | RequestError::Text { param, .. } => Some(param),
+            RequestError::Stop(_) => Some("stop"),
+            RequestError::Sampling(SamplingError::Temperature { .. }) => Some("temperature"),
+            _ => None,
+        }
+    }
+
+    /// How it counts in the metrics.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self.code() {
+            Code::InvalidArgument | Code::NotFound | Code::OutOfRange => Outcome::invalid,
+            Code::ResourceExhausted => Outcome::shed,
+            Code::DeadlineExceeded => Outcome::deadline,
+            Code::Cancelled => Outcome::cancelled,
+            _ => Outcome::failed,
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelValue,
+)]
+#[allow(non_camel_case_types, reason = "the names are label values")]
+pub(crate) enum Outcome {
+    ok,
+    invalid,
+    shed,
+    deadline,
+    /// By the client: it asked for it, or hung up.
+    cancelled,
+    failed,
+}
+
+impl Refuse for RequestError {
+    fn code(&self) -> Code {
+        match self {
+            RequestError::Invalid { .. }
+            | RequestError::Wire(_)
+            | RequestError::EmptyPrompt { .. }
+            | RequestError::Text { .. }
+            | RequestError::Stop(_)
+            | RequestError::Sampling(_)
+            | RequestError::RefusedByNode { .. } => Code::InvalidArgument,
+            RequestError::ContextLength { .. } | RequestError::TooLarge { .. } => Code::OutOfRange,
+            RequestError::UnknownModel { .. } => Code::NotFound,
+            RequestError::TooMany { .. } | RequestError::NodesFull { .. } => {
+                Code::ResourceExhausted
+            }
+            RequestError::Policy(refusal) => match refusal {
+                Refusal::UnknownModel { .. } => Code::NotFound,
+                Refusal::EmptyPrompt | Refusal::NothingToGenerate => Code::InvalidArgument,
+                Refusal::TooLong { .. } | Refusal::PromptTooLong { .. } => Code::OutOfRange,
+                Refusal::NoNodes { .. } => Code::Unavailable,
+                Refusal::Full { .. } | Refusal::WaitedTooLong { .. } => Code::ResourceExhausted,
+            },
+            RequestError::Failed { .. } | RequestError::ShuttingDown => Code::Unavailable,
+            RequestError::Deadline { .. } => Code::DeadlineExceeded,
+            RequestError::Cancelled { .. } => Code::Cancelled,
+            RequestError::Internal(_) => Code::Internal,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            RequestError::Invalid { .. } | RequestError::RefusedByNode { .. } => "INVALID_REQUEST",
+            RequestError::Wire(error) => error.reason(),
+            RequestError::TooLarge { .. } => "REQUEST_TOO_LARGE",
+            RequestError::UnknownModel { .. } => "MODEL_NOT_FOUND",
+            RequestError::EmptyPrompt { .. } => "EMPTY_PROMPT",
+            RequestError::ContextLength { .. } => "CONTEXT_TOO_LONG",
+            RequestError::Text { .. } => "INVALID_TEXT",
+            RequestError::Stop(_) => "INVALID_STOP",
+            RequestError::Sampling(_) => "INVALID_SAMPLING",
+            RequestError::TooMany { .. } => "AT_CAPACITY",
+            RequestError::Policy(refusal) => refusal.reason(),
+            RequestError::NodesFull { .. } => "NODES_FULL",
+            RequestError::Failed { .. } => "ATTEMPTS_FAILED",
+            RequestError::Deadline { .. } => "DEADLINE_EXCEEDED",
+            RequestError::Cancelled { .. } => "CANCELLED",
+            RequestError::ShuttingDown => "SHUTTING_DOWN",
+            RequestError::Internal(_) => "INTERNAL",
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            RequestError::Policy(refusal) => refusal.retry_after(),
+            RequestError::NodesFull { retry_after, .. } => Some(*retry_after),
+            RequestError::TooMany { .. }
+            | RequestError::ShuttingDown
+            | RequestError::Failed { .. } => Some(RETRY),
+            _ => None,
+        }
+    }
+
+    fn field(&self) -> Option<&'static str> {
+        match self {
+            RequestError::Invalid { param: Some(Cow::Borrowed(param)), .. } => Some(param),
+            RequestError::Wire(error) => Refuse::field(error),
+            RequestError::UnknownModel { .. } => Some("model"),
+            RequestError::EmptyPrompt { param }
+            | RequestError::ContextLength { param, .. }
+            | RequestError::Text { param, .. } => Some(param),
+            RequestError::Stop(_) => Some("sampling.stop"),
+            RequestError::Sampling(_) => Some("sampling.temperature"),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! `baton.v1.Inference`.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use baton_proto::{
+    convert,
+    status::status,
+    v1::{
+        self, CancelRequest, CancelResponse, ChatRequest, ChatResponse, GenerateRequest,
+        GenerateResponse, ListModelsRequest, ListModelsResponse, Started, chat_response,
+        generate_request, generate_response, inference_server::Inference,
+    },
+};
+use baton_types::{ModelId, RequestId, TokenId};
+use futures::{Stream, StreamExt, stream};
+use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
+
+use crate::{
+    error::RequestError,
+    request::{Answer, Ask, Caller, Chunk, End, Prompt, Said},
+    router::Router,
+};
+
+#[derive(Debug)]
+pub(crate) struct InferenceService {
+    pub(crate) router: Arc<Router>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// A message of either stream.
+enum Event {
+    Started(Started),
+    Chunk(v1::Chunk),
+    Complete(v1::Complete),
+}
+
+#[tonic::async_trait]
+impl Inference for InferenceService {
+    type GenerateStream = Answers<GenerateResponse>;
+    type ChatStream = Answers<ChatResponse>;
+
+    async fn generate(
+        &self,
+        request: Request<GenerateRequest>,
+    ) -> Result<Response<Answers<GenerateResponse>>, Status> {
+        let (metadata, extensions, request) = request.into_parts();
+        let GenerateRequest { model, prompt, sampling } = request;
+        let prompt = match prompt {
+            Some(generate_request::Prompt::Text(text)) => Ok(Prompt::Text(text)),
+            Some(generate_request::Prompt::TokenIds(ids)) => {
+                convert::token_ids(ids).map(Prompt::Tokens).map_err(RequestError::from)
+            }
+            None => Err(RequestError::EmptyPrompt { param: "prompt" }),
+        };
+        let answers = self.answer(&metadata, &extensions, model, prompt, sampling).await?;
+        Ok(Response::new(Box::pin(answers.map(|event| {
+            let event = Some(match event? {
+                Event::Started(started) => generate_response::Event::Started(started),
+                Event::Chunk(chunk) => generate_response::Event::Chunk(chunk),
+                Event::Complete(complete) => generate_response::Event::Complete(complete),
+            });
+            Ok(GenerateResponse { event })
+        }))))
+    }
+
+    async fn chat(
+        &self,
+        request: Request<ChatRequest>,
+    ) -> Result<Response<Answers<ChatResponse>>, Status> {
+        let (metadata, extensions, request) = request.into_parts();
+        let ChatRequest { model, messages, sampling } = request;
+        let prompt = convert::messages(messages).map(Prompt::Chat).map_err(RequestError::from);
+        let answers = self.answer(&metadata, &extensions, model, prompt, sampling).await?;
+        Ok(Response::new(Box::pin(answers.map(|event| {
+            let event = Some(match event? {
+                Event::Started(started) => chat_response::Event::Started(started),
+                Event::Chunk(chunk) => chat_response::Event::Chunk(chunk),
+                Event::Complete(complete) => chat_response::Event::Complete(complete),
+            });
+            Ok(ChatResponse { event })
+        }))))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<CancelRequest>,
+    ) -> Result<Response<CancelResponse>, Status> {
+        let id: RequestId = request.into_inner().request_id.parse().map_err(|error| {
+            let message = format!("{error}");
+            status(&RequestError::invalid("request_id", "invalid_value", message))
+        })?;
+        Ok(Response::new(CancelResponse { cancelled: self.router.inside.cancel(id) }))
+    }
+
+    async fn list_models(
+        &self,
+        _request: Request<ListModelsRequest>,
+    ) -> Result<Response<ListModelsResponse>, Status> {
+        let models = self.router.cluster.all_served().into_iter().flat_map(|served| {
+            served.groups.into_iter().map(move |group| v1::Model {
+                id: served.model.to_string(),
+                max_context: group.max_context,
+                numerics_id: group.numerics.to_string(),
+                prefill_nodes: group.prefill_nodes,
+                decode_nodes: group.decode_nodes,
+            })
+        });
+        Ok(Response::new(ListModelsResponse { models: models.collect() }))
+    }
+}
+
+impl InferenceService {
+    async fn answer(
+        &self,
+        metadata: &MetadataMap,
+        extensions: &Extensions,
+        model: String,
+        prompt: Result<Prompt, RequestError>,
+        sampling: Option<v1::Sampling>,
+    ) -> Result<impl Stream<Item = Result<Event, Status>> + Send + use<>, Status> {
+        let submitted = async {
+            let v1::Sampling { temperature, seed, max_tokens, stop } = sampling.unwrap_or_default();
+            if max_tokens == Some(0) {
+                let message = "max_tokens is 0; it must be at least 1";
+                return Err(RequestError::invalid("sampling.max_tokens", "invalid_value", message));
+            }
+            let caller = extensions.get::<Caller>().cloned();
+            let caller =
+                caller.ok_or_else(|| RequestError::Internal("no request id".to_owned()))?;
+            let (model, prompt) = (ModelId(model.into()), prompt?);
+            let deadline = deadline(metadata);
+            let ask = Ask { caller, model, prompt, temperature, seed, max_tokens, stop, deadline };
+            self.router.submit(ask).await
+        };
+        let answer = submitted.await.map_err(|error| status(&error))?;
+        let started = Started {
+            request_id: answer.id.to_string(),
+            model: answer.model.to_string(),
+            seed: answer.seed,
+            prompt_tokens: answer.prompt_tokens,
+        };
+        let first = stream::once(async { Ok(Event::Started(started)) });
+        Ok(first.chain(stream::unfold(Some(answer), next)))
+    }
+}
+
+/// The next event, and the answer unless it has ended.
+async fn next(answer: Option<Answer>) -> Option<(Result<Event, Status>, Option<Answer>)> {
+    let mut answer = answer?;
+    Some(match answer.next().await {
+        Ok(Said::Chunk(chunk)) => (Ok(Event::Chunk(wire_chunk(chunk))), Some(answer)),
+        Ok(Said::End(end)) => (Ok(Event::Complete(complete(end))), None),
+        Err(error) => (Err(status(&error)), None),
+    })
+}
+
+fn wire_chunk(Chunk { index, tokens, text }: Chunk) -> v1::Chunk {
+    let (token_ids, logits_digests) = tokens
+        .into_iter()
+        .map(|sampled| {
+            let TokenId(id) = sampled.token;
+            (id, sampled.logits_digest)
+        })
+        .unzip();
+    v1::Chunk { index, token_ids, text, logits_digests }
+}
+
+fn complete(End { reason, usage, timings }: End) -> v1::Complete {
+    let finish_reason = v1::FinishReason::from(reason).into();
+    v1::Complete { finish_reason, usage: Some(usage), timings: Some(timings) }
+}
+
+/// `grpc-timeout`: at most eight digits and a unit.
+fn deadline(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let amount: u32 = Some(digits).filter(|digits| digits.len() <= 8)?.parse().ok()?;
+    let unit = match unit {
+        "H" => Duration::from_secs(3600),
+        "M" => Duration::from_secs(60),
+        "S" => Duration::from_secs(1),
+        "m" => Duration::from_millis(1),
+        "u" => Duration::from_micros(1),
+        "n" => Duration::from_nanos(1),
+        _ => return None,
+    };
+    Some(unit * amount)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_read_as_the_protocol_writes_them() {
+        for (text, expected) in [
+            ("3S", Some(Duration::from_secs(3))),
+            ("1500m", Some(Duration::from_millis(1500))),
+            ("99999999H", Some(Duration::from_secs(3600) * 99_999_999)),
+            ("", None),
+            ("S", None),
+            ("5", None),
+            ("123456789S", None),
+            ("-1S", None),
+        ] {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("grpc-timeout", text.parse().unwrap());
+            assert_eq!(deadline(&metadata), expected, "{text:?}");
+        }
+    }
+}

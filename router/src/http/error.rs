@@ -1,0 +1,95 @@
+//! OpenAI's error object.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use baton_policy::Refusal;
+use baton_proto::status::Refuse;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::error::RequestError;
+
+/// nginx's, for want of a standard one.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+#[derive(Debug, Serialize)]
+pub(super) struct ErrorObject<'a> {
+    message: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<&'a str>,
+    code: Option<&'static str>,
+}
+
+/// A request that is wrong in no parameter.
+pub(super) fn invalid(message: String) -> ErrorObject<'static> {
+    ErrorObject { message, kind: "invalid_request_error", param: None, code: None }
+}
+
+/// `{"error": {…}}` under `status`.
+pub(super) fn object(status: StatusCode, error: &ErrorObject<'_>) -> impl IntoResponse {
+    (status, Json(json!({ "error": error })))
+}
+
+/// What a stream that had begun ends with.
+pub(super) fn value(error: &RequestError) -> Value {
+    json!({ "error": describe(error).1 })
+}
+
+/// The whole answer.
+pub(super) fn response(error: &RequestError) -> Response {
+    let (status, described) = describe(error);
+    let mut response = object(status, &described).into_response();
+    if let Some(after) = error.retry_after() {
+        let seconds = after.as_secs_f64().ceil().max(1.0);
+        if let Ok(value) = HeaderValue::from_str(&format!("{seconds:.0}")) {
+            response.headers_mut().insert(header::RETRY_AFTER, value);
+        }
+    }
+    response
+}
+
+fn describe(error: &RequestError) -> (StatusCode, ErrorObject<'_>) {
+    let (status, kind, code) = classify(error);
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, ErrorObject { message: error.to_string(), kind, param: error.param(), code })
+}
+
+/// HTTP status, and OpenAI's `type` and `code`.
+fn classify(error: &RequestError) -> (u16, &'static str, Option<&'static str>) {
+    const WRONG: &str = "invalid_request_error";
+    const LIMIT: &str = "rate_limit_error";
+    const SERVER: &str = "server_error";
+    let too_long = (400, WRONG, Some("context_length_exceeded"));
+    let full = (429, LIMIT, Some("rate_limit_exceeded"));
+    match error {
+        RequestError::Invalid { code, .. } => (400, WRONG, *code),
+        RequestError::Wire(_)
+        | RequestError::EmptyPrompt { .. }
+        | RequestError::Text { .. }
+        | RequestError::Stop(_)
+        | RequestError::Sampling(_)
+        | RequestError::RefusedByNode { .. } => (400, WRONG, Some("invalid_value")),
+        RequestError::ContextLength { .. } => too_long,
+        RequestError::TooLarge { .. } => (413, WRONG, Some("request_too_large")),
+        RequestError::UnknownModel { .. } => (404, WRONG, Some("model_not_found")),
+        RequestError::Policy(refusal) => match refusal {
+            Refusal::UnknownModel { .. } => (404, WRONG, Some("model_not_found")),
+            Refusal::EmptyPrompt | Refusal::NothingToGenerate => {
+                (400, WRONG, Some("invalid_value"))
+            }
+            Refusal::TooLong { .. } | Refusal::PromptTooLong { .. } => too_long,
+            Refusal::NoNodes { .. } => (503, SERVER, Some("no_nodes")),
+            Refusal::Full { .. } | Refusal::WaitedTooLong { .. } => full,
+        },
+        RequestError::TooMany { .. } | RequestError::NodesFull { .. } => full,
+        RequestError::Failed { .. } => (503, SERVER, Some("attempts_failed")),
+        RequestError::ShuttingDown => (503, SERVER, Some("shutting_down")),
+        RequestError::Deadline { .. } => (504, SERVER, Some("timeout")),
+        RequestError::Cancelled { .. } => (CLIENT_CLOSED_REQUEST, SERVER, Some("cancelled")),
+        RequestError::Internal(_) => (500, SERVER, None),
+    }
+}

@@ -1,0 +1,81 @@
+//! OpenAI's HTTP interface.
+//!
+//! `/v1/chat/completions`, `/v1/completions`, `/v1/models`; for operators, on the same port,
+//! `/health`, `/ready` and `/metrics`. Each answer carries `x-request-id`: the client's own if it
+//! sent one. `x-baton-timings: 1` asks for the object `baton` in the last message, which says where
+//! the time went.
+
+mod answer;
+mod chat;
+mod completions;
+mod error;
+mod identity;
+mod models;
+mod params;
+
+use std::sync::Arc;
+
+use axum::{
+    Router as Routes,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use baton_node::ops;
+
+pub(crate) use self::identity::identify;
+use crate::{error::RequestError, request::Caller, router::Router};
+
+/// Everything that is asked over HTTP, and an answer for what isn't served.
+pub(crate) fn routes(router: &Arc<Router>) -> Routes {
+    let max_body = usize::try_from(router.config.limits.max_body.0).unwrap_or(usize::MAX);
+    Routes::new()
+        .route("/v1/chat/completions", post(chat::chat))
+        .route("/v1/completions", post(completions::completions))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*model}", get(models::one))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(nothing_here)
+        .layer(DefaultBodyLimit::max(max_body))
+        .with_state(Arc::clone(router))
+        .merge(ops::routes(Arc::clone(router) as Arc<dyn ops::Operable>))
+}
+
+/// A request as a handler gets it.
+struct Asked<'a> {
+    router: &'a Arc<Router>,
+    caller: Caller,
+    headers: &'a HeaderMap,
+}
+
+/// The body, or why there is none.
+fn body(router: &Router, body: Result<Bytes, BytesRejection>) -> Result<Bytes, RequestError> {
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            RequestError::TooLarge { max: router.config.limits.max_body.0 }
+        }
+        _ => RequestError::Invalid {
+            param: None,
+            code: None,
+            message: format!("the request's body could not be read: {rejection}"),
+        },
+    })
+}
+
+async fn nothing_here(State(_): State<Arc<Router>>, request: Request) -> Response {
+    let kind = request.headers().get(header::CONTENT_TYPE).map(|kind| kind.as_bytes());
+    if kind.is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+        let (parts, ()) = tonic::Status::unimplemented("").into_http::<()>().into_parts();
+        return Response::from_parts(parts, axum::body::Body::empty());
+    }
+    let message = format!("Invalid URL ({} {})", request.method(), request.uri().path());
+    error::object(StatusCode::NOT_FOUND, &error::invalid(message)).into_response()
+}
+
+async fn wrong_method(request: Request) -> Response {
+    let (method, path) = (request.method(), request.uri().path());
+    let message = format!("Not allowed to {method} on {path}");
+    error::object(StatusCode::METHOD_NOT_ALLOWED, &error::invalid(message)).into_response()
+}

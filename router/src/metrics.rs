@@ -1,0 +1,176 @@
+//! What a router counts.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use baton_node::metrics::encode;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::error::Outcome;
+
+/// A router's metrics. Clones share them.
+#[derive(Clone)]
+pub(crate) struct RouterMetrics {
+    registry: Arc<Registry>,
+    requests: Family<OutcomeLabel, Counter>,
+    ttft: Histogram,
+    tpot: Histogram,
+    in_flight: Gauge,
+    queued: Gauge,
+    retries: Family<ReasonLabel, Counter>,
+    nodes: Family<RoleLabel, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RoleLabel {
+    role: &'static str,
+}
+
+/// A running request; dropped without an end it counts as cancelled.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    metrics: RouterMetrics,
+    ended: bool,
+}
+
+impl RouterMetrics {
+    pub(crate) fn new() -> Self {
+        // 1 ms to 131 s, and 0.1 ms to 13 s.
+        let ttft = Histogram::new(exponential_buckets(1e-3, 2.0, 18));
+        let tpot = Histogram::new(exponential_buckets(1e-4, 2.0, 18));
+        let mut metrics = RouterMetrics {
+            registry: Arc::default(),
+            requests: Family::default(),
+            ttft,
+            tpot,
+            in_flight: Gauge::default(),
+            queued: Gauge::default(),
+            retries: Family::default(),
+            nodes: Family::default(),
+        };
+        let mut registry = Registry::default();
+        metrics.register(registry.sub_registry_with_prefix("baton_router"));
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    fn register(&self, router: &mut Registry) {
+        router.register("requests", "Requests that ended, by outcome", self.requests.clone());
+        router.register(
+            "ttft_seconds",
+            "From a request's arrival to its first token's departure",
+            self.ttft.clone(),
+        );
+        router.register("tpot_seconds", "Mean time between a request's tokens", self.tpot.clone());
+        router.register("in_flight", "Requests that run or wait", self.in_flight.clone());
+        router.register("queued", "Requests that wait for a place", self.queued.clone());
+        router.register("retries", "Attempts that failed and were repeated", self.retries.clone());
+        router.register("nodes", "Nodes that are members, by role", self.nodes.clone());
+    }
+
+    /// Counts a request as running until the tally is dropped.
+    pub(crate) fn enter(&self) -> Tally {
+        self.in_flight.inc();
+        Tally { metrics: self.clone(), ended: false }
+    }
+
+    /// Counts a request that ended, or was refused before it began.
+    pub(crate) fn ended(&self, outcome: Outcome) {
+        self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn retried(&self, reason: &'static str) {
+        self.retries.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Everything in the OpenMetrics text format, with the cluster's counts as of now.
+    pub(crate) fn render(&self, prefill: usize, decode: usize, queued: usize) -> String {
+        for (role, nodes) in [("prefill", prefill), ("decode", decode)] {
+            let nodes = i64::try_from(nodes).unwrap_or(i64::MAX);
+            self.nodes.get_or_create(&RoleLabel { role }).set(nodes);
+        }
+        self.queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
+        encode(&self.registry)
+    }
+}
+
+impl Tally {
+    /// Counts the end.
+    pub(crate) fn ended(
+        &mut self,
+        outcome: Outcome,
+        ttft: Option<Duration>,
+        tpot: Option<Duration>,
+    ) {
+        self.ended = true;
+        self.metrics.ended(outcome);
+        for (histogram, time) in [(&self.metrics.ttft, ttft), (&self.metrics.tpot, tpot)] {
+            if let Some(time) = time {
+                histogram.observe(time.as_secs_f64());
+            }
+        }
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.metrics.in_flight.dec();
+        if !self.ended {
+            self.metrics.ended(Outcome::cancelled);
+        }
+    }
+}
+
+impl fmt::Debug for RouterMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RouterMetrics").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_operators_ask_for_is_there() {
+        let metrics = RouterMetrics::new();
+        let mut tally = metrics.enter();
+        let running = metrics.render(1, 2, 3);
+        assert!(running.contains("baton_router_in_flight 1\n"), "{running}");
+        tally.ended(Outcome::ok, Some(Duration::from_millis(9)), None);
+        drop(tally);
+        drop(metrics.enter());
+        metrics.retried("full");
+        let text = metrics.render(1, 2, 3);
+        for line in [
+            "baton_router_requests_total{outcome=\"ok\"} 1",
+            "baton_router_requests_total{outcome=\"cancelled\"} 1",
+            "baton_router_ttft_seconds_count 1",
+            "baton_router_tpot_seconds_count 0",
+            "baton_router_in_flight 0",
+            "baton_router_queued 3",
+            "baton_router_retries_total{reason=\"full\"} 1",
+            "baton_router_nodes{role=\"decode\"} 2",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing from\n{text}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The embedded registry: nodes join on the control port and stay while their stream speaks.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use baton_node::task;
+use baton_proto::{
+    PROTOCOL_VERSION, convert,
+    node::v1::{
+        JoinRequest, JoinResponse, Welcome, join_request, join_response, registry_server::Registry,
+    },
+    status::status,
+};
+use baton_types::RouterId;
+use futures::{Stream, stream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::cluster::{Cluster, JoinError, Session};
+
+const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) struct EmbeddedRegistry {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) router: RouterId,
+    pub(crate) heartbeat: Duration,
+    /// Ends all streams.
+    pub(crate) close: CancellationToken,
+}
+
+type Answers = Pin<Box<dyn Stream<Item = Result<JoinResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Registry for EmbeddedRegistry {
+    type JoinStream = Answers;
+
+    async fn join(
+        &self,
+        request: Request<Streaming<JoinRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let mut said = request.into_inner();
+        let session = self.admit(&mut said).await.map_err(|error| status(&error))?;
+        let hello = &session.peer().hello;
+        tracing::info!(
+            node = %hello.node, generation = %hello.generation, role = %hello.role,
+            model = %hello.model, numerics = %hello.numerics, address = hello.control_address,
+            "a node joined"
+        );
+        let welcome = Welcome {
+            protocol_version: PROTOCOL_VERSION,
+            router: self.router.0,
+            heartbeat_interval_us: convert::micros(self.heartbeat),
+        };
+        let message = Some(join_response::Message::Welcome(welcome));
+        let (answer, answers) = mpsc::channel(2);
+        // The receiver is right here, and the channel is empty.
+        let _ = answer.try_send(Ok(JoinResponse { message }));
+        let close = self.close.clone();
+        let listening = task::owned(async move {
+            let node = session.peer().hello.node.clone();
+            let end = listen(session, said, close).await;
+            tracing::info!(%node, why = %end, "a node left");
+            // A node that is gone doesn't need the status.
+            let _ = answer.send(Err(end)).await;
+        });
+        let answers = stream::unfold((answers, listening), |(mut answers, listening)| async {
+            answers.recv().await.map(|answer| (answer, (answers, listening)))
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+impl EmbeddedRegistry {
+    async fn admit(&self, said: &mut Streaming<JoinRequest>) -> Result<Session, JoinError> {
+        if self.close.is_cancelled() {
+            return Err(JoinError::ShuttingDown);
+        }
+        let first = tokio::time::timeout(HELLO_PATIENCE, said.message()).await;
+        let Ok(Ok(Some(JoinRequest { message: Some(join_request::Message::Hello(hello)) }))) =
+            first
+        else {
+            return Err(JoinError::NoHello(HELLO_PATIENCE));
+        };
+        self.cluster.join(hello).await
+    }
+}
+
+/// Hears heartbeats until the stream or the membership ends, and says why it did.
+async fn listen(
+    session: Session,
+    mut said: Streaming<JoinRequest>,
+    close: CancellationToken,
+) -> Status {
+    let gone = session.peer().gone.clone();
+    loop {
+        let message = tokio::select! {
+            message = said.message() => message,
+            () = gone.cancelled() => return Status::aborted("the lease is over; join again"),
+            () = close.cancelled() => return status(&JoinError::ShuttingDown),
+        };
+        let beat = match message {
+            Ok(Some(JoinRequest { message: Some(join_request::Message::Heartbeat(beat)) })) => beat,
+            // A message of a later version.
+            Ok(Some(_)) => continue,
+            Ok(None) => return Status::ok("the node ended its stream"),
+            Err(error) => return error,
+        };
+        let load = match convert::from_heartbeat(beat) {
+            Ok((load, _reports)) => load,
+            Err(error) => return status(&JoinError::Wire(error)),
+        };
+        if let Err(error) = session.heard(load) {
+            return status(&JoinError::NotAMember(error));
+        }
+    }
+}

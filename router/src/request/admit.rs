@@ -1,0 +1,169 @@
+//! At the door: is this a request that can be answered, and in what tokens?
+
+use std::{sync::Arc, time::Duration};
+
+use baton_text::{OutputText, TextModel};
+use baton_types::{
+    ChoiceIndex, ModelId, RequestId, SamplingSpec, SequenceKey, StopTokens, Time, TokenId,
+};
+use rand::Rng;
+use tokio::sync::mpsc;
+use tracing::Instrument;
+
+use super::{Answer, Ask, Prompt, inside::Entered, run::Run};
+use crate::{error::RequestError, router::Router};
+
+/// Longer texts are tokenised off the runtime's own threads.
+const LONG_TEXT: usize = 16 << 10;
+/// Messages a client may lag behind before its request waits.
+const AHEAD: usize = 16;
+
+/// A request that may run.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) key: SequenceKey,
+    pub(crate) model: ModelId,
+    pub(crate) prompt: Vec<TokenId>,
+    pub(crate) max_tokens: u32,
+    pub(crate) sampling: SamplingSpec,
+    /// Tokens that end the sequence.
+    pub(crate) stop_tokens: StopTokens,
+    pub(crate) output: OutputText,
+    pub(crate) arrived: Time,
+    /// Counted from its arrival.
+    pub(crate) deadline: Duration,
+    /// Its place in line.
+    pub(crate) number: u64,
+    pub(crate) inside: Entered,
+}
+
+impl Router {
+    /// Starts a request, or refuses it for what can be seen at the door.
+    pub(crate) async fn submit(self: &Arc<Self>, ask: Ask) -> Result<Answer, RequestError> {
+        let (id, arrived) = (ask.caller.id, self.clock.now());
+        let tag = ask.caller.tag.clone();
+        let admitted = self.admit(ask, arrived).await.inspect_err(|error| {
+            self.metrics.ended(error.outcome());
+            tracing::info!(%id, tag, %error, "request refused");
+        })?;
+        let (out, said) = mpsc::channel(AHEAD);
+        let (model, seed) = (admitted.model.clone(), admitted.sampling.seed);
+        let prompt_tokens = admitted.prompt.len() as u32;
+        let span = tracing::info_span!("request", %id, tag, %model);
+        let run = Run::new(Arc::clone(self), admitted, out);
+        let work = baton_node::task::owned(run.carry().instrument(span));
+        Ok(Answer { id, model, seed, prompt_tokens, said, _work: work })
+    }
+
+    async fn admit(&self, ask: Ask, arrived: Time) -> Result<Admitted, RequestError> {
+        let Ask { caller, model, prompt, temperature, seed, max_tokens, stop, deadline } = ask;
+        let inside = self.inside.enter(caller.id)?;
+        let served = self
+            .cluster
+            .served(&model)
+            .ok_or_else(|| RequestError::UnknownModel { model: model.to_string() })?;
+        let seed = seed.unwrap_or_else(|| rand::rng().random());
+        let sampling = SamplingSpec { temperature: temperature.unwrap_or(1.0), seed };
+        sampling.validate()?;
+        let output = served.text.output(stop)?;
+        let param = prompt.param();
+        if prompt.is_empty() {
+            return Err(RequestError::EmptyPrompt { param });
+        }
+        let stop_tokens = served.text.eos().clone();
+        let prompt = tokenise(Arc::clone(&served.text), prompt).await?;
+        let max_context = match served.max_context() {
+            // Nobody has the model now, which whoever places the request will tell.
+            0 => u32::MAX,
+            max => max,
+        };
+        let max_tokens = output_tokens(param, prompt.len(), max_tokens, max_context)?;
+        let most = self.config.timeouts.request.0;
+        Ok(Admitted {
+            key: SequenceKey { request: caller.id, choice: ChoiceIndex(0) },
+            model,
+            prompt,
+            max_tokens,
+            sampling,
+            stop_tokens,
+            output,
+            arrived,
+            deadline: deadline.map_or(most, |deadline| deadline.min(most)),
+            number: self.next_number(),
+            inside,
+        })
+    }
+}
+
+/// The most tokens to generate: what was asked for, or what the context leaves.
+fn output_tokens(
+    param: &'static str,
+    prompt: usize,
+    asked: Option<u32>,
+    max: u32,
+) -> Result<u32, RequestError> {
+    if prompt == 0 {
+        return Err(RequestError::EmptyPrompt { param });
+    }
+    let prompt = u32::try_from(prompt).unwrap_or(u32::MAX);
+    let left = max.saturating_sub(prompt);
+    let output = asked.unwrap_or(left.max(1));
+    if output > left {
+        return Err(RequestError::ContextLength { param, prompt, output, max });
+    }
+    Ok(output)
+}
+
+async fn tokenise(text: Arc<TextModel>, prompt: Prompt) -> Result<Vec<TokenId>, RequestError> {
+    let param = prompt.param();
+    let length = match &prompt {
+        Prompt::Tokens(_) => 0,
+        Prompt::Text(text) => text.len(),
+        Prompt::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+    };
+    let encode = move || match prompt {
+        Prompt::Tokens(tokens) => Ok(tokens),
+        Prompt::Text(prompt) => text.encode(&prompt),
+        Prompt::Chat(messages) => text.encode_chat(&messages),
+    };
+    let encoded = if length > LONG_TEXT {
+        let encoding = tokio::task::spawn_blocking(encode).await;
+        encoding.map_err(|error| RequestError::Internal(error.to_string()))?
+    } else {
+        encode()
+    };
+    encoded.map_err(|source| RequestError::Text { param, source })
+}
+
+impl Admitted {
+    pub(crate) fn id(&self) -> RequestId {
+        self.key.request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_context_bounds_the_output() {
+        let check = |prompt, asked, expected| {
+            assert_eq!(output_tokens("prompt", prompt, asked, 100).ok(), expected, "{prompt}");
+        };
+        check(10, None, Some(90));
+        check(10, Some(90), Some(90));
+        check(10, Some(91), None);
+        check(99, None, Some(1));
+        check(100, None, None);
+        check(1000, None, None);
+        check(0, None, None);
+    }
+
+    #[test]
+    fn the_refusal_names_the_limit_and_what_was_asked_for() {
+        let error = output_tokens("messages", 95, Some(6), 100).unwrap_err().to_string();
+        for part in ["100 tokens", "101 tokens", "95 in the messages", "6 in the completion"] {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+    }
+}

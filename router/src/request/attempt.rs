@@ -1,0 +1,210 @@
+//! One attempt: a prefill and a decode node at work on the same sequence, under one epoch.
+
+use std::sync::Arc;
+
+use baton_node::transport::MAX_MESSAGE_BYTES;
+use baton_proto::{
+    convert::{self, Sampled},
+    node::v1::{
+        self as node, DecodeRunRequest, DecodeRunResponse, Joined, PrefillRunRequest,
+        PrefillRunResponse, decode_client::DecodeClient, decode_run_response as decode_said,
+        prefill_client::PrefillClient, prefill_run_response as prefill_said,
+    },
+};
+use baton_types::{Capability, FinishReason, Role, SequenceSpec};
+use futures::{Stream, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
+use tonic::Status;
+
+use super::failure::{Failure, Pair};
+use crate::cluster::{Peer, Place};
+
+/// Both nodes' streams. Dropping it cancels what still runs there.
+pub(crate) struct Attempt {
+    prefill: Side<PrefillRunResponse>,
+    decode: Side<DecodeRunResponse>,
+    /// The prefill node's token is here.
+    prefilled: bool,
+    /// The decode node has the pages.
+    joined: bool,
+    pub(crate) pair: Pair,
+}
+
+/// A node's stream, from the call on.
+struct Side<T> {
+    stream: Option<BoxStream<'static, Result<T, Status>>>,
+    /// Resolves when the node is no member any more.
+    gone: BoxFuture<'static, ()>,
+}
+
+/// What a node said.
+#[derive(Debug)]
+pub(crate) enum Word {
+    First { token: Sampled, first: node::FirstToken, finish: Option<FinishReason> },
+    HandedOver,
+    Joined(Joined),
+    Tokens { tokens: Vec<Sampled>, step_us: u64 },
+    Finished(FinishReason),
+}
+
+impl Attempt {
+    /// Calls both nodes at the same time; the one that decodes is told where the pages will be.
+    pub(crate) fn start(place: &Place, spec: &SequenceSpec, capability: Capability) -> Self {
+        let (prefill, decode) = (&place.prefill, place.decode.as_ref());
+        let model = prefill.hello.model.to_string();
+        let request = PrefillRunRequest {
+            model: model.clone(),
+            generation: prefill.hello.generation.0,
+            sequence: Some(spec.clone().into()),
+            capability: decode.map_or_else(Vec::new, |_| convert::to_bytes(capability.0)),
+        };
+        let channel = prefill.channel.clone();
+        let mut client = PrefillClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let prefill_side = Side::open(prefill, async move { client.run(request).await });
+        let decode_side = decode.map_or_else(Side::closed, |peer| {
+            let source = convert::Source {
+                node: prefill.hello.node.clone(),
+                generation: prefill.hello.generation,
+                address: prefill.hello.data_address.clone(),
+                capability,
+            };
+            let request = DecodeRunRequest {
+                model,
+                generation: peer.hello.generation.0,
+                sequence: Some(spec.clone().into()),
+                source: Some(source.into()),
+            };
+            let channel = peer.channel.clone();
+            let mut client =
+                DecodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+            Side::open(peer, async move { client.run(request).await })
+        });
+        let pair = Pair {
+            prefill: prefill.hello.node.clone(),
+            decode: decode.map(|peer| peer.hello.node.clone()),
+        };
+        Attempt {
+            prefill: prefill_side,
+            decode: decode_side,
+            prefilled: false,
+            joined: false,
+            pair,
+        }
+    }
+
+    /// The next word of either node. The decode node isn't listened to while `pause_decode`.
+    pub(crate) async fn next(&mut self, pause_decode: bool) -> Result<Word, Failure> {
+        loop {
+            let decode_is_due = self.decode.is_open() && !pause_decode;
+            let word = tokio::select! {
+                said = self.prefill.next(), if self.prefill.is_open() => match said {
+                    Some(Ok(said)) => prefill_word(&self.pair, said)?,
+                    // Whatever becomes of it now, its work is done.
+                    Some(Err(_)) if self.prefilled && self.joined => {
+                        self.prefill = Side::closed();
+                        continue;
+                    }
+                    None if self.prefilled => {
+                        self.prefill = Side::closed();
+                        continue;
+                    }
+                    Some(Err(status)) => {
+                        return Err(Failure::refused(&self.pair, Role::Prefill, &status));
+                    }
+                    None => return Err(Failure::ended(&self.pair, Role::Prefill)),
+                },
+                said = self.decode.next(), if decode_is_due => match said {
+                    Some(Ok(said)) => decode_word(&self.pair, said)?,
+                    Some(Err(status)) => {
+                        return Err(Failure::refused(&self.pair, Role::Decode, &status));
+                    }
+                    None => return Err(Failure::ended(&self.pair, Role::Decode)),
+                },
+                else => return Err(Failure::ended(&self.pair, Role::Prefill)),
+            };
+            self.note(&word);
+            return Ok(word);
+        }
+    }
+
+    fn note(&mut self, word: &Word) {
+        match word {
+            Word::First { finish, .. } => {
+                self.prefilled = true;
+                if finish.is_some() {
+                    self.decode = Side::closed();
+                }
+            }
+            Word::Joined(_) => self.joined = true,
+            Word::Finished(_) => self.decode = Side::closed(),
+            Word::HandedOver | Word::Tokens { .. } => {}
+        }
+    }
+
+    /// No more tokens will come.
+    pub(crate) fn is_over(&self) -> bool {
+        self.prefilled && !self.decode.is_open()
+    }
+}
+
+impl<T: Send + 'static> Side<T> {
+    fn open<S>(
+        peer: &Arc<Peer>,
+        call: impl Future<Output = Result<tonic::Response<S>, Status>> + Send + 'static,
+    ) -> Self
+    where
+        S: Stream<Item = Result<T, Status>> + Send + 'static,
+    {
+        let stream = futures::stream::once(call).map_ok(tonic::Response::into_inner).try_flatten();
+        let gone = peer.gone.clone();
+        let gone = Box::pin(async move { gone.cancelled().await });
+        Side { stream: Some(stream.boxed()), gone }
+    }
+
+    fn closed() -> Self {
+        Side { stream: None, gone: Box::pin(std::future::pending()) }
+    }
+
+    fn is_open(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// The next message. A node that is gone counts as one whose connection broke: a partition
+    /// doesn't close it.
+    async fn next(&mut self) -> Option<Result<T, Status>> {
+        let stream = self.stream.as_mut()?;
+        tokio::select! {
+            biased;
+            said = stream.next() => said,
+            () = &mut self.gone => Some(Err(Status::unavailable("it left the cluster"))),
+        }
+    }
+}
+
+fn prefill_word(pair: &Pair, said: PrefillRunResponse) -> Result<Word, Failure> {
+    let garbled = || Failure::garbled(pair, Role::Prefill);
+    match said.event.ok_or_else(garbled)? {
+        prefill_said::Event::FirstToken(first) => {
+            let token = first.token.ok_or_else(garbled)?.into();
+            let finish = first.finish.map(|reason| finish_reason(reason).ok_or_else(garbled));
+            Ok(Word::First { token, first, finish: finish.transpose()? })
+        }
+        prefill_said::Event::HandedOver(_) => Ok(Word::HandedOver),
+    }
+}
+
+fn decode_word(pair: &Pair, said: DecodeRunResponse) -> Result<Word, Failure> {
+    let garbled = || Failure::garbled(pair, Role::Decode);
+    Ok(match said.event.ok_or_else(garbled)? {
+        decode_said::Event::Joined(joined) => Word::Joined(joined),
+        decode_said::Event::Tokens(node::Tokens { tokens, step_us }) => {
+            Word::Tokens { tokens: tokens.into_iter().map(Sampled::from).collect(), step_us }
+        }
+        decode_said::Event::Finished(finished) => {
+            Word::Finished(finish_reason(finished.reason).ok_or_else(garbled)?)
+        }
+    })
+}
+
+fn finish_reason(wire: i32) -> Option<FinishReason> {
+    FinishReason::try_from(node::FinishReason::try_from(wire).ok()?).ok()
+}

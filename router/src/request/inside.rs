@@ -1,0 +1,102 @@
+//! Who is inside, bounded, and how to cancel them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use baton_types::RequestId;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::RequestError;
+
+/// The requests that are inside the router.
+#[derive(Debug)]
+pub(crate) struct Inside {
+    max: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    cancels: HashMap<RequestId, CancellationToken>,
+    closed: bool,
+}
+
+/// One request's being inside, over when dropped.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    inside: Arc<Inside>,
+    id: RequestId,
+    /// Cancelled when somebody asks for it.
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Inside {
+    pub(crate) fn new(max: u32) -> Self {
+        Inside { max, state: Mutex::default() }
+    }
+
+    /// Lets a request in, if there is room.
+    pub(crate) fn enter(self: &Arc<Self>, id: RequestId) -> Result<Entered, RequestError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(RequestError::ShuttingDown);
+        }
+        if state.cancels.len() >= self.max as usize {
+            return Err(RequestError::TooMany { max: self.max });
+        }
+        let cancel = CancellationToken::new();
+        state.cancels.insert(id, cancel.clone());
+        Ok(Entered { inside: Arc::clone(self), id, cancel })
+    }
+
+    /// Ends a running request. False when there is none of that id.
+    pub(crate) fn cancel(&self, id: RequestId) -> bool {
+        let state = self.lock();
+        let running = state.cancels.get(&id).filter(|cancel| !cancel.is_cancelled());
+        running.inspect(|cancel| cancel.cancel()).is_some()
+    }
+
+    /// Lets nobody in any more.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    /// Ends everything that runs.
+    pub(crate) fn cancel_all(&self) {
+        self.lock().cancels.values().for_each(CancellationToken::cancel);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().cancels.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.inside.lock().cancels.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_door_is_bounded_and_closes() {
+        let inside = Arc::new(Inside::new(1));
+        let entered = inside.enter(RequestId(1)).unwrap();
+        assert_eq!(inside.enter(RequestId(2)).unwrap_err(), RequestError::TooMany { max: 1 });
+        assert!(inside.cancel(RequestId(1)) && entered.cancel.is_cancelled());
+        assert!(!inside.cancel(RequestId(1)) && !inside.cancel(RequestId(2)));
+        drop(entered);
+        assert_eq!(inside.len(), 0);
+        inside.close();
+        assert_eq!(inside.enter(RequestId(3)).unwrap_err(), RequestError::ShuttingDown);
+    }
+}

@@ -1,0 +1,115 @@
+//! One request, from the question to its end.
+//!
+//! `admit` checks and tokenises it, `run` carries it through as many attempts as it needs, each an
+//! `attempt` on one pair of nodes, and `merge` makes their tokens one exact stream.
+
+mod admit;
+mod attempt;
+mod failure;
+mod inside;
+mod merge;
+mod run;
+mod timing;
+
+use std::time::Duration;
+
+use baton_proto::{convert::Sampled, v1};
+use baton_text::ChatMessage;
+use baton_types::{FinishReason, ModelId, RequestId, TokenId};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+pub(crate) use self::inside::Inside;
+use crate::error::RequestError;
+
+/// What a client asks for, whatever it speaks.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) caller: Caller,
+    pub(crate) model: ModelId,
+    pub(crate) prompt: Prompt,
+    /// Unset: 1.
+    pub(crate) temperature: Option<f32>,
+    /// Unset: drawn here.
+    pub(crate) seed: Option<u64>,
+    /// Unset: what the context leaves.
+    pub(crate) max_tokens: Option<u32>,
+    pub(crate) stop: Vec<String>,
+    /// How long the client wants to wait, if it said so.
+    pub(crate) deadline: Option<Duration>,
+}
+
+/// Which request it is: to the router, and to the client if it gave it a name.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) id: RequestId,
+    /// As in the header `x-request-id`; for logs only.
+    pub(crate) tag: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Prompt {
+    Text(String),
+    Tokens(Vec<TokenId>),
+    Chat(Vec<ChatMessage>),
+}
+
+impl Prompt {
+    /// The parameter it came in.
+    pub(crate) fn param(&self) -> &'static str {
+        match self {
+            Prompt::Text(_) | Prompt::Tokens(_) => "prompt",
+            Prompt::Chat(_) => "messages",
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Prompt::Text(text) => text.is_empty(),
+            Prompt::Tokens(tokens) => tokens.is_empty(),
+            Prompt::Chat(messages) => messages.is_empty(),
+        }
+    }
+}
+
+/// An admitted request's answer, as it comes. Dropping it cancels the request.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) id: RequestId,
+    pub(crate) model: ModelId,
+    pub(crate) seed: u64,
+    pub(crate) prompt_tokens: u32,
+    pub(crate) said: mpsc::Receiver<Result<Said, RequestError>>,
+    _work: AbortOnDropHandle<()>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Said {
+    Chunk(Chunk),
+    /// Always the last, unless there was an error.
+    End(End),
+}
+
+/// Tokens in the stream's order, without gaps, and the text that became certain with them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Chunk {
+    /// Index of the first of `tokens`.
+    pub(crate) index: u32,
+    pub(crate) tokens: Vec<Sampled>,
+    pub(crate) text: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct End {
+    pub(crate) reason: FinishReason,
+    pub(crate) usage: v1::Usage,
+    pub(crate) timings: v1::Timings,
+}
+
+impl Answer {
+    /// What is said next. An answer that breaks off says so with an error.
+    pub(crate) async fn next(&mut self) -> Result<Said, RequestError> {
+        let broken = || Err(RequestError::Internal("the request's task ended early".to_owned()));
+        self.said.recv().await.unwrap_or_else(broken)
+    }
+}

@@ -1,0 +1,305 @@
+//! A request's life: placed, attempted, tried again while that helps, and ended.
+//!
+//! **Invariant** (`no-lost-request`): it ends in bounded time, with its tokens or a typed error. The
+//! deadline bounds everything, the number of attempts is bounded, and dropping the answer ends it
+//! at any point: the streams to the nodes and the place go with it.
+
+use std::{sync::Arc, time::Duration};
+
+use baton_proto::{convert::Sampled, v1};
+use baton_types::{Capability, Epoch, FinishReason, NodeId, SequenceSpec, TokenId};
+use rand::Rng;
+use tokio::sync::mpsc;
+
+use super::{
+    Chunk, End, Said,
+    admit::Admitted,
+    attempt::{Attempt, Word},
+    failure::{Failure, Kind},
+    merge::{Merge, MergeError, Taken},
+    timing::Timing,
+};
+use crate::{
+    cluster::{Place, PlaceRequest},
+    error::{Outcome, RequestError},
+    metrics::Tally,
+    router::Router,
+};
+
+/// The first pause before trying again, after the first time; it doubles.
+const BACKOFF: Duration = Duration::from_millis(25);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+
+pub(super) struct Run {
+    router: Arc<Router>,
+    request: Admitted,
+    out: mpsc::Sender<Result<Said, RequestError>>,
+    merge: Merge,
+    epoch: Epoch,
+    attempts: u32,
+    /// Those that failed the last attempt.
+    exclude: Vec<NodeId>,
+    timing: Timing,
+    tally: Tally,
+}
+
+/// Why an attempt ended.
+enum Cut {
+    Failed(Failure),
+    /// The client is gone.
+    Hangup,
+}
+
+impl From<Failure> for Cut {
+    fn from(failure: Failure) -> Self {
+        Cut::Failed(failure)
+    }
+}
+
+impl Run {
+    pub(super) fn new(
+        router: Arc<Router>,
+        request: Admitted,
+        out: mpsc::Sender<Result<Said, RequestError>>,
+    ) -> Self {
+        let epoch = Epoch::first(router.id);
+        let merge = Merge::new(epoch, request.max_tokens);
+        let timing = Timing::new(request.arrived);
+        let tally = router.metrics.enter();
+        let exclude = Vec::new();
+        Run { router, request, out, merge, epoch, attempts: 0, exclude, timing, tally }
+    }
+
+    pub(super) async fn carry(mut self) {
+        let (cancel, deadline) = (self.request.inside.cancel.clone(), self.request.deadline);
+        let left = (self.request.arrived + deadline) - self.router.clock.now();
+        let result = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(RequestError::Cancelled { id: self.request.id() }),
+            () = tokio::time::sleep(left) => Err(RequestError::Deadline { deadline }),
+            result = self.attempts() => result,
+        };
+        let said = self.conclude(result);
+        // It is over before the client hears so: whoever asks next finds the room it left.
+        let Run { request, out, tally, .. } = self;
+        drop((request, tally));
+        // A client that is gone doesn't need the end.
+        let _ = out.send(said).await;
+    }
+
+    /// Counts and logs the end.
+    fn conclude(
+        &mut self,
+        result: Result<FinishReason, RequestError>,
+    ) -> Result<Said, RequestError> {
+        let (prompt, output) = (self.request.prompt.len() as u32, self.merge.next_index());
+        let outcome = result.as_ref().map_or_else(RequestError::outcome, |_| Outcome::ok);
+        self.tally.ended(outcome, self.timing.ttft(), self.timing.tpot(output));
+        let timings = self.timing.timings(output);
+        tracing::info!(
+            ?outcome,
+            error = result.as_ref().err().map(tracing::field::display),
+            prompt_tokens = prompt,
+            output_tokens = output,
+            attempts = self.attempts,
+            ttft_us = timings.ttft_us,
+            tpot_us = timings.tpot_us,
+            prefill = timings.prefill_node,
+            decode = timings.decode_node,
+            "request ended"
+        );
+        let usage = v1::Usage {
+            prompt_tokens: prompt,
+            completion_tokens: output,
+            cached_tokens: self.timing.cached_tokens().min(prompt),
+        };
+        result.map(|reason| Said::End(End { reason, usage, timings }))
+    }
+
+    /// Attempts until one reaches the sequence's end.
+    async fn attempts(&mut self) -> Result<FinishReason, RequestError> {
+        loop {
+            let place = self.place().await?;
+            let failure = match self.attempt(place).await {
+                Ok(reason) => return Ok(reason),
+                Err(Cut::Hangup) => {
+                    return Err(RequestError::Cancelled { id: self.request.id() });
+                }
+                Err(Cut::Failed(failure)) => failure,
+            };
+            self.recover(failure).await?;
+        }
+    }
+
+    async fn place(&mut self) -> Result<Place, RequestError> {
+        let tokens = self.tokens();
+        let request = PlaceRequest {
+            model: &self.request.model,
+            tokens: &tokens,
+            max_new_tokens: self.request.max_tokens - self.merge.next_index(),
+            cache_salt: 0,
+            number: self.request.number,
+            exclude: std::mem::take(&mut self.exclude),
+            patient: self.attempts > 0,
+        };
+        self.router.cluster.place(&request).await.map_err(RequestError::Policy)
+    }
+
+    /// One attempt, to the sequence's end or its own.
+    async fn attempt(&mut self, place: Place) -> Result<FinishReason, Cut> {
+        if self.attempts > 0 {
+            self.epoch = self.epoch.next(self.router.id);
+            self.merge.grant(self.epoch);
+        }
+        self.attempts += 1;
+        let capability = Capability(rand::rng().random());
+        let mut attempt = Attempt::start(&place, &self.spec(), capability);
+        self.timing.placed(self.router.clock.now(), &attempt.pair);
+        tracing::debug!(
+            epoch = %self.epoch, prefill = %attempt.pair.prefill,
+            decode = attempt.pair.decode.as_ref().map(tracing::field::display),
+            reasons = ?place.placement.reasons, "placed"
+        );
+        loop {
+            let word = attempt.next(self.merge.is_far_ahead()).await?;
+            self.take(word, &place).map_err(|error| Failure::protocol(&attempt.pair, &error))?;
+            if let Some(reason) = self.forward().await? {
+                return Ok(reason);
+            }
+            if attempt.is_over() {
+                self.merge.close().map_err(|error| Failure::protocol(&attempt.pair, &error))?;
+            }
+        }
+    }
+
+    /// Takes in what a node said.
+    fn take(&mut self, word: Word, place: &Place) -> Result<(), MergeError> {
+        match word {
+            Word::First { token, first, finish } => {
+                place.first_token();
+                self.timing.prefilled(&first);
+                self.accept(token)?;
+                if let Some(reason) = finish {
+                    self.merge.finish(self.epoch, reason);
+                }
+            }
+            Word::HandedOver => place.handed_over(),
+            Word::Joined(joined) => {
+                place.handed_over();
+                self.timing.joined(&joined);
+            }
+            Word::Tokens { tokens, step_us } => {
+                self.timing.stepped(step_us);
+                tokens.into_iter().try_for_each(|token| self.accept(token))?;
+            }
+            Word::Finished(reason) => self.merge.finish(self.epoch, reason),
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, token: Sampled) -> Result<(), MergeError> {
+        let taken = self.merge.accept(self.epoch, token)?;
+        if taken != Taken::New {
+            tracing::debug!(index = token.index, ?taken, "dropped a token");
+        }
+        Ok(())
+    }
+
+    /// Sends on whatever has its turn. Says how the sequence ended, if it did.
+    async fn forward(&mut self) -> Result<Option<FinishReason>, Cut> {
+        let mut chunk = Chunk { index: self.merge.next_index(), ..Chunk::default() };
+        let mut end = None;
+        while let Some(sampled) = self.merge.release() {
+            chunk.tokens.push(sampled);
+            end = self.show(sampled.token, &mut chunk.text);
+            if end.is_some() {
+                break;
+            }
+        }
+        if let (None, Some(reason)) = (end, self.merge.ended()) {
+            end = Some(self.finish(reason, &mut chunk.text));
+        }
+        if chunk.tokens.is_empty() && chunk.text.is_empty() {
+            return Ok(end);
+        }
+        self.timing.leaving(self.router.clock.now());
+        self.out.send(Ok(Said::Chunk(chunk))).await.map_err(|_closed| Cut::Hangup)?;
+        Ok(end)
+    }
+}
+
+impl Run {
+    /// Adds a token's text. Says how the sequence ended, if it did with this token.
+    fn show(&mut self, token: TokenId, text: &mut String) -> Option<FinishReason> {
+        if self.request.stop_tokens.contains(token) {
+            return Some(self.finish(FinishReason::Stop, text));
+        }
+        let shown = self.request.output.push(token);
+        text.push_str(&shown.text);
+        if shown.stopped {
+            return Some(FinishReason::Stop);
+        }
+        let is_full = self.merge.next_index() >= self.request.max_tokens;
+        is_full.then(|| self.finish(FinishReason::Length, text))
+    }
+
+    /// Adds what was held back. A stop string may show in it.
+    fn finish(&mut self, reason: FinishReason, text: &mut String) -> FinishReason {
+        let rest = self.request.output.finish();
+        text.push_str(&rest.text);
+        if rest.stopped { FinishReason::Stop } else { reason }
+    }
+
+    /// Prepares another attempt, or says why there is none.
+    async fn recover(&mut self, failure: Failure) -> Result<(), RequestError> {
+        let Failure { kind, nodes, message } = failure;
+        tracing::info!(
+            epoch = %self.epoch, emitted = self.merge.next_index(), reason = kind.label(),
+            %message, "attempt failed"
+        );
+        let last = message;
+        match kind {
+            Kind::Request => return Err(RequestError::RefusedByNode { message: last }),
+            Kind::Deadline => {
+                return Err(RequestError::Deadline { deadline: self.request.deadline });
+            }
+            Kind::Unreachable => nodes.iter().for_each(|node| self.router.cluster.suspect(node)),
+            Kind::Full { .. } | Kind::Node | Kind::HandOver => {}
+        }
+        if self.attempts > self.router.config.limits.max_retries {
+            return Err(match kind {
+                Kind::Full { retry_after } => RequestError::NodesFull { last, retry_after },
+                _ => RequestError::Failed { attempts: self.attempts, last },
+            });
+        }
+        self.router.metrics.retried(kind.label());
+        self.exclude = nodes;
+        if let Some(doublings) = self.attempts.checked_sub(2) {
+            let pause = BACKOFF * 2_u32.pow(doublings.min(8));
+            tokio::time::sleep(pause.min(LONGEST_BACKOFF)).await;
+        }
+        Ok(())
+    }
+
+    /// The prompt, then what was emitted.
+    fn tokens(&self) -> Vec<TokenId> {
+        [&self.request.prompt, self.merge.emitted()].concat()
+    }
+
+    /// What nodes are asked for now.
+    fn spec(&self) -> SequenceSpec {
+        let request = &self.request;
+        let elapsed = self.router.clock.now() - request.arrived;
+        SequenceSpec {
+            key: request.key,
+            epoch: self.epoch,
+            tokens: self.tokens(),
+            prompt_len: request.prompt.len() as u32,
+            max_tokens: request.max_tokens,
+            sampling: request.sampling,
+            stop_tokens: request.stop_tokens.clone(),
+            cache_salt: 0,
+            deadline: Some(request.deadline.saturating_sub(elapsed)),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Where a request's time went.
+
+use std::time::Duration;
+
+use baton_proto::{
+    convert::micros,
+    node::v1::{FirstToken, Joined},
+    v1,
+};
+use baton_types::Time;
+
+use super::failure::Pair;
+
+/// Collected while the request runs; the nodes' parts are those of the last attempt.
+#[derive(Clone, Debug)]
+pub(crate) struct Timing {
+    arrived: Time,
+    first: Option<Time>,
+    last: Option<Time>,
+    parts: v1::Timings,
+    cached_tokens: Option<u32>,
+}
+
+impl Timing {
+    pub(crate) fn new(arrived: Time) -> Self {
+        let parts = v1::Timings::default();
+        Timing { arrived, first: None, last: None, parts, cached_tokens: None }
+    }
+
+    /// The request has a place, for the first time or again.
+    pub(crate) fn placed(&mut self, now: Time, pair: &Pair) {
+        let router_queue_us = match self.parts.router_queue_us {
+            0 => micros(now - self.arrived),
+            first => first,
+        };
+        self.parts = v1::Timings {
+            router_queue_us,
+            prefill_node: pair.prefill.to_string(),
+            decode_node: pair.decode.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ..v1::Timings::default()
+        };
+    }
+
+    pub(crate) fn prefilled(&mut self, first: &FirstToken) {
+        self.parts.prefill_queue_us = first.queue_us;
+        self.parts.prefill_us = first.prefill_us;
+        // A replay finds its own output in the cache, which is no part of the prompt.
+        self.cached_tokens.get_or_insert(first.cached_tokens);
+    }
+
+    pub(crate) fn joined(&mut self, joined: &Joined) {
+        self.parts.exposed_transfer_us = joined.exposed_transfer_us;
+        self.parts.decode_admission_us = joined.admission_us;
+        self.parts.pages_moved = joined.pages;
+        self.parts.bytes_moved = joined.bytes;
+    }
+
+    pub(crate) fn stepped(&mut self, step_us: u64) {
+        if self.parts.first_decode_step_us == 0 {
+            self.parts.first_decode_step_us = step_us;
+        }
+    }
+
+    /// Tokens leave for the client.
+    pub(crate) fn leaving(&mut self, now: Time) {
+        self.first.get_or_insert(now);
+        self.last = Some(now);
+    }
+
+    /// From the request's arrival to its first token's departure.
+    pub(crate) fn ttft(&self) -> Option<Duration> {
+        self.first.map(|first| first - self.arrived)
+    }
+
+    /// The mean time between `tokens` tokens.
+    pub(crate) fn tpot(&self, tokens: u32) -> Option<Duration> {
+        let (first, last) = (self.first?, self.last?);
+        tokens.checked_sub(1).filter(|gaps| *gaps > 0).map(|gaps| (last - first) / gaps)
+    }
+
+    pub(crate) fn cached_tokens(&self) -> u32 {
+        self.cached_tokens.unwrap_or(0)
+    }
+
+    /// Everything, for an output of `tokens` tokens.
+    pub(crate) fn timings(&self, tokens: u32) -> v1::Timings {
+        v1::Timings {
+            ttft_us: self.ttft().map_or(0, micros),
+            tpot_us: self.tpot(tokens).map_or(0, micros),
+            ..self.parts.clone()
+        }
+    }
+}

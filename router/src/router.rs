@@ -1,0 +1,60 @@
+//! What all of a router's ports and requests share.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use baton_node::{clock::Clock, ops::Operable};
+use baton_types::RouterId;
+use rand::Rng;
+
+use crate::{cluster::Cluster, config::RouterConfig, metrics::RouterMetrics, request::Inside};
+
+#[derive(Debug)]
+pub(crate) struct Router {
+    /// Drawn anew at each start: part of every epoch this router grants.
+    pub(crate) id: RouterId,
+    pub(crate) clock: Clock,
+    pub(crate) config: RouterConfig,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) inside: Arc<Inside>,
+    pub(crate) metrics: RouterMetrics,
+    last_number: AtomicU64,
+}
+
+impl Router {
+    pub(crate) fn new(config: RouterConfig) -> Self {
+        let clock = Clock::start();
+        Router {
+            id: RouterId(rand::rng().random()),
+            clock,
+            cluster: Arc::new(Cluster::new(&config, clock)),
+            inside: Arc::new(Inside::new(config.limits.max_in_flight)),
+            metrics: RouterMetrics::new(),
+            last_number: AtomicU64::new(0),
+            config,
+        }
+    }
+
+    /// Requests are served in the order of their numbers.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.last_number.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Operable for Router {
+    fn metrics(&self) -> String {
+        let (prefill, decode, queued) = self.cluster.counts();
+        self.metrics.render(prefill, decode, queued)
+    }
+
+    fn unhealthy(&self) -> Option<String> {
+        None
+    }
+
+    fn unready(&self) -> Option<String> {
+        let problem = "no model has both a prefill and a decode node";
+        (!self.cluster.is_ready()).then(|| problem.to_owned())
+    }
+}
