@@ -16,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn slow_cluster() -> Cluster {
     let options = Options::new(Engine::Sim)
         .set("scheduler.chunk_tokens=32")
-        .set("engine.profile.prefill_base=2000.0")
-        .set("engine.profile.decode_base=2000.0");
+        .set("engine.profile.prefill_us=2000.0")
+        .set("engine.profile.decode_us=2000.0");
     Cluster::start(&options).unwrap()
 }
 
