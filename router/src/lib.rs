@@ -13,7 +13,7 @@ mod router;
 mod serve;
 
 pub use config::{LimitsConfig, PlacementConfig, RouterConfig, RouterFlags, TimeoutsConfig};
-pub use serve::{Serving, start};
+pub use serve::{ServeError, Serving, start};
 use tokio_util::sync::CancellationToken;
 
 /// Serves until `shutdown` is cancelled and running requests have finished or the drain time is

@@ -1,0 +1,10 @@
+//! A router among scripted nodes: what clients see when nodes are honest, full, lying or dying.
+
+#![allow(clippy::unwrap_used, reason = "a test says what went wrong by panicking")]
+
+mod cluster;
+mod errors;
+mod fake;
+mod faults;
+mod grpc;
+mod http;
