@@ -112,7 +112,8 @@ async fn pull(args: PullArgs) -> anyhow::Result<()> {
 /// the backtrace that some libraries put into their messages.
 fn one_sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(|cause| message(cause)) {
+    for cause in error.chain() {
+        let cause = message(cause);
         if text.is_empty() {
             text = cause;
         } else if !text.contains(&cause) {

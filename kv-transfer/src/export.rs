@@ -20,7 +20,7 @@ use baton_transfer_protocol::{
 use baton_types::{Capability, Epoch, SequenceKey, blocks_for};
 use tokio::{
     net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
     time::sleep_until,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -33,6 +33,12 @@ use crate::{
     peer::PeerIdentity,
 };
 
+/// Connections served at a time; more are closed at once.
+const MAX_STREAMS: usize = 4096;
+/// How long a run of pages may still take once its offer has ended. A puller that stopped reading
+/// would otherwise keep the blocks past their lease.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// See [`SourceConfig`].
 pub type ExporterConfig = SourceConfig;
 
@@ -43,12 +49,13 @@ pub struct Exporter {
     _stop: Arc<StopOnDrop>,
 }
 
-#[derive(Debug)]
-struct StopOnDrop(CancellationToken);
+struct StopOnDrop(Arc<Shared>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.cancel();
+        self.0.stop.cancel();
+        // Whoever waits for an outcome hears of the end, and the blocks are free.
+        self.0.update(Source::close);
     }
 }
 
@@ -116,7 +123,7 @@ impl Exporter {
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
-        let stop = Arc::new(StopOnDrop(shared.stop.clone()));
+        let stop = Arc::new(StopOnDrop(Arc::clone(&shared)));
         shared.spawn(accept(Arc::clone(&shared), listener));
         shared.spawn(keep_time(Arc::clone(&shared)));
         Exporter { shared, _stop: stop }
@@ -128,9 +135,6 @@ impl Exporter {
         let needed = blocks_for(tokens as usize, self.shared.hello.layout.block_tokens);
         if blocks.len() < needed {
             return Err(OfferError::Blocks { key, tokens, needed, given: blocks.len() });
-        }
-        if self.shared.stop.is_cancelled() {
-            return Err(OfferError::Closed);
         }
         let (sender, outcome) = watch::channel(None);
         let id = {
@@ -240,11 +244,17 @@ async fn keep_time(shared: Arc<Shared>) {
 }
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    let places = Arc::new(Semaphore::new(MAX_STREAMS));
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    warn!(%address, "{MAX_STREAMS} page streams are open; refusing one more");
+                    continue;
+                };
                 let task_shared = Arc::clone(&shared);
                 shared.spawn(async move {
+                    let _place = place;
                     if let Err(error) = serve(&task_shared, stream).await {
                         debug!(%address, %error, "page stream ended");
                     }
@@ -278,7 +288,7 @@ async fn listen(shared: &Shared, id: StreamId, mut reader: FrameReader) -> Resul
         let now = shared.clock.now();
         match frame {
             Frame::Pull(pull) => shared.update(|source| source.pull(now, id, pull)),
-            Frame::Credit { pages } => shared.update(|source| source.credit(id, pages)),
+            Frame::Credit { pages } => shared.update(|source| source.credit(now, id, pages)),
             Frame::Release => shared.update(|source| source.released(id)),
             Frame::Abort => shared.update(|source| source.aborted(id)),
             other => return Err(unexpected("a puller's frame", &other)),
@@ -306,12 +316,26 @@ async fn speak(shared: &Shared, id: StreamId, mut writer: OwnedWriteHalf) -> Res
         match next {
             Some(Next::Pages(blocks, layer, first_block, count)) => {
                 let run = &blocks[first_block as usize..(first_block + count) as usize];
-                send_run(&mut writer, &shared.arena, layer, first_block, run).await?;
+                tokio::select! {
+                    sent = send_run(&mut writer, &shared.arena, layer, first_block, run) => sent?,
+                    () = overdue(shared, id) => return Err(LinkError::Overdue),
+                }
                 shared.pages_sent.fetch_add(count.into(), Ordering::Relaxed);
             }
             Some(Next::Frame(frame)) => send(&mut writer, &frame).await?,
             None => changed.await,
         }
+    }
+}
+
+/// Ends a while after the offer that `id` pulls has.
+async fn overdue(shared: &Shared, id: StreamId) {
+    loop {
+        let changed = shared.changed.notified();
+        if !shared.lock().source.is_pulling(id) {
+            return tokio::time::sleep(GRACE).await;
+        }
+        changed.await;
     }
 }
 

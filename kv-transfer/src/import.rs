@@ -10,7 +10,7 @@ use std::{
 use baton_device::Arena;
 use baton_kv_cache::BlockRef;
 use baton_transfer_protocol::{FirstToken, Frame, Hello, PullRequest, Sink, SinkError, SinkSpec};
-use baton_types::{Capability, Epoch, Generation, NodeId, SequenceKey, Time};
+use baton_types::{Capability, Epoch, Generation, NodeId, SequenceKey, Time, blocks_for};
 use futures::future::try_join_all;
 use tokio::{sync::Notify, time::sleep_until};
 
@@ -88,6 +88,8 @@ pub enum PullError {
     Link(#[from] LinkError),
     #[error(transparent)]
     Sink(#[from] SinkError),
+    #[error("{tokens} tokens take {needed} blocks, {given} were given")]
+    Blocks { tokens: u32, needed: usize, given: usize },
     #[error(
         "{address} is node {given} of generation {given_generation}, expected {expected} of \
          generation {expected_generation}"
@@ -104,7 +106,7 @@ pub enum PullError {
 impl PullError {
     /// Whether the same pull may succeed from another source.
     pub fn is_retryable(&self) -> bool {
-        !matches!(self, PullError::Link(LinkError::Mismatch(_)))
+        !matches!(self, PullError::Link(LinkError::Mismatch(_)) | PullError::Blocks { .. })
     }
 }
 
@@ -128,6 +130,11 @@ impl Importer {
     pub async fn pull(&self, pull: Pull) -> Result<Pulled, PullError> {
         let shared = &self.shared;
         let layout = *shared.arena.layout();
+        let needed = blocks_for(pull.tokens as usize, layout.block_tokens);
+        if pull.blocks.len() < needed {
+            let (tokens, given) = (pull.tokens, pull.blocks.len());
+            return Err(PullError::Blocks { tokens, needed, given });
+        }
         let streams = shared.config.streams.clamp(1, layout.layers);
         let spec = SinkSpec {
             layout,
@@ -273,14 +280,11 @@ impl Shared {
     /// An idle connection, or a new one, to the very node the pull names.
     async fn link(&self, pull: &Pull) -> Result<Link, PullError> {
         while let Some(link) = self.take_idle(&pull.address) {
-            let mut probe = [0; 1];
-            // Nothing to read and not closed: as it was left.
-            let quiet = link.reader.stream.try_read(&mut probe);
-            let alive = matches!(&quiet, Err(e) if e.kind() == std::io::ErrorKind::WouldBlock);
-            if alive && link.peer.generation == pull.generation {
+            if is_quiet(&link) && link.peer.generation == pull.generation {
                 return Ok(link);
             }
         }
+        self.forget_dead();
         let link = Link::connect(&pull.address, &self.hello).await?;
         if link.peer.node != pull.node || link.peer.generation != pull.generation {
             return Err(PullError::Stranger {
@@ -294,6 +298,14 @@ impl Shared {
         Ok(link)
     }
 
+    /// Closes idle connections whose peers have gone.
+    fn forget_dead(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, links| {
+            links.retain(is_quiet);
+            !links.is_empty()
+        });
+    }
+
     fn take_idle(&self, address: &str) -> Option<Link> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(address)?.pop()
     }
@@ -304,6 +316,12 @@ impl Shared {
         kept.extend(links);
         kept.truncate(MAX_IDLE);
     }
+}
+
+/// Nothing to read and not closed: as it was left.
+fn is_quiet(link: &Link) -> bool {
+    let quiet = link.reader.stream.try_read(&mut [0; 1]);
+    matches!(quiet, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 impl fmt::Debug for Importer {

@@ -9,7 +9,7 @@ mod pages;
 mod peer;
 
 pub use baton_transfer_protocol::{
-    FirstToken, HelloMismatch, NackReason, OfferError, Outcome, SinkError,
+    AbortReason, FirstToken, HelloMismatch, NackReason, OfferError, Outcome, SinkError,
 };
 pub use export::{Exporter, ExporterConfig, Offer, Offered};
 pub use import::{Importer, ImporterConfig, Pull, PullError, Pulled};

@@ -33,6 +33,8 @@ pub enum LinkError {
     Frame(#[from] FrameError),
     #[error(transparent)]
     Mismatch(#[from] HelloMismatch),
+    #[error("the puller stopped reading, and its pages are no longer offered")]
+    Overdue,
     #[error("expected {expected}, got {given}")]
     Unexpected { expected: &'static str, given: &'static str },
 }

@@ -7,9 +7,10 @@ use std::{sync::Arc, time::Duration};
 use baton_device::Arena;
 use baton_kv_cache::{BlockRef, KvCache};
 use baton_kv_transfer::{
-    Exporter, ExporterConfig, FirstToken, HelloMismatch, Importer, ImporterConfig, LinkError,
-    NackReason, Offer, Outcome, PeerIdentity, Pull, PullError, Pulled,
+    AbortReason, Exporter, ExporterConfig, FirstToken, HelloMismatch, Importer, ImporterConfig,
+    LinkError, NackReason, Offer, Outcome, PeerIdentity, Pull, PullError, Pulled,
 };
+use baton_transfer_protocol::{Frame, PullRequest};
 use baton_types::{
     Capability, ChoiceIndex, Epoch, Generation, KvDtype, KvLayout, NumericsId, RequestId, Role,
     RouterId, SequenceKey, TokenId,
@@ -245,6 +246,7 @@ async fn nodes_that_differ_do_not_pair() {
     for stranger in strangers {
         let pair = Pair::with(stranger.clone(), ExporterConfig::default()).await;
         let error = pair.run(pair.pull(1)).await.unwrap_err();
+        assert!(!error.is_retryable());
         match error {
             PullError::Link(LinkError::Mismatch(HelloMismatch::Numerics { .. })) => {
                 assert_eq!(stranger.layout, LAYOUT);
@@ -255,6 +257,104 @@ async fn nodes_that_differ_do_not_pair() {
             other => panic!("{other}"),
         }
     }
+}
+
+/// A source of another version, as its bytes come over the wire.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_version_is_refused_with_both_values() {
+    let pair = Pair::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let own = pair.address.clone();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = TcpStream::connect(&own).await.unwrap();
+            let mut hello = [0; 9];
+            far.read_exact(&mut hello).await.unwrap();
+            // Length, kind, version.
+            hello[5..].copy_from_slice(&9_u32.to_le_bytes());
+            near.write_all(&hello).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+        }
+    });
+    let error = pair.run(Pull { address, ..pair.pull(1) }).await.unwrap_err();
+    let PullError::Link(LinkError::Mismatch(HelloMismatch::Version { given, own, .. })) = error
+    else {
+        panic!("{error}")
+    };
+    assert_eq!((given, own), (9, 1));
+    pair.sink.whole_again().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_ends_ends_its_offers_and_their_pulls() {
+    let pair = Pair::new().await;
+    let offered = pair.exporter.offer(pair.offer(1)).unwrap();
+    offered.layer_done(0, TOKENS);
+    let (pull, importer) = (pair.pull(1), pair.importer.clone());
+    let pulling = tokio::spawn(async move { importer.pull(pull).await });
+    while pair.exporter.pages_sent() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let Pair { source, sink, exporter, .. } = pair;
+    drop(exporter);
+    let reason = AbortReason::Closed;
+    assert_eq!(offered.outcome().await, Outcome::Aborted { reason });
+    assert!(pulling.await.unwrap().is_err());
+    source.whole_again().await;
+    sink.whole_again().await;
+}
+
+/// A puller that asks and then reads nothing can't keep the pages past their lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_puller_that_stops_reading_loses_its_pages_with_the_lease() {
+    let layout = KvLayout { head_dim: 4096, kv_heads: 8, ..LAYOUT };
+    let lease = Duration::from_millis(30);
+    let config = ExporterConfig { lease, ..ExporterConfig::default() };
+    let arena = Arc::new(Arena::new(layout, 16).unwrap());
+    let cache = KvCache::new(16, layout.block_tokens);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let own = PeerIdentity { layout, ..identity("p", Role::Prefill) };
+    let exporter = Exporter::start(listener, arena, own, config);
+    let (key, epoch, capability) = (key(), EPOCH, Capability(1));
+    let blocks = cache.reserve(16).unwrap();
+    let offered = exporter.offer(Offer { key, epoch, capability, blocks, tokens: 256 }).unwrap();
+
+    let mut stuck = TcpStream::connect(address).await.unwrap();
+    let mut prefix = [0; 4];
+    stuck.read_exact(&mut prefix).await.unwrap();
+    let mut hello = vec![0; Frame::length(prefix).unwrap()];
+    stuck.read_exact(&mut hello).await.unwrap();
+    let (tokens, credits) = (256, 1000);
+    let pull = PullRequest {
+        key,
+        epoch,
+        capability,
+        tokens,
+        first_layer: 0,
+        stride: 1,
+        skip_blocks: 0,
+        credits,
+    };
+    let mut bytes = [&prefix[..], &hello].concat();
+    Frame::Pull(pull).encode(&mut bytes);
+    stuck.write_all(&bytes).await.unwrap();
+    offered.finish(FIRST);
+    assert_eq!(offered.outcome().await, Outcome::Expired);
+    while cache.usage().held > 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(stuck);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_into_too_few_blocks_is_refused_here() {
+    let pair = Pair::new().await;
+    let pull = Pull { tokens: TOKENS + 16, ..pair.pull(1) };
+    let error = pair.run(pull).await.unwrap_err();
+    assert!(matches!(error, PullError::Blocks { needed: 12, given: 11, .. }), "{error}");
+    pair.sink.whole_again().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -73,7 +73,8 @@ fn companions_and_scattered_blocks_change_nothing() {
     let model = model();
     let mut engine = engine(&model, Setup { threads: 2, ..Setup::default() });
     let lens = [1, 5, 16, 31, 33, 64, 100, 128, 2, 3, 17, 48, 90, 15, 7, 250];
-    let sampling = |index: usize| if index % 2 == 0 { SEEDED } else { SamplingSpec::GREEDY };
+    let sampling =
+        |index: usize| if index.is_multiple_of(2) { SEEDED } else { SamplingSpec::GREEDY };
     let expect: Vec<_> = lens
         .iter()
         .enumerate()

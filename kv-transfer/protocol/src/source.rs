@@ -11,7 +11,7 @@ use crate::{FirstToken, MAX_RUN, NackReason, PullRequest};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceConfig {
-    /// How long finished pages wait for their puller.
+    /// How long finished pages wait for their puller's next sign of life.
     pub lease: Duration,
     /// How long a pull waits for its offer,
     pub park: Duration,
@@ -51,8 +51,6 @@ pub enum OfferError {
     CapabilityInUse { key: SequenceKey },
     #[error("{key}: {tokens} tokens take {needed} blocks, {given} were given")]
     Blocks { key: SequenceKey, tokens: u32, needed: usize, given: usize },
-    #[error("this node no longer hands pages over")]
-    Closed,
 }
 
 /// How an offer ended. Its pages are free from then on.
@@ -69,6 +67,8 @@ pub enum AbortReason {
     Puller,
     #[error("the offer was withdrawn")]
     Withdrawn,
+    #[error("this node no longer hands pages over")]
+    Closed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,6 +203,14 @@ impl Source {
         self.end(id, Outcome::Aborted { reason }, NackReason::Withdrawn);
     }
 
+    /// The node stops handing pages over: every offer ends.
+    pub fn close(&mut self) {
+        for id in self.offers.keys().copied().collect::<Vec<_>>() {
+            let reason = AbortReason::Closed;
+            self.end(id, Outcome::Aborted { reason }, NackReason::Withdrawn);
+        }
+    }
+
     /// A connection was made.
     pub fn stream_opened(&mut self, stream: StreamId) {
         self.streams.insert(stream, Stream::Idle);
@@ -236,10 +244,15 @@ impl Source {
         self.streams.insert(stream, state);
     }
 
-    /// More pages may be on their way.
-    pub fn credit(&mut self, stream: StreamId, pages: u32) {
-        if let Some(Stream::Pulling(pulling)) = self.streams.get_mut(&stream) {
-            pulling.credits = pulling.credits.saturating_add(pages);
+    /// Pages have arrived, and as many more may be on their way. The lease begins again: a slow
+    /// link isn't a puller that went away.
+    pub fn credit(&mut self, now: Time, stream: StreamId, pages: u32) {
+        let Some(Stream::Pulling(pulling)) = self.streams.get_mut(&stream) else { return };
+        pulling.credits = pulling.credits.saturating_add(pages);
+        if let Some(offer) = self.offers.get_mut(&pulling.offer)
+            && let OfferState::Held { expires, .. } = &mut offer.state
+        {
+            *expires = now + self.config.lease;
         }
     }
 
@@ -257,6 +270,11 @@ impl Source {
         let Some(id) = self.puller_of(stream) else { return };
         let reason = AbortReason::Puller;
         self.end(id, Outcome::Aborted { reason }, NackReason::Withdrawn);
+    }
+
+    /// Whether the pages `stream` pulls are still offered.
+    pub fn is_pulling(&self, stream: StreamId) -> bool {
+        self.puller_of(stream).is_some()
     }
 
     /// What `stream` sends next, if anything now.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use baton_proto::status::Refuse;
 use baton_text::{OutputText, TextModel};
 use baton_types::{
     ChoiceIndex, ModelId, RequestId, SamplingSpec, SequenceKey, StopTokens, Time, TokenId,
@@ -44,7 +45,8 @@ impl Router {
         let tag = ask.caller.tag.clone();
         let admitted = self.admit(ask, arrived).await.inspect_err(|error| {
             self.metrics.ended(error.outcome());
-            tracing::info!(%id, tag, %error, "request refused");
+            // Its text may quote the request.
+            tracing::info!(%id, tag, reason = error.reason(), "request refused");
         })?;
         let (out, said) = mpsc::channel(AHEAD);
         let (model, seed) = (admitted.model.clone(), admitted.sampling.seed);

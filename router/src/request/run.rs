@@ -253,9 +253,11 @@ impl Run {
     /// Prepares another attempt, or says why there is none.
     async fn recover(&mut self, failure: Failure) -> Result<(), RequestError> {
         let Failure { kind, nodes, message } = failure;
+        // What is wrong with a request may quote it.
+        let error = (kind != Kind::Request).then_some(&message);
         tracing::info!(
             epoch = %self.epoch, emitted = self.merge.next_index(), reason = kind.label(),
-            %message, "attempt failed"
+            error, "attempt failed"
         );
         let last = message;
         match kind {
