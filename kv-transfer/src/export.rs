@@ -53,9 +53,9 @@ struct StopOnDrop(Arc<Shared>);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.stop.cancel();
         // Whoever waits for an outcome hears of the end, and the blocks are free.
         self.0.update(Source::close);
+        self.0.stop.cancel();
     }
 }
 

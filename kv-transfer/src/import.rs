@@ -12,7 +12,7 @@ use baton_kv_cache::BlockRef;
 use baton_transfer_protocol::{FirstToken, Frame, Hello, PullRequest, Sink, SinkError, SinkSpec};
 use baton_types::{Capability, Epoch, Generation, NodeId, SequenceKey, Time, blocks_for};
 use futures::future::try_join_all;
-use tokio::{sync::Notify, time::sleep_until};
+use tokio::time::sleep_until;
 
 use crate::{
     clock::Clock,
@@ -110,12 +110,8 @@ impl PullError {
     }
 }
 
-/// A transfer's machine, and a bell for whoever waits for the others.
-struct Transfer {
-    sink: Mutex<Sink>,
-    whole: Notify,
-    pages: Mutex<u64>,
-}
+/// The machine of one transfer, fed by its streams.
+struct Transfer(Mutex<Sink>);
 
 impl Importer {
     pub fn new(arena: Arc<Arena>, identity: PeerIdentity, config: ImporterConfig) -> Self {
@@ -143,11 +139,7 @@ impl Importer {
             streams,
             silence: shared.config.silence,
         };
-        let transfer = Transfer {
-            sink: Mutex::new(Sink::new(spec)),
-            whole: Notify::new(),
-            pages: Mutex::new(0),
-        };
+        let transfer = Transfer(Mutex::new(Sink::new(spec)));
         let links =
             try_join_all((0..streams).map(|_| shared.link(&pull))).await?.into_iter().enumerate();
         let pulls = links.map(|(index, link)| {
@@ -158,12 +150,14 @@ impl Importer {
             silent = silence(shared, &transfer) => return Err(silent.into()),
         };
         let now = shared.clock.now();
-        let complete = transfer.lock().complete();
-        let Some((first, at)) = complete else {
-            unreachable!("streams return when the transfer is complete")
+        let (complete, pages) = {
+            let sink = transfer.lock();
+            (sink.complete(), sink.pages())
         };
-        shared.give_back(&pull.address, links);
-        let pages = *transfer.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((first, at)) = complete else {
+            unreachable!("a transfer is complete when each of its streams is")
+        };
+        shared.release(&pull.address, links).await;
         let bytes = pages * layout.page_bytes() as u64;
         Ok(Pulled { first, pages, bytes, exposed: now.since(at) })
     }
@@ -185,11 +179,12 @@ impl Drop for PullingLink {
 
 impl Transfer {
     fn lock(&self) -> std::sync::MutexGuard<'_, Sink> {
-        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One stream's share: every `streams`-th layer. Returns when the whole transfer is complete.
+/// One stream's share: every `streams`-th layer, and the first token. Reading exactly those leaves
+/// the connection clean for the next transfer.
 async fn stream(
     shared: &Shared,
     transfer: &Transfer,
@@ -197,7 +192,7 @@ async fn stream(
     mut pulling: PullingLink,
     index: u32,
     streams: u32,
-) -> Result<Link, PullError> {
+) -> Result<PullingLink, PullError> {
     let link = pulling.0.as_mut().expect("a link that isn't done yet");
     let request = PullRequest {
         key: pull.key,
@@ -211,10 +206,7 @@ async fn stream(
     };
     send(&mut link.writer, &Frame::Pull(request)).await?;
     let mut ungranted = 0;
-    let mut first_came = false;
-    // Every stream brings its layers and the first token; reading exactly those leaves it clean for
-    // the next transfer.
-    while !first_came || !transfer.lock().stream_complete(index) {
+    while !transfer.lock().stream_complete(index) {
         let frame = link.reader.next().await?;
         match frame {
             Frame::Pages(run) => {
@@ -231,8 +223,6 @@ async fn stream(
                         sink.arrived(now, run.layer, expected, computed)?;
                     }
                 }
-                *transfer.pages.lock().unwrap_or_else(PoisonError::into_inner) +=
-                    computed.len() as u64;
                 ungranted += computed.len() as u32;
                 if ungranted >= GRANT {
                     send(&mut link.writer, &Frame::Credit { pages: ungranted }).await?;
@@ -240,23 +230,13 @@ async fn stream(
                 }
             }
             Frame::First(first) => {
-                transfer.lock().first_token(shared.clock.now(), first)?;
-                first_came = true;
+                transfer.lock().first_token(shared.clock.now(), index, first)?;
             }
             Frame::Nack(reason) => return Err(SinkError::Nack(reason).into()),
             other => return Err(unexpected("pages", &other).into()),
         }
     }
-    loop {
-        let whole = transfer.whole.notified();
-        if transfer.lock().complete().is_some() {
-            transfer.whole.notify_waiters();
-            break;
-        }
-        whole.await;
-    }
-    send(&mut link.writer, &Frame::Release).await?;
-    Ok(pulling.0.take().expect("taken once"))
+    Ok(pulling)
 }
 
 /// Ends when the source was silent for too long.
@@ -310,10 +290,18 @@ impl Shared {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(address)?.pop()
     }
 
-    fn give_back(&self, address: &str, links: Vec<Link>) {
+    /// Tells the source that its pages have arrived, and keeps the connections that could.
+    async fn release(&self, address: &str, links: Vec<PullingLink>) {
+        let mut quiet = Vec::with_capacity(links.len());
+        for mut pulling in links {
+            let Some(mut link) = pulling.0.take() else { continue };
+            if send(&mut link.writer, &Frame::Release).await.is_ok() {
+                quiet.push(link);
+            }
+        }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle.entry(address.to_owned()).or_default();
-        kept.extend(links);
+        kept.extend(quiet);
         kept.truncate(MAX_IDLE);
     }
 }

@@ -36,7 +36,8 @@ pub enum SinkError {
 }
 
 /// Invariant (`no-stale-page`): complete means that every page came exactly once, in order, with
-/// the checksum its source computed, and that the first token came.
+/// the checksum its source computed, and that the first token came on every stream. A release
+/// before that would leave a stream that still waits for its copy.
 #[derive(Debug)]
 pub struct Sink {
     spec: SinkSpec,
@@ -45,6 +46,8 @@ pub struct Sink {
     next: Vec<u32>,
     missing: u64,
     first: Option<(FirstToken, Time)>,
+    /// Whether the first token came, by stream.
+    told: Vec<bool>,
     /// Since the first sign of life.
     heard: Option<Time>,
 }
@@ -58,6 +61,7 @@ impl Sink {
             next: vec![skip; spec.layout.layers as usize],
             missing: u64::from(blocks - skip) * u64::from(spec.layout.layers),
             first: None,
+            told: vec![false; spec.streams as usize],
             heard: None,
             spec,
         }
@@ -96,9 +100,15 @@ impl Sink {
         Ok(())
     }
 
-    /// The source says that the prompt is computed.
-    pub fn first_token(&mut self, now: Time, first: FirstToken) -> Result<(), SinkError> {
+    /// The source says on `stream` that the prompt is computed.
+    pub fn first_token(
+        &mut self,
+        now: Time,
+        stream: u32,
+        first: FirstToken,
+    ) -> Result<(), SinkError> {
         self.heard = Some(now);
+        self.told[stream as usize] = true;
         match self.first {
             Some((known, _)) if known != first => Err(SinkError::FirstToken),
             Some(_) => Ok(()),
@@ -109,15 +119,21 @@ impl Sink {
         }
     }
 
-    /// Whether `stream` has brought all its layers.
+    /// Whether `stream` has brought all its layers and the first token.
     pub fn stream_complete(&self, stream: u32) -> bool {
-        let own = self.next.iter().skip(stream as usize).step_by(self.spec.streams as usize);
-        own.into_iter().all(|&next| next == self.blocks)
+        let mut own = self.next.iter().skip(stream as usize).step_by(self.spec.streams as usize);
+        self.told[stream as usize] && own.all(|&next| next == self.blocks)
     }
 
-    /// The first token and when it came, once everything has.
+    /// The first token and when it came first, once everything has.
     pub fn complete(&self) -> Option<(FirstToken, Time)> {
-        self.first.filter(|_| self.missing == 0)
+        self.first.filter(|_| self.missing == 0 && self.told.iter().all(|&told| told))
+    }
+
+    /// Pages that arrived and were verified.
+    pub fn pages(&self) -> u64 {
+        let skipped = self.spec.skip_blocks.min(self.blocks);
+        self.next.iter().map(|&next| u64::from(next - skipped)).sum()
     }
 
     pub fn poll_timeout(&self) -> Option<Time> {

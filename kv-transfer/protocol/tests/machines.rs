@@ -68,7 +68,6 @@ enum Up {
 struct Link {
     up: VecDeque<(Time, Up)>,
     down: VecDeque<(Time, Vec<u8>, Vec<u64>)>,
-    first_came: bool,
 }
 
 struct Puller {
@@ -337,9 +336,7 @@ impl World {
         pages: &[u64],
     ) -> Result<(), SinkError> {
         let now = self.now;
-        let HandOver { puller: Some(puller), links, .. } = &mut self.hand_overs[n] else {
-            unreachable!("asked before")
-        };
+        let puller = self.hand_overs[n].puller.as_mut().expect("asked before");
         match frame {
             Frame::Pages(run) => {
                 puller.sink.expect(now, at as u32, &run)?;
@@ -353,8 +350,7 @@ impl World {
                 Ok(())
             }
             Frame::First(first) => {
-                links[at].first_came = true;
-                puller.sink.first_token(now, first)
+                puller.sink.first_token(now, at as u32, first)
             }
             Frame::Nack(reason) => Err(reason.into()),
             other => panic!("{other:?} from a source"),
@@ -362,10 +358,8 @@ impl World {
     }
 
     fn complete(&mut self, n: usize) {
-        let HandOver { puller: Some(puller), links, .. } = &mut self.hand_overs[n] else { return };
-        // As in the driver, each stream first reads its own copy of the first token.
-        let all_read = links.iter().all(|link| link.first_came);
-        if puller.result.is_some() || !all_read || puller.sink.complete().is_none() {
+        let Some(puller) = &mut self.hand_overs[n].puller else { return };
+        if puller.result.is_some() || puller.sink.complete().is_none() {
             return;
         }
         puller.result = Some(Ok(()));
