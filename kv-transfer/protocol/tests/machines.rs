@@ -349,9 +349,7 @@ impl World {
                 }
                 Ok(())
             }
-            Frame::First(first) => {
-                puller.sink.first_token(now, at as u32, first)
-            }
+            Frame::First(first) => puller.sink.first_token(now, at as u32, first),
             Frame::Nack(reason) => Err(reason.into()),
             other => panic!("{other:?} from a source"),
         }

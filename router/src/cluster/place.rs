@@ -70,7 +70,7 @@ impl Cluster {
                 Turn::Wait(bell) => bell,
             };
             let (model, number) = (request.model, request.number);
-            ticket.get_or_insert(Ticket { cluster: self, model, number });
+            ticket.get_or_insert_with(|| Ticket { cluster: self, model, number });
             let left = deadline - self.clock.now();
             // Late or not, the policy has the last word.
             let _ = tokio::time::timeout(left, bell.notified()).await;

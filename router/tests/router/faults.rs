@@ -202,3 +202,13 @@ async fn a_client_that_hangs_up_frees_the_nodes() {
     eventually("both nodes' streams are dropped", || open() == 0).await;
     check_exact(&cluster).await;
 }
+
+/// It looks for a place more than once, and still has its turn when there is one.
+#[tokio::test]
+async fn who_waits_for_a_node_is_woken_however_often_there_was_none() {
+    let cluster = Cluster::start(1, 1).await;
+    for _ in 0..3 {
+        cluster.decode[0].shared.script(vec![Step::Fail(Status::unavailable("reset"))]);
+    }
+    check_exact(&cluster).await;
+}
