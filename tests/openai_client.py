@@ -14,7 +14,6 @@ assert client.models.retrieve(model).id == model
 
 def chat(**options):
     messages = [
-        {"role": "system", "content": "You answer briefly."},
         {"role": "user", "content": "What is the capital of France?"},
     ]
     defaults = {"model": model, "messages": messages, "max_tokens": 24, "temperature": 0}

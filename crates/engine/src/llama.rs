@@ -99,6 +99,11 @@ impl LlamaEngine {
         &self.arena
     }
 
+    /// Logits of the last step, `[sampled sequence][vocabulary]`.
+    pub fn logits(&self) -> &[f32] {
+        &self.buffers.logits
+    }
+
     fn check(&self, step: &SequenceStep<'_>) -> Result<(), EngineError> {
         let (key, info) = (step.key, &self.info);
         if step.tokens.is_empty() {

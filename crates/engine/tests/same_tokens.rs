@@ -5,17 +5,13 @@ mod common;
 
 use baton_device::Isa;
 use baton_types::{BlockId, KvDtype, SamplingSpec};
-use common::{Running, Setup, alone, engine, model, prompt, results, step};
+use common::{Running, Setup, alone, engine, golden_runs, model, prompt, results, step};
 
 const SEEDED: SamplingSpec = SamplingSpec { temperature: 0.8, seed: 77 };
 
 /// Golden digests of numerics `baton-cpu-1`, f16 cache, greedy: prompt seed, prompt length, then
 /// tokens and logits digests.
 const GOLDEN: &str = include_str!("golden.json");
-
-fn golden_runs() -> Vec<(u64, usize)> {
-    vec![(1, 1), (2, 17), (3, 64), (4, 300)]
-}
 
 #[test]
 fn golden_digests_hold_on_every_instruction_set() {
@@ -32,20 +28,6 @@ fn golden_digests_hold_on_every_instruction_set() {
             assert_eq!(&ours, golden, "{isa}, prompt of {len}");
         }
     }
-}
-
-/// Writes `golden.json` anew: only together with a new numerics name.
-#[test]
-#[ignore = "a tool: remakes the golden file"]
-fn make_golden() {
-    let model = model();
-    let mut engine = engine(&model, Setup::default());
-    let golden: Vec<_> = golden_runs()
-        .into_iter()
-        .map(|(seed, len)| alone(&mut engine, &prompt(seed, len), 4, 512, SamplingSpec::GREEDY))
-        .collect();
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden.json");
-    std::fs::write(path, serde_json::to_string(&golden).unwrap()).unwrap();
 }
 
 #[test]

@@ -153,3 +153,8 @@ pub fn alone(
 pub fn results(running: &Running) -> Vec<(u32, u64)> {
     running.sampled.iter().map(|sampled| (sampled.token.0, sampled.logits_digest)).collect()
 }
+
+/// Seeds and lengths of the prompts that `golden.json` is about.
+pub fn golden_runs() -> Vec<(u64, usize)> {
+    vec![(1, 1), (2, 17), (3, 64), (4, 300)]
+}
