@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     env, fs,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -150,14 +150,24 @@ impl Cluster {
     /// Every node's name and the address of its metrics, from its log.
     pub fn nodes(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let mut nodes = BTreeMap::new();
-        for entry in fs::read_dir(self.logs.path())? {
-            let path = entry?.path();
-            let name = path.file_stem().context("a log has a name")?.to_string_lossy().into_owned();
+        for (name, log) in self.logs()? {
             if name != "router" {
-                nodes.insert(name, metrics_address(&path)?);
+                let address = metrics_address(&log);
+                nodes.insert(name.clone(), address.with_context(|| format!("{name} names none"))?);
             }
         }
         Ok(nodes)
+    }
+
+    /// What each process logged, by its name.
+    pub fn logs(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut logs = BTreeMap::new();
+        for entry in fs::read_dir(self.logs.path())? {
+            let path = entry?.path();
+            let name = path.file_stem().context("a log has a name")?.to_string_lossy().into_owned();
+            logs.insert(name, fs::read_to_string(&path)?);
+        }
+        Ok(logs)
     }
 
     /// One sample of every node's metrics, such as `baton_kv_blocks{state="held"}`.
@@ -244,10 +254,7 @@ fn serving_at(stdout: ChildStdout) -> anyhow::Result<String> {
     told.recv_timeout(START).context("`baton up` never said that it serves")
 }
 
-fn metrics_address(log: &Path) -> anyhow::Result<String> {
-    let text = fs::read_to_string(log)?;
-    text.lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find_map(|line| Some(line["metrics"].as_str()?.to_owned()))
-        .with_context(|| format!("{} names no metrics address", log.display()))
+fn metrics_address(log: &str) -> Option<String> {
+    let lines = log.lines().filter_map(|line| serde_json::from_str(line).ok());
+    lines.into_iter().find_map(|line: serde_json::Value| Some(line["metrics"].as_str()?.to_owned()))
 }

@@ -1,6 +1,6 @@
 //! `cargo xtask`: what developers and CI run. `test` proves the tree, `bench` measures it.
 
-#![expect(clippy::print_stdout, reason = "a command line tool speaks there")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks there")]
 
 mod bench;
 mod left_out;
@@ -8,6 +8,8 @@ mod purity;
 mod step;
 mod test;
 mod tools;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -26,9 +28,16 @@ enum Command {
     Bench(bench::BenchArgs),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
         Command::Test(args) => test::test(&args),
         Command::Bench(args) => bench::bench(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

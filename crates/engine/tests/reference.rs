@@ -14,7 +14,7 @@ use baton_scheduler::{Engine, SampleStep, SequenceStep, Unobserved};
 use baton_text::{ChatMessage, TextModel};
 use baton_types::{BlockId, KvDtype, SamplingSpec, TokenId, blocks_for};
 use candle_core::quantized::GgmlDType;
-use common::{Setup, engine, key, model, model_path, prompt};
+use common::{Setup, engine, key, model, model_path};
 use serde::Deserialize;
 use tiny::Tiny;
 

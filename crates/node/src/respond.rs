@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures::Stream;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use tracing::Instrument;
@@ -74,10 +74,12 @@ where
     let work = work(Outgoing { messages: sender.clone() });
     let filling = async move {
         let _guard = guard;
+        let mut end = End { begin: Instant::now(), outcome: "cancelled" };
         match work.await {
-            Ok(()) | Err(Cut::Hangup) => {}
+            Ok(()) => end.outcome = "ok",
+            Err(Cut::Hangup) => {}
             Err(Cut::Error(error)) => {
-                tracing::info!(reason = error.reason(), %error, "the request ended early");
+                end.outcome = error.reason();
                 // A caller that is gone doesn't need the status.
                 let _ = sender.send(Err(error.into())).await;
             }
@@ -85,6 +87,19 @@ where
     };
     let work = task::owned(filling.instrument(span));
     Responses { messages, _work: work }
+}
+
+/// Logs how a request ended here, also when it was dropped in the middle.
+struct End {
+    begin: Instant,
+    outcome: &'static str,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let took_us = self.begin.elapsed().as_micros() as u64;
+        tracing::info!(outcome = self.outcome, took_us, "request ended here");
+    }
 }
 
 impl<T> Stream for Responses<T> {

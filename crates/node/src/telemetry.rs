@@ -1,5 +1,7 @@
 //! How a process speaks: log lines as text or JSON.
 
+use std::io::IsTerminal;
+
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, fmt};
 
@@ -39,7 +41,10 @@ pub enum TelemetryError {
 pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
     let filter = EnvFilter::try_new(&config.filter)
         .map_err(|source| TelemetryError::Filter { filter: config.filter.clone(), source })?;
-    let builder = fmt::Subscriber::builder().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = fmt::Subscriber::builder()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.format {
         LogFormat::Text => tracing::subscriber::set_global_default(builder.finish())?,
         LogFormat::Json => {

@@ -6,5 +6,6 @@ mod cancel;
 mod command_line;
 mod http;
 mod lifecycle;
+mod observe;
 mod openai;
 mod same_tokens;

@@ -78,15 +78,14 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 fn attention(q: &[Vec<f32>], k: &[Vec<f32>], v: &[Vec<f32>], head_dim: usize) -> Vec<f32> {
     let (heads, kv_heads) = (q[0].len() / head_dim, k[0].len() / head_dim);
     let mut out = Vec::new();
-    for position in 0..q.len() {
+    for (position, q) in q.iter().enumerate() {
         for head in 0..heads {
             let kv_head = head * kv_heads / heads;
             let own = head * head_dim..(head + 1) * head_dim;
             let shared = kv_head * head_dim..(kv_head + 1) * head_dim;
             let scores: Vec<f32> = (0..=position)
                 .map(|past| {
-                    dot(&q[position][own.clone()], &k[past][shared.clone()])
-                        / (head_dim as f32).sqrt()
+                    dot(&q[own.clone()], &k[past][shared.clone()]) / (head_dim as f32).sqrt()
                 })
                 .collect();
             let highest = scores.iter().copied().fold(f32::MIN, f32::max);

@@ -70,6 +70,7 @@ impl NodeFlags {
             .flag("--kv-size", "kv.size", self.kv_size.as_ref())
             .flag("--log-format", "log.format", self.log_format)
             .set(&self.set)?
+            .required("engine", "name a model with --model FILE.gguf, or take --sim")
             .load()?;
         config.validate()?;
         Ok(config)

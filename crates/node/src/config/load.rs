@@ -18,6 +18,8 @@ pub enum ConfigError {
     Parse { problems: Vec<String> },
     #[error("configuration: {key} = {value}: {why}")]
     Invalid { key: &'static str, value: String, why: String },
+    #[error("configuration: {key} is not set: {hint}")]
+    Missing { key: &'static str, hint: &'static str },
     #[error("--set {given:?}: expected KEY=VALUE, such as listen.host=0.0.0.0")]
     Set { given: String },
     #[error("configuration can't be printed: {0}")]
@@ -36,6 +38,7 @@ impl ConfigError {
 pub struct Sources {
     file: Option<PathBuf>,
     overrides: Vec<Override>,
+    required: Vec<(&'static str, &'static str)>,
 }
 
 /// One key from the environment or the command line, and the name it goes by in error messages.
@@ -48,7 +51,7 @@ struct Override {
 
 impl Sources {
     pub fn new(file: Option<&Path>) -> Self {
-        Sources { file: file.map(Path::to_owned), overrides: Vec::new() }
+        Sources { file: file.map(Path::to_owned), ..Sources::default() }
     }
 
     /// Takes every variable that starts with `prefix`; the rest of its name is the key in lower
@@ -74,6 +77,12 @@ impl Sources {
             let value = Value::serialize(value).expect("flags are strings, numbers and booleans");
             self.overrides.push(Override { origin: origin.into(), key: key.into(), value });
         }
+        self
+    }
+
+    /// A key that has no default, and what sets it.
+    pub fn required(mut self, key: &'static str, hint: &'static str) -> Self {
+        self.required.push((key, hint));
         self
     }
 
@@ -103,6 +112,10 @@ impl Sources {
         }
         for item in self.overrides {
             figment = figment.merge(item);
+        }
+        let unset = self.required.iter().find(|(key, _)| figment.find_value(key).is_err());
+        if let Some(&(key, hint)) = unset {
+            return Err(ConfigError::Missing { key, hint });
         }
         figment.extract().map_err(|error| ConfigError::Parse {
             problems: error.into_iter().map(|error| problem(&figment, &error)).collect(),
