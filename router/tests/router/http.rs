@@ -1,10 +1,12 @@
 //! Answers in OpenAI's shapes.
 
+use baton_proto::node::v1::Hello;
+use baton_types::Role;
 use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, PROMPT},
-    fake::{MODEL, text},
+    fake::{FakeNode, MODEL, Step, text},
 };
 
 #[tokio::test]
@@ -145,4 +147,33 @@ async fn models_health_readiness_and_metrics_are_told() {
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} is missing from\n{metrics}");
     }
+}
+
+#[tokio::test]
+async fn each_model_is_served_by_its_own_nodes() {
+    let cluster = Cluster::start(1, 1).await;
+    let other = |hello: &mut Hello| hello.model = "other".to_owned();
+    let prefill = FakeNode::join_as(&cluster.control, Role::Prefill, "p9", other).await;
+    let decode = FakeNode::join_as(&cluster.control, Role::Decode, "d9", other).await;
+    let models = cluster.get("/v1/models").await.json();
+    let ids: Vec<_> = models["data"].as_array().unwrap().iter().map(|model| &model["id"]).collect();
+    assert_eq!(ids, [MODEL, "other"]);
+    for (model, own) in [(MODEL, 0), ("other", 1)] {
+        let reply = cluster.complete(json!({ "model": model })).await.json();
+        assert_eq!(
+            (&reply["model"], &reply["choices"][0]["text"]),
+            (&json!(model), &json!(text(PROMPT, 8)))
+        );
+        let asked = [prefill.shared.calls().len(), decode.shared.calls().len()];
+        assert_eq!(asked, [own, own], "{model}");
+    }
+    assert_eq!(cluster.decode[0].shared.calls().len(), 1);
+}
+
+#[tokio::test]
+async fn the_first_token_does_not_wait_for_the_pages() {
+    let cluster = Cluster::start(1, 1).await;
+    cluster.decode[0].shared.script(vec![Step::Hang]);
+    let line = cluster.peek(json!({ "stream": true })).await;
+    assert!(line.contains(&text(PROMPT, 1)), "{line}");
 }
