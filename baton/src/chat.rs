@@ -38,7 +38,7 @@ pub(crate) async fn chat(args: ChatArgs) -> Result<(), ClientError> {
         temperature: Some(args.temperature),
         seed: args.seed,
         max_tokens: args.max_tokens,
-        stop: Vec::new(),
+        ..Sampling::default()
     };
     let interactive = io::stdin().is_terminal();
     if interactive {

@@ -13,9 +13,12 @@ use baton_node::{
     steps::{Running, SequenceEvent},
     wire,
 };
-use baton_proto::node::v1::{
-    self as proto, DecodeRunRequest, DecodeRunResponse, decode_run_response::Event,
-    decode_server::Decode,
+use baton_proto::{
+    convert::Sampled,
+    node::v1::{
+        self as proto, DecodeRunRequest, DecodeRunResponse, decode_run_response::Event,
+        decode_server::Decode,
+    },
 };
 use baton_scheduler::{Goal, ImportedToken, Start, Submission};
 use baton_types::{FinishReason, SequenceSpec, TokenId};
@@ -128,8 +131,8 @@ async fn stream(
                         out.send(response(Event::Joined(joined))).await?;
                     }
                 }
-                SequenceEvent::Token { index, token, logits_digest, step } => {
-                    batch.tokens.push(proto::Token { index, id: token.0, logits_digest });
+                SequenceEvent::Token { index, token, logits_digest, logprobs, step } => {
+                    batch.tokens.push(Sampled { index, token, logits_digest, logprobs }.into());
                     batch.step_us = wire::micros(step);
                 }
                 SequenceEvent::Finished { reason } => {

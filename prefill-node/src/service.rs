@@ -14,9 +14,12 @@ use baton_node::{
     steps::{Running, SequenceEvent},
     wire,
 };
-use baton_proto::node::v1::{
-    self as proto, PrefillRunRequest, PrefillRunResponse, prefill_run_response::Event,
-    prefill_server::Prefill,
+use baton_proto::{
+    convert::Sampled,
+    node::v1::{
+        self as proto, PrefillRunRequest, PrefillRunResponse, prefill_run_response::Event,
+        prefill_server::Prefill,
+    },
 };
 use baton_scheduler::{Goal, Start, Submission};
 use baton_types::{FinishReason, SequenceSpec};
@@ -153,8 +156,8 @@ async fn prefilled(
     while let Some(event) = running.next().await {
         let (prefill, rest) = match event {
             SequenceEvent::Admitted { .. } => continue,
-            SequenceEvent::Token { index, token, logits_digest, .. } => {
-                sampled = Some(proto::Token { index, id: token.0, logits_digest });
+            SequenceEvent::Token { index, token, logits_digest, logprobs, .. } => {
+                sampled = Some(Sampled { index, token, logits_digest, logprobs }.into());
                 continue;
             }
             SequenceEvent::Prefilled { blocks, prefill } => (prefill, Ok(blocks)),

@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use baton_policy::Refusal;
 use baton_proto::{ConvertError, status::Refuse};
 use baton_text::{StopError, TextError};
-use baton_types::{RequestId, SamplingError};
+use baton_types::{RequestId, SamplingError, TokenId};
 use tonic::Code;
 
 /// Why a request was refused, or ended without its end.
@@ -35,6 +35,12 @@ pub(crate) enum RequestError {
     Stop(#[from] StopError),
     #[error("{0}")]
     Sampling(#[from] SamplingError),
+    #[error("min_tokens is {min}, and at most {max} are generated")]
+    MinTokens { min: u32, max: u32 },
+    #[error("stop_token_ids has {given} entries; at most {max} are allowed")]
+    StopTokens { given: usize, max: usize },
+    #[error("{param} names token {}; the model has {vocab} tokens", token.0)]
+    NoSuchToken { param: &'static str, token: TokenId, vocab: usize },
     /// A node found something wrong with the request itself.
     #[error("{message}")]
     RefusedByNode { message: String },
@@ -79,7 +85,10 @@ impl RequestError {
             | RequestError::ContextLength { param, .. }
             | RequestError::Text { param, .. } => Some(param),
             RequestError::Stop(_) => Some("stop"),
-            RequestError::Sampling(SamplingError::Temperature { .. }) => Some("temperature"),
+            RequestError::Sampling(error) => Some(error.param()),
+            RequestError::MinTokens { .. } => Some("min_tokens"),
+            RequestError::StopTokens { .. } => Some("stop_token_ids"),
+            RequestError::NoSuchToken { param, .. } => Some(param),
             _ => None,
         }
     }
@@ -120,6 +129,9 @@ impl Refuse for RequestError {
             | RequestError::Text { .. }
             | RequestError::Stop(_)
             | RequestError::Sampling(_)
+            | RequestError::MinTokens { .. }
+            | RequestError::StopTokens { .. }
+            | RequestError::NoSuchToken { .. }
             | RequestError::RefusedByNode { .. } => Code::InvalidArgument,
             RequestError::ContextLength { .. } | RequestError::TooLarge { .. } => Code::OutOfRange,
             RequestError::UnknownModel { .. } => Code::NotFound,
@@ -150,7 +162,10 @@ impl Refuse for RequestError {
             RequestError::ContextLength { .. } => "CONTEXT_TOO_LONG",
             RequestError::Text { .. } => "INVALID_TEXT",
             RequestError::Stop(_) => "INVALID_STOP",
-            RequestError::Sampling(_) => "INVALID_SAMPLING",
+            RequestError::Sampling(_)
+            | RequestError::MinTokens { .. }
+            | RequestError::StopTokens { .. }
+            | RequestError::NoSuchToken { .. } => "INVALID_SAMPLING",
             RequestError::TooMany { .. } => "AT_CAPACITY",
             RequestError::Policy(refusal) => refusal.reason(),
             RequestError::NodesFull { .. } => "NODES_FULL",
@@ -182,8 +197,29 @@ impl Refuse for RequestError {
             | RequestError::ContextLength { param, .. }
             | RequestError::Text { param, .. } => Some(param),
             RequestError::Stop(_) => Some("sampling.stop"),
-            RequestError::Sampling(_) => Some("sampling.temperature"),
+            RequestError::Sampling(_)
+            | RequestError::MinTokens { .. }
+            | RequestError::StopTokens { .. }
+            | RequestError::NoSuchToken { .. } => self.param().map(in_sampling),
             _ => None,
         }
+    }
+}
+
+/// Where a parameter is in the gRPC messages.
+fn in_sampling(param: &str) -> &'static str {
+    match param {
+        "temperature" => "sampling.temperature",
+        "top_p" => "sampling.top_p",
+        "min_p" => "sampling.min_p",
+        "typical_p" => "sampling.typical_p",
+        "repetition_penalty" => "sampling.repetition_penalty",
+        "frequency_penalty" => "sampling.frequency_penalty",
+        "presence_penalty" => "sampling.presence_penalty",
+        "logit_bias" => "sampling.logit_bias",
+        "logprobs" => "sampling.logprobs",
+        "min_tokens" => "sampling.min_tokens",
+        "stop_token_ids" => "sampling.stop_token_ids",
+        _ => "sampling",
     }
 }

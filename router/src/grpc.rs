@@ -13,6 +13,7 @@ use baton_proto::{
 };
 use baton_types::{ModelId, RequestId, TokenId};
 use futures::{Stream, StreamExt, stream};
+use rand::Rng;
 use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
@@ -120,7 +121,9 @@ impl InferenceService {
         sampling: Option<v1::Sampling>,
     ) -> Result<impl Stream<Item = Result<Event, Status>> + Send + use<>, Status> {
         let submitted = async {
-            let v1::Sampling { temperature, seed, max_tokens, stop } = sampling.unwrap_or_default();
+            let wire = sampling.unwrap_or_default();
+            let sampling = convert::sampling(&wire, rand::rng().random());
+            let v1::Sampling { max_tokens, stop, ignore_eos, stop_token_ids, .. } = wire;
             if max_tokens == Some(0) {
                 let message = "max_tokens is 0; it must be at least 1";
                 return Err(RequestError::invalid("sampling.max_tokens", "invalid_value", message));
@@ -130,7 +133,17 @@ impl InferenceService {
                 caller.ok_or_else(|| RequestError::Internal("no request id".to_owned()))?;
             let (model, prompt) = (ModelId(model.into()), prompt?);
             let deadline = deadline(metadata);
-            let ask = Ask { caller, model, prompt, temperature, seed, max_tokens, stop, deadline };
+            let ask = Ask {
+                caller,
+                model,
+                prompt,
+                sampling,
+                max_tokens,
+                stop,
+                stop_token_ids: stop_token_ids.into_iter().map(TokenId).collect(),
+                ignore_eos,
+                deadline,
+            };
             self.router.submit(ask).await
         };
         let answer = submitted.await.map_err(|error| status(&error))?;
@@ -156,14 +169,16 @@ async fn next(answer: Option<Answer>) -> Option<(Result<Event, Status>, Option<A
 }
 
 fn wire_chunk(Chunk { index, tokens, text }: Chunk) -> v1::Chunk {
-    let (token_ids, logits_digests) = tokens
-        .into_iter()
-        .map(|sampled| {
-            let TokenId(id) = sampled.token;
-            (id, sampled.logits_digest)
-        })
-        .unzip();
-    v1::Chunk { index, token_ids, text, logits_digests }
+    v1::Chunk {
+        index,
+        token_ids: tokens.iter().map(|sampled| sampled.token.0).collect(),
+        text,
+        logits_digests: tokens.iter().map(|sampled| sampled.logits_digest).collect(),
+        logprobs: tokens
+            .iter()
+            .filter_map(|sampled| sampled.logprobs.as_deref().map(convert::logprobs))
+            .collect(),
+    }
 }
 
 fn complete(End { reason, usage, timings }: End) -> v1::Complete {

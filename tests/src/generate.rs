@@ -2,10 +2,10 @@
 
 use anyhow::{Context, ensure};
 use baton_proto::v1::{
-    Complete, GenerateRequest, Sampling, TokenIds, generate_request::Prompt,
+    self, Complete, GenerateRequest, Sampling, TokenIds, generate_request::Prompt,
     generate_response::Event, inference_client::InferenceClient,
 };
-use baton_types::TokenId;
+use baton_types::{SamplingSpec, TokenId, TokenLogprobs};
 use futures::future::try_join_all;
 
 /// One request for tokens.
@@ -13,23 +13,24 @@ use futures::future::try_join_all;
 pub struct Ask {
     pub prompt: Vec<TokenId>,
     pub max_tokens: u32,
-    pub temperature: f32,
-    pub seed: u64,
+    pub sampling: SamplingSpec,
 }
 
 /// What came of it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Generated {
     pub tokens: Vec<TokenId>,
     /// Of the raw logits each token was drawn from.
     pub digests: Vec<u64>,
+    /// Of each token, if they were asked for.
+    pub logprobs: Vec<TokenLogprobs>,
     pub complete: Option<Complete>,
 }
 
 impl Generated {
     /// Tokens and digests alone: what must not depend on who computed them.
-    pub fn bits(&self) -> (&[TokenId], &[u64]) {
-        (&self.tokens, &self.digests)
+    pub fn bits(&self) -> (&[TokenId], &[u64], &[TokenLogprobs]) {
+        (&self.tokens, &self.digests, &self.logprobs)
     }
 }
 
@@ -41,15 +42,10 @@ pub async fn generate(url: &str, model: &str, ask: &Ask) -> anyhow::Result<Gener
         prompt: Some(Prompt::TokenIds(TokenIds {
             ids: ask.prompt.iter().map(|token| token.0).collect(),
         })),
-        sampling: Some(Sampling {
-            temperature: Some(ask.temperature),
-            seed: Some(ask.seed),
-            max_tokens: Some(ask.max_tokens),
-            stop: Vec::new(),
-        }),
+        sampling: Some(wire(ask)),
     };
     let mut stream = client.generate(request).await?.into_inner();
-    let mut generated = Generated { tokens: Vec::new(), digests: Vec::new(), complete: None };
+    let mut generated = Generated::default();
     while let Some(response) = stream.message().await? {
         ensure!(generated.complete.is_none(), "something followed the end");
         match response.event.context("an empty message")? {
@@ -60,12 +56,38 @@ pub async fn generate(url: &str, model: &str, ask: &Ask) -> anyhow::Result<Gener
                 ensure!(chunk.logits_digests.len() == tokens, "a token has no digest");
                 generated.tokens.extend(chunk.token_ids.into_iter().map(TokenId));
                 generated.digests.extend(chunk.logits_digests);
+                generated.logprobs.extend(chunk.logprobs.into_iter().map(told));
             }
             Event::Complete(complete) => generated.complete = Some(complete),
         }
     }
     ensure!(generated.complete.is_some(), "the stream ended without being complete");
     Ok(generated)
+}
+
+fn wire(ask: &Ask) -> Sampling {
+    let spec = ask.sampling.clone();
+    Sampling {
+        temperature: Some(spec.temperature),
+        seed: Some(spec.seed),
+        max_tokens: Some(ask.max_tokens),
+        top_k: Some(spec.top_k),
+        top_p: Some(spec.top_p),
+        min_p: Some(spec.min_p),
+        typical_p: Some(spec.typical_p),
+        repetition_penalty: Some(spec.repetition_penalty),
+        frequency_penalty: Some(spec.frequency_penalty),
+        presence_penalty: Some(spec.presence_penalty),
+        logit_bias: spec.logit_bias.into_iter().map(|(id, bias)| (id.0, bias)).collect(),
+        min_tokens: Some(spec.min_tokens),
+        logprobs: spec.logprobs,
+        ..Sampling::default()
+    }
+}
+
+fn told(told: v1::TokenLogprobs) -> TokenLogprobs {
+    let top = told.top.into_iter().map(|place| (TokenId(place.token_id), place.logprob));
+    TokenLogprobs { logprob: told.logprob, top: top.collect() }
 }
 
 /// Asks everything at the same time.

@@ -12,8 +12,7 @@ use baton_scheduler::{
 };
 use baton_text::TextAssets;
 use baton_types::{
-    ChoiceIndex, Epoch, KvDtype, RequestId, RouterId, SamplingSpec, SequenceKey, SequenceSpec,
-    StopTokens, Time,
+    ChoiceIndex, Epoch, KvDtype, RequestId, RouterId, SequenceKey, SequenceSpec, StopTokens, Time,
 };
 
 use crate::{Ask, Generated};
@@ -69,7 +68,7 @@ impl Reference {
         let (now, mut events) = (Time::ZERO, Vec::new());
         scheduler.submit(now, self.submission(ask))?;
 
-        let mut generated = Generated { tokens: Vec::new(), digests: Vec::new(), complete: None };
+        let mut generated = Generated::default();
         let mut sampled: Vec<Sampled> = Vec::new();
         loop {
             if !scheduler.compose(now, &mut events) {
@@ -80,9 +79,10 @@ impl Reference {
             scheduler.complete(now, &sampled, &mut events);
             for event in events.drain(..) {
                 match event {
-                    Event::Token { token, logits_digest, .. } => {
+                    Event::Token { token, logits_digest, logprobs, .. } => {
                         generated.tokens.push(token);
                         generated.digests.push(logits_digest);
+                        generated.logprobs.extend(logprobs.map(|told| *told));
                     }
                     Event::Finished { .. } => return Ok(generated),
                     Event::Failed { error, .. } => return Err(error).context("the engine alone"),
@@ -100,7 +100,7 @@ impl Reference {
                 tokens: ask.prompt.clone(),
                 prompt_len: ask.prompt.len() as u32,
                 max_tokens: ask.max_tokens,
-                sampling: SamplingSpec { temperature: ask.temperature, seed: ask.seed },
+                sampling: ask.sampling.clone(),
                 stop_tokens: self.stop.clone(),
                 cache_salt: 0,
                 deadline: None,

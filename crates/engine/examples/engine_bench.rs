@@ -45,7 +45,7 @@ fn step(engine: &mut LlamaEngine, batch: &[(u32, &[TokenId], &[BlockId])]) {
             tokens,
             start,
             blocks,
-            sample: Some(SampleStep { sampling: SamplingSpec::GREEDY, index: 0 }),
+            sample: Some(SampleStep::new(const { &SamplingSpec::GREEDY }, 0)),
         })
         .collect();
     engine.step(&steps, &mut Unobserved, &mut Vec::new()).expect("a good step");

@@ -11,7 +11,7 @@ use baton_types::{KvDtype, KvLayout, NumericsId};
 
 use crate::{
     gguf::Model,
-    sampler::{digest, sample},
+    sampler::{Sampler, digest},
     weights::{Layer, Shape},
 };
 
@@ -25,6 +25,7 @@ pub struct LlamaEngine {
     rope: Vec<(f32, f32)>,
     compute: Compute,
     buffers: Buffers,
+    sampler: Sampler,
 }
 
 /// What runs kernels.
@@ -92,7 +93,8 @@ impl LlamaEngine {
             activations: Activations::default(),
         };
         let rope = rope_table(&model.shape, max_context);
-        LlamaEngine { model, arena, info, rope, compute, buffers: Buffers::default() }
+        let (buffers, sampler) = (Buffers::default(), Sampler::default());
+        LlamaEngine { model, arena, info, rope, compute, buffers, sampler }
     }
 
     pub fn arena(&self) -> &Arc<Arena> {
@@ -166,8 +168,9 @@ impl LlamaEngine {
         self.compute.project(weights.output(), &buffers.normed, &mut buffers.logits);
         let sampling = sequences.iter().filter_map(|step| Some((step.key, step.sample?)));
         for ((key, step), logits) in sampling.zip(buffers.logits.chunks_exact(vocab)) {
-            let token = sample(logits, step, key.choice).ok_or(EngineError::NotFinite { key })?;
-            sampled.push(Sampled { key, token, logits_digest: digest(logits) });
+            let drawn = self.sampler.sample(logits, step, key.choice);
+            let (token, logprobs) = drawn.ok_or(EngineError::NotFinite { key })?;
+            sampled.push(Sampled { key, token, logits_digest: digest(logits), logprobs });
         }
         Ok(())
     }

@@ -1,9 +1,17 @@
 //! From logits to a token.
+//!
+//! Every sum here has one order, and every comparison breaks ties by id: the same logits give the
+//! same token on every machine (`same-tokens`).
 
-use baton_device::math::exp;
+use std::cmp::Ordering;
+
+use baton_device::math::{exp, ln};
 use baton_scheduler::SampleStep;
-use baton_types::{ChoiceIndex, TokenId};
+use baton_types::{ChoiceIndex, SamplingSpec, TokenId, TokenLogprobs};
 use xxhash_rust::xxh3::Xxh3;
+
+/// How many of the likeliest tokens a cut looks at before it sorts the whole vocabulary.
+const HEAD: usize = 512;
 
 /// Digest of the raw logits' bits.
 pub(crate) fn digest(logits: &[f32]) -> u64 {
@@ -18,37 +26,250 @@ pub(crate) fn digest(logits: &[f32]) -> u64 {
     hasher.digest()
 }
 
-/// The token `step` draws, or `None` when a logit is NaN or infinite.
-///
-/// Greedy takes the largest logit, the lowest id among equals. Otherwise ids in ascending order
-/// share the unit interval by `e^((l − max)/temperature)`, and one draw picks.
-pub(crate) fn sample(logits: &[f32], step: SampleStep, choice: ChoiceIndex) -> Option<TokenId> {
-    let mut best = 0;
-    let mut finite = true;
-    for (id, &logit) in logits.iter().enumerate() {
-        finite &= logit.is_finite();
-        if logit > logits[best] {
-            best = id;
+/// Draws tokens; keeps its scratch from one to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Sampler {
+    /// Logits after bias and penalties; banned tokens have −∞.
+    shaped: Vec<f32>,
+    /// How often each token was emitted, and whether the prompt has it.
+    counts: Vec<(u32, bool)>,
+    kept: Vec<Candidate>,
+}
+
+/// A token and its weight: its probability times what the weights sum up to.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    id: u32,
+    logit: f32,
+    weight: f64,
+}
+
+impl Sampler {
+    /// The token `step` draws, or `None` when a logit is NaN or infinite.
+    ///
+    /// Greedy takes the largest logit, the lowest id among equals. Otherwise ids in ascending order
+    /// share the unit interval by `e^((l − max)/temperature)`, and one draw picks.
+    pub(crate) fn sample(
+        &mut self,
+        logits: &[f32],
+        step: SampleStep<'_>,
+        choice: ChoiceIndex,
+    ) -> Option<(TokenId, Option<Box<TokenLogprobs>>)> {
+        if !logits.iter().all(|logit| logit.is_finite()) {
+            return None;
+        }
+        let token = if is_shaped(step) {
+            let mut shaped = std::mem::take(&mut self.shaped);
+            self.shape(logits, step, &mut shaped);
+            let token = self.draw(&shaped, step, choice);
+            self.shaped = shaped;
+            token
+        } else {
+            self.draw(logits, step, choice)
+        };
+        let told = step.sampling.logprobs.map(|top| Box::new(logprobs(logits, token, top)));
+        Some((token, told))
+    }
+
+    /// `shaped` becomes the logits after bias, ban and penalties.
+    fn shape(&mut self, logits: &[f32], step: SampleStep<'_>, shaped: &mut Vec<f32>) {
+        let spec = step.sampling;
+        shaped.clear();
+        shaped.extend_from_slice(logits);
+        for &(TokenId(id), bias) in &spec.logit_bias {
+            if let Some(logit) = shaped.get_mut(id as usize) {
+                *logit += bias;
+            }
+        }
+        self.penalise(spec, step, shaped);
+        if step.index < spec.min_tokens {
+            for &TokenId(id) in step.stop_tokens {
+                if let Some(logit) = shaped.get_mut(id as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
         }
     }
-    if !finite {
-        return None;
+
+    fn penalise(&mut self, spec: &SamplingSpec, step: SampleStep<'_>, shaped: &mut [f32]) {
+        let SamplingSpec { repetition_penalty, frequency_penalty, presence_penalty, .. } = *spec;
+        if repetition_penalty == 1.0 && frequency_penalty == 0.0 && presence_penalty == 0.0 {
+            return;
+        }
+        self.counts.clear();
+        self.counts.resize(shaped.len(), (0, false));
+        for &TokenId(id) in step.prompt {
+            self.counts[id as usize].1 = true;
+        }
+        for &TokenId(id) in step.output {
+            self.counts[id as usize].0 += 1;
+        }
+        for (logit, &(emitted, prompted)) in shaped.iter_mut().zip(&self.counts) {
+            if emitted > 0 || prompted {
+                let down = *logit > 0.0;
+                *logit =
+                    if down { *logit / repetition_penalty } else { *logit * repetition_penalty };
+            }
+            if emitted > 0 {
+                *logit -= frequency_penalty * emitted as f32;
+                *logit -= presence_penalty;
+            }
+        }
     }
-    let temperature = step.sampling.temperature;
-    if temperature == 0.0 {
-        return Some(TokenId(best as u32));
+
+    fn draw(&mut self, logits: &[f32], step: SampleStep<'_>, choice: ChoiceIndex) -> TokenId {
+        let spec = step.sampling;
+        let mut best = 0;
+        for (id, &logit) in logits.iter().enumerate() {
+            if logit > logits[best] {
+                best = id;
+            }
+        }
+        if spec.temperature == 0.0 {
+            return TokenId(best as u32);
+        }
+        let weight = |logit: f32| match logit {
+            f32::NEG_INFINITY => 0.0,
+            logit => f64::from(exp((logit - logits[best]) / spec.temperature)),
+        };
+        let uniform = uniform(spec.seed, choice, step.index);
+        if !cuts(spec) {
+            let weights = || (0..).zip(logits.iter().map(|&logit| weight(logit)));
+            return pick(weights(), uniform).unwrap_or(TokenId(best as u32));
+        }
+        self.keep(logits, spec, weight);
+        self.kept.sort_unstable_by_key(|candidate| candidate.id);
+        let weights = self.kept.iter().map(|candidate| (candidate.id, candidate.weight));
+        pick(weights, uniform).unwrap_or(TokenId(best as u32))
     }
-    let weight = |logit: f32| f64::from(exp((logit - logits[best]) / temperature));
-    let total = logits.iter().fold(0.0, |sum, &logit| sum + weight(logit));
-    let threshold = total * uniform(step.sampling.seed, choice, step.index);
+
+    /// Cuts the distribution: `kept` is what is left of it, the likeliest first or not.
+    fn keep(&mut self, logits: &[f32], spec: &SamplingSpec, weight: impl Fn(f32) -> f64) {
+        let all = logits.len();
+        // Only the likeliest few are sorted, if the cuts lie among them.
+        let heads = match spec.top_k as usize {
+            0 if spec.typical_p < 1.0 => vec![all],
+            0 => vec![HEAD.min(all), all],
+            top_k => vec![top_k.min(all)],
+        };
+        for &head in &heads {
+            self.likeliest(logits, head, &weight);
+            if spec.typical_p < 1.0 {
+                typical(&mut self.kept, spec.typical_p);
+            }
+            let is_last = Some(&head) == heads.last();
+            let total = match is_last {
+                true => self.kept.iter().fold(0.0, |sum, candidate| sum + candidate.weight),
+                false => logits.iter().fold(0.0, |sum, &logit| sum + weight(logit)),
+            };
+            let is_reached = nucleus(&mut self.kept, spec.top_p, total);
+            let highest = self.kept.first().map_or(0.0, |candidate| candidate.weight);
+            let before = self.kept.len();
+            self.kept.retain(|candidate| candidate.weight >= f64::from(spec.min_p) * highest);
+            if is_last || is_reached || self.kept.len() < before {
+                return;
+            }
+        }
+    }
+
+    /// The `count` likeliest, in order.
+    fn likeliest(&mut self, logits: &[f32], count: usize, weight: &impl Fn(f32) -> f64) {
+        self.kept.clear();
+        self.kept.extend((0..).zip(logits).map(|(id, &logit)| Candidate {
+            id,
+            logit,
+            weight: 0.0,
+        }));
+        if count < self.kept.len() {
+            self.kept.select_nth_unstable_by(count, likelier);
+            self.kept.truncate(count);
+        }
+        self.kept.sort_unstable_by(likelier);
+        for candidate in &mut self.kept {
+            candidate.weight = weight(candidate.logit);
+        }
+    }
+}
+
+/// By falling logit; equals by ascending id.
+fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+}
+
+/// Whether any logit differs from the model's before the draw.
+fn is_shaped(step: SampleStep<'_>) -> bool {
+    let spec = step.sampling;
+    !spec.logit_bias.is_empty()
+        || spec.repetition_penalty != 1.0
+        || spec.frequency_penalty != 0.0
+        || spec.presence_penalty != 0.0
+        || step.index < spec.min_tokens
+}
+
+fn cuts(spec: &SamplingSpec) -> bool {
+    spec.top_k != 0 || spec.top_p < 1.0 || spec.min_p > 0.0 || spec.typical_p < 1.0
+}
+
+/// Leaves the tokens whose information is closest to the distribution's entropy, as many as reach
+/// `mass`, the likeliest first.
+fn typical(kept: &mut Vec<Candidate>, mass: f32) {
+    let total = kept.iter().fold(0.0, |sum, candidate| sum + candidate.weight);
+    kept.retain(|candidate| candidate.weight > 0.0);
+    let information = |candidate: &Candidate| -ln(candidate.weight / total);
+    let entropy = kept.iter().fold(0.0, |sum, c| sum + c.weight / total * information(c));
+    let off = |candidate: &Candidate| (information(candidate) - entropy).abs();
+    kept.sort_unstable_by(|a, b| off(a).total_cmp(&off(b)).then(a.id.cmp(&b.id)));
+    nucleus(kept, mass, total);
+    kept.sort_unstable_by(likelier);
+}
+
+/// Leaves the first tokens that together reach `mass` of `total`. False if all together don't.
+fn nucleus(kept: &mut Vec<Candidate>, mass: f32, total: f64) -> bool {
+    if mass >= 1.0 {
+        return false;
+    }
     let mut sum = 0.0;
-    for (id, &logit) in logits.iter().enumerate() {
-        sum += weight(logit);
-        if sum > threshold {
-            return Some(TokenId(id as u32));
-        }
+    let reached = kept.iter().position(|candidate| {
+        sum += candidate.weight;
+        sum >= f64::from(mass) * total
+    });
+    match reached {
+        Some(last) => kept.truncate(last + 1),
+        None => return false,
     }
-    Some(TokenId(best as u32))
+    true
+}
+
+/// The token at `uniform` of the way through the weights' sum.
+fn pick(weights: impl Iterator<Item = (u32, f64)> + Clone, uniform: f64) -> Option<TokenId> {
+    let total = weights.clone().fold(0.0, |sum, (_, weight)| sum + weight);
+    let threshold = total * uniform;
+    let mut sum = 0.0;
+    let mut weights = weights;
+    let (id, _) = weights.find(|(_, weight)| {
+        sum += weight;
+        sum > threshold
+    })?;
+    Some(TokenId(id))
+}
+
+/// By the model's own distribution.
+fn logprobs(logits: &[f32], token: TokenId, top: u32) -> TokenLogprobs {
+    let highest = logits.iter().copied().fold(f32::MIN, f32::max);
+    let sum = logits.iter().fold(0.0, |sum, &logit| sum + f64::from(exp(logit - highest)));
+    let norm = f64::from(highest) + ln(sum);
+    let logprob = |logit: f32| (f64::from(logit) - norm) as f32;
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    let by_logit =
+        |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
+    let top = (top as usize).min(order.len());
+    if top > 0 && top < order.len() {
+        order.select_nth_unstable_by(top - 1, by_logit);
+    }
+    order.truncate(top);
+    order.sort_unstable_by(by_logit);
+    let told = order.into_iter().map(|id| (TokenId(id), logprob(logits[id as usize])));
+    TokenLogprobs { logprob: logprob(logits[token.0 as usize]), top: told.collect() }
 }
 
 /// In [0, 1), from 53 random bits: draw 0 of `(seed, choice, token index)`.
@@ -77,13 +298,38 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 
 #[cfg(test)]
 mod tests {
-    use baton_types::SamplingSpec;
+    use proptest::prelude::*;
 
     use super::*;
 
+    const STOP: [TokenId; 1] = [TokenId(0)];
+
+    fn step(sampling: &SamplingSpec, index: u32) -> SampleStep<'_> {
+        SampleStep { sampling, index, prompt: &[], output: &[], stop_tokens: &STOP }
+    }
+
+    fn drawn(logits: &[f32], step: SampleStep<'_>) -> Option<u32> {
+        let drawn = Sampler::default().sample(logits, step, ChoiceIndex(0));
+        drawn.map(|(token, _)| token.0)
+    }
+
     fn draw(logits: &[f32], temperature: f32, seed: u64, index: u32) -> Option<u32> {
-        let step = SampleStep { sampling: SamplingSpec { temperature, seed }, index };
-        sample(logits, step, ChoiceIndex(0)).map(|token| token.0)
+        let spec = SamplingSpec { temperature, seed, ..SamplingSpec::default() };
+        drawn(logits, step(&spec, index))
+    }
+
+    /// Every token that `spec` draws in 2,000 tries.
+    fn support(logits: &[f32], spec: &SamplingSpec) -> Vec<u32> {
+        let mut seen: Vec<u32> =
+            (0..2_000).filter_map(|index| drawn(logits, step(spec, index))).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        seen
+    }
+
+    /// Logits of the given probabilities.
+    fn of(probabilities: &[f32]) -> Vec<f32> {
+        probabilities.iter().map(|p| p.ln()).collect()
     }
 
     #[test]
@@ -111,5 +357,117 @@ mod tests {
         assert_eq!(counts[2], 0);
         assert!((counts[1] as f64 / 40_000.0 - 0.75).abs() < 0.01, "{counts:?}");
         assert_eq!(draw(&logits, 1.0, 7, 3), draw(&logits, 1.0, 7, 3));
+        assert_ne!(draw(&logits, 0.1, 7, 3), Some(2), "a temperature below 1");
+    }
+
+    #[test]
+    fn each_cut_leaves_what_it_says() {
+        let logits = of(&[0.1, 0.4, 0.05, 0.25, 0.2]);
+        let plain = SamplingSpec::default;
+        assert_eq!(support(&logits, &plain()), [0, 1, 2, 3, 4]);
+        assert_eq!(support(&logits, &SamplingSpec { top_k: 2, ..plain() }), [1, 3]);
+        assert_eq!(support(&logits, &SamplingSpec { top_p: 0.6, ..plain() }), [1, 3]);
+        assert_eq!(support(&logits, &SamplingSpec { top_p: 0.7, ..plain() }), [1, 3, 4]);
+        assert_eq!(support(&logits, &SamplingSpec { min_p: 0.45, ..plain() }), [1, 3, 4]);
+        // Of 0.4, 0.25, 0.2 it keeps 80 %: two of the three.
+        let both = SamplingSpec { top_k: 3, top_p: 0.7, ..plain() };
+        assert_eq!(support(&logits, &both), [1, 3]);
+        // The entropy is 1.42 nats: 0.25 (1.39) is closest, then 0.2 (1.61).
+        assert_eq!(support(&logits, &SamplingSpec { typical_p: 0.2, ..plain() }), [3]);
+        assert_eq!(support(&logits, &SamplingSpec { typical_p: 0.4, ..plain() }), [3, 4]);
+        let later = SamplingSpec { min_tokens: 2_000, ..plain() };
+        assert_eq!(support(&logits, &later), [1, 2, 3, 4], "0 would end the sequence");
+        let cold = SamplingSpec { top_k: 3, temperature: 0.0, ..plain() };
+        assert_eq!(support(&logits, &cold), [1]);
+    }
+
+    #[test]
+    fn penalties_biases_and_bans_shape_the_logits() {
+        let logits = [1.0, 2.0, 1.9, -1.0];
+        let greedy = || SamplingSpec::GREEDY;
+        let after = |spec: SamplingSpec, prompt: &[TokenId], output: &[TokenId], index| {
+            let sampling = &spec;
+            drawn(
+                &logits,
+                SampleStep { sampling, index, prompt, output, stop_tokens: &[TokenId(1)] },
+            )
+        };
+        let one = [TokenId(1)];
+        assert_eq!(after(greedy(), &one, &one, 0), Some(1));
+        assert_eq!(after(SamplingSpec { min_tokens: 3, ..greedy() }, &[], &[], 2), Some(2));
+        assert_eq!(after(SamplingSpec { min_tokens: 3, ..greedy() }, &[], &[], 3), Some(1));
+        let repeated = SamplingSpec { repetition_penalty: 1.5, ..greedy() };
+        assert_eq!(after(repeated.clone(), &[], &[], 0), Some(1));
+        assert_eq!(after(repeated.clone(), &one, &[], 0), Some(2));
+        assert_eq!(after(repeated, &[], &one, 0), Some(2));
+        let present = SamplingSpec { presence_penalty: 0.2, ..greedy() };
+        assert_eq!(after(present.clone(), &one, &[], 0), Some(1), "the prompt is no output");
+        assert_eq!(after(present, &[], &one, 0), Some(2));
+        let frequent = SamplingSpec { frequency_penalty: 0.06, ..greedy() };
+        assert_eq!(after(frequent.clone(), &[], &one, 0), Some(1));
+        assert_eq!(after(frequent, &[], &[TokenId(1); 2], 0), Some(2));
+        let bias = vec![(TokenId(3), 50.0), (TokenId(99), 100.0)];
+        assert_eq!(after(SamplingSpec { logit_bias: bias, ..greedy() }, &[], &[], 0), Some(3));
+    }
+
+    #[test]
+    fn logprobs_are_the_models_own() {
+        let logits = of(&[0.1, 0.4, 0.2, 0.2, 0.1]);
+        let bias = vec![(TokenId(0), 100.0)];
+        let spec = SamplingSpec { logprobs: Some(3), logit_bias: bias, ..SamplingSpec::GREEDY };
+        let (token, told) =
+            Sampler::default().sample(&logits, step(&spec, 0), ChoiceIndex(0)).unwrap();
+        let told = told.unwrap();
+        assert_eq!(token, TokenId(0));
+        let near = |a: f32, p: f32| (a - p.ln()).abs() < 1e-5;
+        assert!(near(told.logprob, 0.1), "{told:?}");
+        let [(a, p), (b, q), (c, r)] = told.top[..] else { panic!("{told:?}") };
+        assert_eq!((a, b, c), (TokenId(1), TokenId(2), TokenId(3)));
+        assert!(near(p, 0.4) && near(q, 0.2) && near(r, 0.2), "{told:?}");
+        let none = SamplingSpec { logprobs: Some(0), ..SamplingSpec::GREEDY };
+        let (_, told) = Sampler::default().sample(&logits, step(&none, 0), ChoiceIndex(0)).unwrap();
+        assert_eq!(told.unwrap().top, []);
+    }
+
+    proptest! {
+        /// Looking at the likeliest few only changes nothing.
+        #[test]
+        fn a_cut_is_the_same_sorted_whole(
+            seed in any::<u64>(),
+            spread in 0.1_f32..8.0,
+            top_p in 0.05_f32..1.0,
+            min_p in prop_oneof![Just(0.0_f32), 0.001_f32..0.5],
+            top_k in prop_oneof![Just(0_u32), 1_u32..2_000],
+        ) {
+            let mut state = seed | 1;
+            let logits: Vec<f32> = (0..3_000)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * spread
+                })
+                .collect();
+            let spec = SamplingSpec { top_p, min_p, top_k, ..SamplingSpec::default() };
+            let highest = logits.iter().copied().fold(f32::MIN, f32::max);
+            let weight = |logit: f32| f64::from(exp(logit - highest));
+            let mut sampler = Sampler::default();
+            sampler.keep(&logits, &spec, weight);
+            let mut kept: Vec<u32> = sampler.kept.iter().map(|candidate| candidate.id).collect();
+            kept.sort_unstable();
+
+            let mut order: Vec<u32> = (0..3_000).collect();
+            order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+            if top_k > 0 {
+                order.truncate(top_k as usize);
+            }
+            let of = |&id: &u32| weight(logits[id as usize]);
+            // Which tokens are summed decides the last bits; a token there may fall either way.
+            let total: f64 = order.iter().map(of).sum();
+            let mut sum = 0.0;
+            let count = order.iter().position(|id| { sum += of(id); sum >= f64::from(top_p) * total });
+            order.truncate(count.map_or(order.len(), |last| last + 1));
+            order.retain(|id| of(id) >= f64::from(min_p));
+            order.sort_unstable();
+            prop_assert!(kept.len().abs_diff(order.len()) <= 1, "{} and {}", kept.len(), order.len());
+        }
     }
 }

@@ -32,7 +32,7 @@ fn each_logits(engine: &mut LlamaEngine, tokens: &[TokenId], start: usize) -> Ve
             tokens: &tokens[at..end],
             start: at as u32,
             blocks: &blocks,
-            sample: Some(SampleStep { sampling: SamplingSpec::GREEDY, index: 0 }),
+            sample: Some(SampleStep::new(const { &SamplingSpec::GREEDY }, 0)),
         };
         engine.step(&[step], &mut Unobserved, &mut Vec::new()).unwrap();
         logits.push(engine.logits().to_vec());

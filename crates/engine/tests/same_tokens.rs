@@ -7,7 +7,7 @@ use baton_device::Isa;
 use baton_types::{BlockId, KvDtype, SamplingSpec};
 use common::{Running, Setup, alone, engine, golden_runs, model, prompt, results, step};
 
-const SEEDED: SamplingSpec = SamplingSpec { temperature: 0.8, seed: 77 };
+const SEEDED: SamplingSpec = SamplingSpec::seeded(0.8, 77);
 
 /// Golden digests of numerics `baton-cpu-1`, f16 cache, greedy: prompt seed, prompt length, then
 /// tokens and logits digests.
@@ -35,13 +35,14 @@ fn chunks_threads_and_block_sizes_change_nothing() {
     let model = model();
     for (len, sampling) in [(1, SamplingSpec::GREEDY), (130, SEEDED), (600, SamplingSpec::GREEDY)] {
         let prompt = prompt(len as u64, len);
-        let expect = alone(&mut engine(&model, Setup::default()), &prompt, 4, 1024, sampling);
+        let expect =
+            alone(&mut engine(&model, Setup::default()), &prompt, 4, 1024, sampling.clone());
         for (chunk, threads, block_tokens) in [(1, 2, 16), (7, 1, 32), (64, 3, 16), (512, 2, 48)] {
             if chunk == 1 && len > 200 {
                 continue;
             }
             let mut engine = engine(&model, Setup { threads, block_tokens, ..Setup::default() });
-            let ours = alone(&mut engine, &prompt, 4, chunk, sampling);
+            let ours = alone(&mut engine, &prompt, 4, chunk, sampling.clone());
             assert_eq!(
                 ours, expect,
                 "prompt {len}, chunks {chunk}, {threads} threads, blocks {block_tokens}"

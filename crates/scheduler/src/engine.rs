@@ -1,6 +1,8 @@
 //! The one seam between scheduling and computing.
 
-use baton_types::{BlockId, KvLayout, NumericsId, SamplingSpec, SequenceKey, TokenId};
+use baton_types::{
+    BlockId, KvLayout, NumericsId, SamplingSpec, SequenceKey, TokenId, TokenLogprobs,
+};
 
 /// What an engine can do; fixed for its life.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,25 +26,40 @@ pub struct SequenceStep<'a> {
     /// The sequence's whole block table: position `t` lives in `blocks[t / block_tokens]`.
     pub blocks: &'a [BlockId],
     /// Set when the last of `tokens` is followed by a sampled one.
-    pub sample: Option<SampleStep>,
+    pub sample: Option<SampleStep<'a>>,
 }
 
 /// How to draw the token after this step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SampleStep {
-    pub sampling: SamplingSpec,
+pub struct SampleStep<'a> {
+    pub sampling: &'a SamplingSpec,
     /// Index of the new token in the client's stream: part of the generator's key.
     pub index: u32,
+    /// The prompt,
+    pub prompt: &'a [TokenId],
+    /// what was emitted after it,
+    pub output: &'a [TokenId],
+    /// and what ends the sequence.
+    pub stop_tokens: &'a [TokenId],
+}
+
+impl<'a> SampleStep<'a> {
+    /// For a draw that knows no history.
+    pub fn new(sampling: &'a SamplingSpec, index: u32) -> Self {
+        SampleStep { sampling, index, prompt: &[], output: &[], stop_tokens: &[] }
+    }
 }
 
 /// What a step sampled for one sequence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {
     pub key: SequenceKey,
     pub token: TokenId,
     /// Digest of the raw logits the token was drawn from: two runs agree bit for bit exactly when
     /// these agree (`same-tokens`).
     pub logits_digest: u64,
+    /// If they were wanted.
+    pub logprobs: Option<Box<TokenLogprobs>>,
 }
 
 /// Hears of a step's progress while it runs, on the step thread. Must be quick.

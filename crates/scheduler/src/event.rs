@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use baton_kv_cache::BlockRef;
-use baton_types::{Epoch, FinishReason, SequenceKey, TokenId};
+use baton_types::{Epoch, FinishReason, SequenceKey, TokenId, TokenLogprobs};
 
 use crate::EngineError;
 
@@ -28,6 +28,7 @@ pub enum Event {
         index: u32,
         token: TokenId,
         logits_digest: u64,
+        logprobs: Option<Box<TokenLogprobs>>,
     },
     /// It ended well, and its blocks are given back.
     Finished { key: SequenceKey, epoch: Epoch, reason: FinishReason },

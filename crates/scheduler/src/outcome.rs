@@ -25,6 +25,7 @@ impl Scheduler {
             }
             self.totals.discount(sequence);
             sequence.advance(new, &self.cache);
+            let has_drawn = drawn.is_some();
             if let Some(drawn) = drawn {
                 sequence.phase = Phase::Decoding;
                 events.push(Event::Token {
@@ -33,11 +34,12 @@ impl Scheduler {
                     index: sequence.spec.next_index(),
                     token: drawn.token,
                     logits_digest: drawn.logits_digest,
+                    logprobs: drawn.logprobs,
                 });
                 sequence.spec.tokens.push(drawn.token);
             }
             self.totals.count(sequence);
-            if drawn.is_some() {
+            if has_drawn {
                 self.end_if_done(now, at, events);
             }
         }
@@ -85,7 +87,7 @@ impl Scheduler {
 /// left while it ran are skipped.
 fn take_sampled(rest: &mut &[Sampled], key: SequenceKey) -> Option<Sampled> {
     let at = rest.iter().position(|sampled| sampled.key == key)?;
-    let sampled = rest[at];
+    let sampled = rest[at].clone();
     *rest = &rest[at + 1..];
     Some(sampled)
 }

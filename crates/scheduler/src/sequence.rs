@@ -211,10 +211,18 @@ impl Sequence {
             tokens: &self.spec.tokens[self.computed..self.computed + new],
             start: self.computed as u32,
             blocks: &self.ids,
-            sample: (new == self.pending()).then(|| SampleStep {
-                sampling: self.spec.sampling,
-                index: self.spec.next_index(),
-            }),
+            sample: (new == self.pending()).then(|| self.sample_step()),
+        }
+    }
+
+    fn sample_step(&self) -> SampleStep<'_> {
+        let (prompt, output) = self.spec.tokens.split_at(self.spec.prompt_len as usize);
+        SampleStep {
+            sampling: &self.spec.sampling,
+            index: self.spec.next_index(),
+            prompt,
+            output,
+            stop_tokens: &self.spec.stop_tokens.0,
         }
     }
 

@@ -16,6 +16,8 @@ impl TokenBytes {
         match assets.kind {
             TokenizerKind::Bytes => {
                 (0..=255_u8).for_each(|byte| table.push(&[byte]));
+                // The one that ends a sequence.
+                table.push(&[]);
             }
             TokenizerKind::ByteBpe => {
                 for (index, token) in assets.tokens.iter().enumerate() {
@@ -36,6 +38,10 @@ impl TokenBytes {
         let Some(&end) = self.ends.get(index) else { return &[] };
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         &self.bytes[start as usize..end as usize]
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
     }
 
     fn push(&mut self, bytes: &[u8]) {

@@ -134,6 +134,17 @@ impl TextModel {
         &self.eos
     }
 
+    /// What `token` stands for in the output: not always whole characters, and nothing for control
+    /// tokens.
+    pub fn token_bytes(&self, token: TokenId) -> &[u8] {
+        self.table.token(token.0)
+    }
+
+    /// How many tokens there are.
+    pub fn vocab(&self) -> usize {
+        self.table.len()
+    }
+
     pub fn detokenizer(&self) -> Detokenizer {
         Detokenizer::new(Arc::clone(&self.table))
     }

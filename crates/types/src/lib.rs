@@ -8,6 +8,7 @@ mod ids;
 mod kv;
 mod node;
 mod request;
+mod sampling;
 mod time;
 
 pub use epoch::{Epoch, RouterId};
@@ -17,5 +18,6 @@ pub use ids::{
 };
 pub use kv::{KvDtype, KvLayout, LayoutError, NumericsId, blocks_for};
 pub use node::{NodeHello, NodeLoad, StepReport};
-pub use request::{FinishReason, Role, SamplingError, SamplingSpec, SequenceSpec, StopTokens};
+pub use request::{FinishReason, Role, SequenceSpec, StopTokens};
+pub use sampling::{SamplingError, SamplingSpec, TokenLogprobs};
 pub use time::Time;

@@ -2,7 +2,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, SequenceKey, TokenId};
+use crate::{Epoch, SamplingSpec, SequenceKey, TokenId};
 
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -18,33 +18,6 @@ impl fmt::Display for Role {
             Role::Prefill => "prefill",
             Role::Decode => "decode",
         })
-    }
-}
-
-/// How the next token is drawn. Validated where it enters; engines take it as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SamplingSpec {
-    /// 0 is greedy; otherwise logits are divided by it.
-    pub temperature: f32,
-    /// With `(seed, choice, token index, draw)` the generator's whole state: a replay repeats it.
-    /// A request without a seed is given one by the router.
-    pub seed: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum SamplingError {
-    #[error("temperature is {given}; it must be a number from 0 to 2")]
-    Temperature { given: f32 },
-}
-
-impl SamplingSpec {
-    pub const GREEDY: SamplingSpec = SamplingSpec { temperature: 0.0, seed: 0 };
-
-    pub fn validate(&self) -> Result<(), SamplingError> {
-        if !(0.0..=2.0).contains(&self.temperature) {
-            return Err(SamplingError::Temperature { given: self.temperature });
-        }
-        Ok(())
     }
 }
 
@@ -106,19 +79,5 @@ impl fmt::Display for FinishReason {
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nonsense_temperatures_are_refused() {
-        for given in [f32::NAN, f32::INFINITY, -0.1, 2.5] {
-            let spec = SamplingSpec { temperature: given, seed: 0 };
-            assert!(spec.validate().is_err(), "{given}");
-        }
-        assert_eq!(SamplingSpec::GREEDY.validate(), Ok(()));
     }
 }

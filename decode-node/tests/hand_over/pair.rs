@@ -74,7 +74,7 @@ pub(crate) fn spec(request: u128, prompt: usize, max_tokens: u32) -> SequenceSpe
         tokens: tokens.collect(),
         prompt_len: prompt as u32,
         max_tokens,
-        sampling: SamplingSpec { temperature: 0.8, seed: 42 },
+        sampling: SamplingSpec::seeded(0.8, 42),
         stop_tokens: StopTokens::default(),
         cache_salt: 0,
         deadline: None,

@@ -1,7 +1,7 @@
 //! What clients speak of.
 
 use baton_text::ChatMessage;
-use baton_types::{SamplingSpec, TokenId};
+use baton_types::{SamplingSpec, TokenId, TokenLogprobs};
 
 use super::{ConvertError, MAX_TOKENS, at_most};
 use crate::v1;
@@ -9,13 +9,33 @@ use crate::v1;
 /// The most messages in a conversation.
 const MAX_MESSAGES: usize = 4096;
 
-/// How to draw, with what the client left open: temperature 1, and `drawn` as the seed. The
-/// temperature is as the client gave it; see [`SamplingSpec::validate`].
+/// How to draw, with what the client left open as the model has it, and `drawn` as the seed. The
+/// values are as the client gave them; see [`SamplingSpec::validate`].
 pub fn sampling(sampling: &v1::Sampling, drawn: u64) -> SamplingSpec {
+    let plain = SamplingSpec::default();
+    let mut logit_bias: Vec<_> =
+        sampling.logit_bias.iter().map(|(&id, &bias)| (TokenId(id), bias)).collect();
+    logit_bias.sort_unstable_by_key(|&(id, _)| id);
     SamplingSpec {
-        temperature: sampling.temperature.unwrap_or(1.0),
+        temperature: sampling.temperature.unwrap_or(plain.temperature),
         seed: sampling.seed.unwrap_or(drawn),
+        top_k: sampling.top_k.unwrap_or(plain.top_k),
+        top_p: sampling.top_p.unwrap_or(plain.top_p),
+        min_p: sampling.min_p.unwrap_or(plain.min_p),
+        typical_p: sampling.typical_p.unwrap_or(plain.typical_p),
+        repetition_penalty: sampling.repetition_penalty.unwrap_or(plain.repetition_penalty),
+        frequency_penalty: sampling.frequency_penalty.unwrap_or(plain.frequency_penalty),
+        presence_penalty: sampling.presence_penalty.unwrap_or(plain.presence_penalty),
+        logit_bias,
+        min_tokens: sampling.min_tokens.unwrap_or(plain.min_tokens),
+        logprobs: sampling.logprobs,
     }
+}
+
+/// What is told about a token's place.
+pub fn logprobs(told: &TokenLogprobs) -> v1::TokenLogprobs {
+    let top = |&(id, logprob): &(TokenId, f32)| v1::TokenLogprob { token_id: id.0, logprob };
+    v1::TokenLogprobs { logprob: told.logprob, top: told.top.iter().map(top).collect() }
 }
 
 /// A prompt given as tokens. Whether the model has them is for its tokeniser to say.
@@ -38,7 +58,7 @@ mod tests {
     #[test]
     fn what_is_left_open_is_filled_in() {
         let open = v1::Sampling::default();
-        assert_eq!(sampling(&open, 7), SamplingSpec { temperature: 1.0, seed: 7 });
+        assert_eq!(sampling(&open, 7), SamplingSpec { seed: 7, ..SamplingSpec::default() });
         let given = v1::Sampling { temperature: Some(0.0), seed: Some(0), ..open };
         assert_eq!(sampling(&given, 7), SamplingSpec::GREEDY);
     }

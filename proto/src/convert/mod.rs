@@ -12,7 +12,7 @@ use baton_types::{BlockHash, Capability, LayoutError, NumericsId};
 use tonic::Code;
 
 pub use self::{
-    inference::{messages, sampling, token_ids},
+    inference::{logprobs, messages, sampling, token_ids},
     node_state::{from_heartbeat, heartbeat},
     sequence::{Sampled, Source},
 };

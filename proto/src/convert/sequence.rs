@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use baton_types::{
     Capability, ChoiceIndex, Epoch, FinishReason, Generation, NodeId, RequestId, RouterId,
-    SamplingSpec, SequenceKey, SequenceSpec, StopTokens, TokenId,
+    SamplingSpec, SequenceKey, SequenceSpec, StopTokens, TokenId, TokenLogprobs,
 };
 
 use super::{
@@ -14,12 +14,14 @@ use super::{
 use crate::{node::v1 as node, v1};
 
 /// A token a node sampled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {
     /// Index in the client's stream.
     pub index: u32,
     pub token: TokenId,
     pub logits_digest: u64,
+    /// If they were wanted.
+    pub logprobs: Option<Box<TokenLogprobs>>,
 }
 
 /// Where a sequence's pages are.
@@ -67,14 +69,13 @@ impl TryFrom<node::SequenceKey> for SequenceKey {
 
 impl From<SequenceSpec> for node::SequenceSpec {
     fn from(spec: SequenceSpec) -> Self {
-        let SamplingSpec { temperature, seed } = spec.sampling;
         node::SequenceSpec {
             key: Some(spec.key.into()),
             epoch: Some(spec.epoch.into()),
             tokens: spec.tokens.into_iter().map(|token| token.0).collect(),
             prompt_len: spec.prompt_len,
             max_tokens: spec.max_tokens,
-            sampling: Some(node::Sampling { temperature, seed }),
+            sampling: Some(spec.sampling.into()),
             stop_tokens: spec.stop_tokens.0.into_iter().map(|token| token.0).collect(),
             cache_salt: spec.cache_salt,
             deadline_us: spec.deadline.map(micros),
@@ -88,14 +89,13 @@ impl TryFrom<node::SequenceSpec> for SequenceSpec {
     fn try_from(spec: node::SequenceSpec) -> Result<Self, ConvertError> {
         at_most("tokens", spec.tokens.len(), MAX_TOKENS)?;
         at_most("stop_tokens", spec.stop_tokens.len(), MAX_STOP_TOKENS)?;
-        let node::Sampling { temperature, seed } = present("sampling", spec.sampling)?;
         Ok(SequenceSpec {
             key: present("key", spec.key)?.try_into()?,
             epoch: present("epoch", spec.epoch)?.into(),
             tokens: spec.tokens.into_iter().map(TokenId).collect(),
             prompt_len: spec.prompt_len,
             max_tokens: spec.max_tokens,
-            sampling: SamplingSpec { temperature, seed },
+            sampling: present("sampling", spec.sampling)?.try_into()?,
             stop_tokens: StopTokens(spec.stop_tokens.into_iter().map(TokenId).collect()),
             cache_salt: spec.cache_salt,
             deadline: spec.deadline_us.map(Duration::from_micros),
@@ -105,15 +105,74 @@ impl TryFrom<node::SequenceSpec> for SequenceSpec {
 
 impl From<Sampled> for node::Token {
     fn from(sampled: Sampled) -> Self {
-        let Sampled { index, token, logits_digest } = sampled;
-        node::Token { index, id: token.0, logits_digest }
+        let Sampled { index, token, logits_digest, logprobs } = sampled;
+        let logprobs = logprobs.map(|told| (*told).into());
+        node::Token { index, id: token.0, logits_digest, logprobs }
     }
 }
 
 impl From<node::Token> for Sampled {
     fn from(token: node::Token) -> Self {
-        let node::Token { index, id, logits_digest } = token;
-        Sampled { index, token: TokenId(id), logits_digest }
+        let node::Token { index, id, logits_digest, logprobs } = token;
+        let logprobs = logprobs.map(|told| Box::new(told.into()));
+        Sampled { index, token: TokenId(id), logits_digest, logprobs }
+    }
+}
+
+impl From<SamplingSpec> for node::Sampling {
+    fn from(spec: SamplingSpec) -> Self {
+        let bias = |(id, bias): (TokenId, f32)| node::LogitBias { id: id.0, bias };
+        node::Sampling {
+            temperature: spec.temperature,
+            seed: spec.seed,
+            top_k: spec.top_k,
+            top_p: spec.top_p,
+            min_p: spec.min_p,
+            typical_p: spec.typical_p,
+            repetition_penalty: spec.repetition_penalty,
+            frequency_penalty: spec.frequency_penalty,
+            presence_penalty: spec.presence_penalty,
+            logit_bias: spec.logit_bias.into_iter().map(bias).collect(),
+            min_tokens: spec.min_tokens,
+            logprobs: spec.logprobs,
+        }
+    }
+}
+
+impl TryFrom<node::Sampling> for SamplingSpec {
+    type Error = ConvertError;
+
+    fn try_from(wire: node::Sampling) -> Result<Self, ConvertError> {
+        at_most("sampling.logit_bias", wire.logit_bias.len(), SamplingSpec::MAX_BIASES)?;
+        let bias = |node::LogitBias { id, bias }| (TokenId(id), bias);
+        Ok(SamplingSpec {
+            temperature: wire.temperature,
+            seed: wire.seed,
+            top_k: wire.top_k,
+            top_p: wire.top_p,
+            min_p: wire.min_p,
+            typical_p: wire.typical_p,
+            repetition_penalty: wire.repetition_penalty,
+            frequency_penalty: wire.frequency_penalty,
+            presence_penalty: wire.presence_penalty,
+            logit_bias: wire.logit_bias.into_iter().map(bias).collect(),
+            min_tokens: wire.min_tokens,
+            logprobs: wire.logprobs,
+        })
+    }
+}
+
+impl From<TokenLogprobs> for node::TokenLogprobs {
+    fn from(told: TokenLogprobs) -> Self {
+        let top = |(id, logprob): (TokenId, f32)| node::TokenLogprob { id: id.0, logprob };
+        node::TokenLogprobs { logprob: told.logprob, top: told.top.into_iter().map(top).collect() }
+    }
+}
+
+impl From<node::TokenLogprobs> for TokenLogprobs {
+    fn from(told: node::TokenLogprobs) -> Self {
+        let top = |node::TokenLogprob { id, logprob }| (TokenId(id), logprob);
+        TokenLogprobs { logprob: told.logprob, top: told.top.into_iter().map(top).collect() }
     }
 }
 
@@ -184,7 +243,20 @@ mod tests {
             tokens: vec![TokenId(1), TokenId(2)],
             prompt_len: 1,
             max_tokens: 40,
-            sampling: SamplingSpec { temperature: 0.5, seed: 11 },
+            sampling: SamplingSpec {
+                temperature: 0.5,
+                seed: 11,
+                top_k: 3,
+                top_p: 0.75,
+                min_p: 0.125,
+                typical_p: 0.5,
+                repetition_penalty: 1.5,
+                frequency_penalty: -0.5,
+                presence_penalty: 0.25,
+                logit_bias: vec![(TokenId(5), -8.0)],
+                min_tokens: 2,
+                logprobs: Some(4),
+            },
             stop_tokens: StopTokens(vec![TokenId(2)]),
             cache_salt: 5,
             deadline: Some(Duration::from_millis(3)),
@@ -229,7 +301,9 @@ mod tests {
         assert_eq!(Source::try_from(long), Err(expected));
         let bare = node::Source { capability: Vec::new(), ..node::Source::from(source) };
         assert!(matches!(Source::try_from(bare), Err(ConvertError::Length { given: 0, .. })));
-        let sampled = Sampled { index: 3, token: TokenId(9), logits_digest: u64::MAX };
-        assert_eq!(Sampled::from(node::Token::from(sampled)), sampled);
+        let told = TokenLogprobs { logprob: -0.5, top: vec![(TokenId(9), -0.5)] };
+        let logprobs = Some(Box::new(told));
+        let sampled = Sampled { index: 3, token: TokenId(9), logits_digest: u64::MAX, logprobs };
+        assert_eq!(Sampled::from(node::Token::from(sampled.clone())), sampled);
     }
 }

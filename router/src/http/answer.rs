@@ -15,7 +15,7 @@ use baton_types::FinishReason;
 use futures::stream;
 use serde_json::{Value, json};
 
-use super::{Asked, error};
+use super::{Asked, error, logprobs::Told};
 use crate::{
     error::RequestError,
     request::{Answer, Ask, End, Said},
@@ -34,11 +34,11 @@ pub(super) trait Shape: Copy + Send + 'static {
     /// The choice that begins a stream, if one does;
     fn opening(&self) -> Option<Value>;
     /// one with more text,
-    fn piece(&self, text: &str) -> Value;
+    fn piece(&self, text: &str, told: &Told<'_>) -> Value;
     /// and the last one.
     fn closing(&self, reason: FinishReason) -> Value;
     /// The only choice of an answer that isn't streamed.
-    fn whole(&self, text: &str, reason: FinishReason) -> Value;
+    fn whole(&self, text: &str, told: &Told<'_>, reason: FinishReason) -> Value;
 }
 
 /// What is the same in all messages of an answer.
@@ -92,14 +92,18 @@ async fn whole<S: Shape>(
     mut answer: Answer,
     shape: S,
 ) -> Result<Response, RequestError> {
-    let mut text = String::new();
+    let (mut text, mut tokens) = (String::new(), Vec::new());
     let End { reason, usage, timings } = loop {
         match answer.next().await? {
-            Said::Chunk(chunk) => text.push_str(&chunk.text),
+            Said::Chunk(chunk) => {
+                text.push_str(&chunk.text);
+                tokens.extend(chunk.tokens);
+            }
             Said::End(end) => break end,
         }
     };
-    let mut message = head.message(S::OBJECT, vec![shape.whole(&text, reason)]);
+    let told = Told::new(&answer.text, &tokens, 0);
+    let mut message = head.message(S::OBJECT, vec![shape.whole(&text, &told, reason)]);
     message["usage"] = usage_json(&usage);
     if head.timings {
         message["baton"] = timings_json(&timings);
@@ -115,7 +119,8 @@ async fn streamed<S: Shape>(
     usage: bool,
 ) -> Result<Response, RequestError> {
     let first = answer.next().await?;
-    let mut events = Events { head, answer, shape, usage, ready: VecDeque::new(), ended: false };
+    let ready = VecDeque::new();
+    let mut events = Events { head, answer, shape, usage, ready, characters: 0, ended: false };
     if let Some(opening) = shape.opening() {
         events.chunk(vec![opening]);
     }
@@ -136,6 +141,8 @@ struct Events<S> {
     shape: S,
     usage: bool,
     ready: VecDeque<String>,
+    /// Of the answer so far.
+    characters: usize,
     ended: bool,
 }
 
@@ -155,7 +162,12 @@ impl<S: Shape> Events<S> {
 
     fn take(&mut self, said: Result<Said, RequestError>) {
         match said {
-            Ok(Said::Chunk(chunk)) => self.chunk(vec![self.shape.piece(&chunk.text)]),
+            Ok(Said::Chunk(chunk)) => {
+                let told = Told::new(&self.answer.text, &chunk.tokens, self.characters);
+                let piece = self.shape.piece(&chunk.text, &told);
+                self.characters += chunk.text.chars().count();
+                self.chunk(vec![piece]);
+            }
             Ok(Said::End(end)) => self.end(&end),
             Err(error) => {
                 self.ready.push_back(error::value(&error).to_string());

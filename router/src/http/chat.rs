@@ -10,14 +10,16 @@ use axum::{
     response::Response,
 };
 use baton_text::ChatMessage;
-use baton_types::{FinishReason, ModelId};
+use baton_types::{FinishReason, ModelId, SamplingSpec};
 use serde_json::{Value, json};
 
 use super::{
     Asked,
     answer::{self, Shape},
     body, error,
+    logprobs::Told,
     params::{self, Params, missing, wrong_type},
+    sampling::{chat_logprobs, sampling},
 };
 use crate::{
     error::RequestError,
@@ -47,10 +49,11 @@ fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> {
         caller,
         model: ModelId(params.string("model")?.ok_or_else(|| missing("model"))?.into()),
         prompt: Prompt::Chat(messages(params)?),
-        temperature: params.number("temperature")?,
-        seed: params.seed()?,
+        sampling: SamplingSpec { logprobs: chat_logprobs(params)?, ..sampling(params)? },
         max_tokens,
         stop: params.stop()?,
+        stop_token_ids: params.token_ids("stop_token_ids")?,
+        ignore_eos: params.flag("ignore_eos")?,
         deadline: None,
     })
 }
@@ -127,19 +130,21 @@ impl Shape for Chat {
         Some(choice(json!({ "role": "assistant", "content": "" }), None))
     }
 
-    fn piece(&self, text: &str) -> Value {
-        choice(json!({ "content": text }), None)
+    fn piece(&self, text: &str, told: &Told<'_>) -> Value {
+        let mut piece = choice(json!({ "content": text }), None);
+        piece["logprobs"] = told.chat();
+        piece
     }
 
     fn closing(&self, reason: FinishReason) -> Value {
         choice(json!({}), Some(reason))
     }
 
-    fn whole(&self, text: &str, reason: FinishReason) -> Value {
+    fn whole(&self, text: &str, told: &Told<'_>, reason: FinishReason) -> Value {
         json!({
             "index": 0,
             "message": { "role": "assistant", "content": text, "refusal": null },
-            "logprobs": null,
+            "logprobs": told.chat(),
             "finish_reason": reason,
         })
     }

@@ -9,14 +9,16 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use baton_types::{FinishReason, ModelId, TokenId};
+use baton_types::{FinishReason, ModelId, SamplingSpec, TokenId};
 use serde_json::{Value, json};
 
 use super::{
     Asked,
     answer::{self, Shape},
     body, error,
+    logprobs::Told,
     params::{self, Params, missing, wrong_type},
+    sampling::{completion_logprobs, sampling},
 };
 use crate::{
     error::RequestError,
@@ -50,10 +52,11 @@ fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> {
         caller,
         model: ModelId(params.string("model")?.ok_or_else(|| missing("model"))?.into()),
         prompt: prompt(params.value("prompt").ok_or_else(|| missing("prompt"))?)?,
-        temperature: params.number("temperature")?,
-        seed: params.seed()?,
+        sampling: SamplingSpec { logprobs: completion_logprobs(params)?, ..sampling(params)? },
         max_tokens: Some(asked.unwrap_or(MAX_TOKENS)),
         stop: params.stop()?,
+        stop_token_ids: params.token_ids("stop_token_ids")?,
+        ignore_eos: params.flag("ignore_eos")?,
         deadline: None,
     })
 }
@@ -96,19 +99,19 @@ impl Shape for Text {
         None
     }
 
-    fn piece(&self, text: &str) -> Value {
-        choice(text, None)
+    fn piece(&self, text: &str, told: &Told<'_>) -> Value {
+        choice(text, told.completion(), None)
     }
 
     fn closing(&self, reason: FinishReason) -> Value {
-        choice("", Some(reason))
+        choice("", Value::Null, Some(reason))
     }
 
-    fn whole(&self, text: &str, reason: FinishReason) -> Value {
-        choice(text, Some(reason))
+    fn whole(&self, text: &str, told: &Told<'_>, reason: FinishReason) -> Value {
+        choice(text, told.completion(), Some(reason))
     }
 }
 
-fn choice(text: &str, reason: Option<FinishReason>) -> Value {
-    json!({ "index": 0, "text": text, "logprobs": null, "finish_reason": reason })
+fn choice(text: &str, logprobs: Value, reason: Option<FinishReason>) -> Value {
+    json!({ "index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason })
 }

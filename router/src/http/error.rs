@@ -72,6 +72,9 @@ fn classify(error: &RequestError) -> (u16, &'static str, Option<&'static str>) {
         | RequestError::Text { .. }
         | RequestError::Stop(_)
         | RequestError::Sampling(_)
+        | RequestError::MinTokens { .. }
+        | RequestError::StopTokens { .. }
+        | RequestError::NoSuchToken { .. }
         | RequestError::RefusedByNode { .. } => (400, WRONG, Some("invalid_value")),
         RequestError::ContextLength { .. } => too_long,
         RequestError::TooLarge { .. } => (413, WRONG, Some("request_too_large")),

@@ -10,8 +10,10 @@ mod chat;
 mod completions;
 mod error;
 mod identity;
+mod logprobs;
 mod models;
 mod params;
+mod sampling;
 
 use std::sync::Arc;
 

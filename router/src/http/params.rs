@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use baton_types::TokenId;
 use serde_json::{Map, Value};
 
 use crate::error::RequestError;
@@ -63,11 +64,20 @@ impl Params {
 
     /// An integer from 1.
     pub(super) fn count(&self, name: &'static str) -> Result<Option<u32>, RequestError> {
+        self.integer(name, 1)
+    }
+
+    /// An integer from `min`.
+    pub(super) fn integer(
+        &self,
+        name: &'static str,
+        min: i64,
+    ) -> Result<Option<u32>, RequestError> {
         let Some(given) = self.typed(name, "an integer", Value::as_i64)? else { return Ok(None) };
-        if given < 1 {
+        if given < min {
             let message = format!(
-                "Invalid '{name}': integer below minimum value. Expected a value >= 1, but got \
-                 {given} instead."
+                "Invalid '{name}': integer below minimum value. Expected a value >= {min}, but \
+                 got {given} instead."
             );
             return Err(RequestError::invalid(name, "integer_below_min_value", message));
         }
@@ -84,6 +94,13 @@ impl Params {
             _ => None,
         };
         Ok(self.typed("stop", "a string or an array of strings", read)?.unwrap_or_default())
+    }
+
+    /// An array of token ids.
+    pub(super) fn token_ids(&self, name: &'static str) -> Result<Vec<TokenId>, RequestError> {
+        let id = |value: &Value| Some(TokenId(u32::try_from(value.as_u64()?).ok()?));
+        let read = |value: &Value| value.as_array()?.iter().map(id).collect();
+        Ok(self.typed(name, "an array of token ids", read)?.unwrap_or_default())
     }
 
     /// `stream`, and `stream_options.include_usage`.
@@ -154,11 +171,6 @@ const fn no_op(name: &'static str, is_no_op: fn(&Value) -> bool) -> NoOp {
     NoOp { name, is_no_op }
 }
 
-/// A number that is 0, or 1.
-fn zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
-}
-
 fn one(value: &Value) -> bool {
     value.as_f64() == Some(1.0)
 }
@@ -181,23 +193,9 @@ fn no_tool(value: &Value) -> bool {
 }
 
 /// What both interfaces know, and other servers add.
-pub(super) const SHARED: &[NoOp] = &[
-    no_op("n", one),
-    no_op("top_p", one),
-    no_op("frequency_penalty", zero),
-    no_op("presence_penalty", zero),
-    no_op("logit_bias", empty),
-    no_op("top_k", |value| zero(value) || value.as_i64() == Some(-1)),
-    no_op("min_p", zero),
-    no_op("min_tokens", zero),
-    no_op("repetition_penalty", one),
-    no_op("ignore_eos", off),
-    no_op("use_beam_search", off),
-];
+pub(super) const SHARED: &[NoOp] = &[no_op("n", one), no_op("use_beam_search", off)];
 
 pub(super) const CHAT: &[NoOp] = &[
-    no_op("logprobs", off),
-    no_op("top_logprobs", zero),
     no_op("response_format", |value| value["type"] == "text"),
     no_op("tools", empty),
     no_op("tool_choice", no_tool),
@@ -212,9 +210,5 @@ pub(super) const CHAT: &[NoOp] = &[
     no_op("store", off),
 ];
 
-pub(super) const COMPLETIONS: &[NoOp] = &[
-    no_op("best_of", one),
-    no_op("echo", off),
-    no_op("suffix", empty),
-    no_op("logprobs", |_| false),
-];
+pub(super) const COMPLETIONS: &[NoOp] =
+    &[no_op("best_of", one), no_op("echo", off), no_op("suffix", empty)];

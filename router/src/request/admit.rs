@@ -7,13 +7,14 @@ use baton_text::{OutputText, TextModel};
 use baton_types::{
     ChoiceIndex, ModelId, RequestId, SamplingSpec, SequenceKey, StopTokens, Time, TokenId,
 };
-use rand::Rng;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use super::{Answer, Ask, Prompt, inside::Entered, run::Run};
 use crate::{error::RequestError, router::Router};
 
+/// More tokens that may end a sequence.
+const MAX_STOP_TOKENS: usize = 64;
 /// Longer texts are tokenised off the runtime's own threads.
 const LONG_TEXT: usize = 16 << 10;
 /// Messages a client may lag behind before its request waits.
@@ -30,6 +31,7 @@ pub(crate) struct Admitted {
     /// Tokens that end the sequence.
     pub(crate) stop_tokens: StopTokens,
     pub(crate) output: OutputText,
+    pub(crate) text: Arc<TextModel>,
     pub(crate) arrived: Time,
     /// Counted from its arrival.
     pub(crate) deadline: Duration,
@@ -50,36 +52,39 @@ impl Router {
         })?;
         let (out, said) = mpsc::channel(AHEAD);
         let (model, seed) = (admitted.model.clone(), admitted.sampling.seed);
+        let text = Arc::clone(&admitted.text);
         let prompt_tokens = admitted.prompt.len() as u32;
         let span = tracing::info_span!("request", %id, tag, %model);
         let run = Run::new(Arc::clone(self), admitted, out);
         let work = baton_node::task::owned(run.carry().instrument(span));
-        Ok(Answer { id, model, seed, prompt_tokens, said, _work: work })
+        Ok(Answer { id, model, seed, prompt_tokens, text, said, _work: work })
     }
 
     async fn admit(&self, ask: Ask, arrived: Time) -> Result<Admitted, RequestError> {
-        let Ask { caller, model, prompt, temperature, seed, max_tokens, stop, deadline } = ask;
+        let Ask { caller, model, prompt, sampling, .. } = ask;
         let inside = self.inside.enter(caller.id)?;
         let served = self
             .cluster
             .served(&model)
             .ok_or_else(|| RequestError::UnknownModel { model: model.to_string() })?;
-        let seed = seed.unwrap_or_else(|| rand::rng().random());
-        let sampling = SamplingSpec { temperature: temperature.unwrap_or(1.0), seed };
         sampling.validate()?;
-        let output = served.text.output(stop)?;
+        let output = served.text.output(ask.stop)?;
         let param = prompt.param();
         if prompt.is_empty() {
             return Err(RequestError::EmptyPrompt { param });
         }
-        let stop_tokens = served.text.eos().clone();
+        let stop_tokens = stop_tokens(&served.text, &sampling, ask.ignore_eos, ask.stop_token_ids)?;
         let prompt = tokenise(Arc::clone(&served.text), prompt).await?;
         let max_context = match served.max_context() {
             // Nobody has the model now, which whoever places the request will tell.
             0 => u32::MAX,
             max => max,
         };
-        let max_tokens = output_tokens(param, prompt.len(), max_tokens, max_context)?;
+        let max_tokens = output_tokens(param, prompt.len(), ask.max_tokens, max_context)?;
+        if sampling.min_tokens > max_tokens {
+            let (min, max) = (sampling.min_tokens, max_tokens);
+            return Err(RequestError::MinTokens { min, max });
+        }
         let most = self.config.timeouts.request.0;
         Ok(Admitted {
             key: SequenceKey { request: caller.id, choice: ChoiceIndex(0) },
@@ -90,11 +95,33 @@ impl Router {
             stop_tokens,
             output,
             arrived,
-            deadline: deadline.map_or(most, |deadline| deadline.min(most)),
+            deadline: ask.deadline.map_or(most, |deadline| deadline.min(most)),
+            text: served.text,
             number: self.next_number(),
             inside,
         })
     }
+}
+
+/// What ends the sequence. Ids the model doesn't have are refused, here and in the bias.
+fn stop_tokens(
+    text: &TextModel,
+    sampling: &SamplingSpec,
+    ignore_eos: bool,
+    more: Vec<TokenId>,
+) -> Result<StopTokens, RequestError> {
+    if more.len() > MAX_STOP_TOKENS {
+        let (given, max) = (more.len(), MAX_STOP_TOKENS);
+        return Err(RequestError::StopTokens { given, max });
+    }
+    let biased = sampling.logit_bias.iter().map(|&(id, _)| ("logit_bias", id));
+    let stops = more.iter().map(|&id| ("stop_token_ids", id));
+    let vocab = text.vocab();
+    if let Some((param, token)) = biased.chain(stops).find(|(_, id)| id.0 as usize >= vocab) {
+        return Err(RequestError::NoSuchToken { param, token, vocab });
+    }
+    let own = if ignore_eos { Vec::new() } else { text.eos().0.clone() };
+    Ok(StopTokens([own, more].concat()))
 }
 
 /// The most tokens to generate: what was asked for, or what the context leaves.

@@ -183,8 +183,8 @@ impl<T: Send + 'static> Side<T> {
 fn prefill_word(pair: &Pair, said: PrefillRunResponse) -> Result<Word, Failure> {
     let garbled = || Failure::garbled(pair, Role::Prefill);
     match said.event.ok_or_else(garbled)? {
-        prefill_said::Event::FirstToken(first) => {
-            let token = first.token.ok_or_else(garbled)?.into();
+        prefill_said::Event::FirstToken(mut first) => {
+            let token = first.token.take().ok_or_else(garbled)?.into();
             let finish = first.finish.map(|reason| finish_reason(reason).ok_or_else(garbled));
             Ok(Word::First { token, first, finish: finish.transpose()? })
         }

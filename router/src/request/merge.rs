@@ -160,7 +160,12 @@ mod tests {
 
     /// The token every honest node makes at `index`: `same-tokens`.
     fn sampled(index: u32) -> Sampled {
-        Sampled { index, token: TokenId(index * 7 + 3), logits_digest: index.into() }
+        Sampled {
+            index,
+            token: TokenId(index * 7 + 3),
+            logits_digest: index.into(),
+            logprobs: None,
+        }
     }
 
     fn drain(merge: &mut Merge) -> Vec<Sampled> {
@@ -212,7 +217,7 @@ mod tests {
                 }
                 for word in words {
                     for &(index, token) in &attempt.stale {
-                        let lie = Sampled { index, token: TokenId(token), logits_digest: 0 };
+                        let lie = Sampled { index, token: TokenId(token), logits_digest: 0, logprobs: None };
                         let taken = merge.accept(epoch(number + 9), lie);
                         prop_assert_eq!(taken, Ok(Taken::StaleEpoch));
                     }

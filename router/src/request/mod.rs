@@ -11,11 +11,11 @@ mod merge;
 mod run;
 mod timing;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use baton_proto::{convert::Sampled, v1};
-use baton_text::ChatMessage;
-use baton_types::{FinishReason, ModelId, RequestId, TokenId};
+use baton_text::{ChatMessage, TextModel};
+use baton_types::{FinishReason, ModelId, RequestId, SamplingSpec, TokenId};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -28,13 +28,14 @@ pub(crate) struct Ask {
     pub(crate) caller: Caller,
     pub(crate) model: ModelId,
     pub(crate) prompt: Prompt,
-    /// Unset: 1.
-    pub(crate) temperature: Option<f32>,
-    /// Unset: drawn here.
-    pub(crate) seed: Option<u64>,
+    pub(crate) sampling: SamplingSpec,
     /// Unset: what the context leaves.
     pub(crate) max_tokens: Option<u32>,
     pub(crate) stop: Vec<String>,
+    /// More tokens that end it,
+    pub(crate) stop_token_ids: Vec<TokenId>,
+    /// and whether the model's own don't.
+    pub(crate) ignore_eos: bool,
     /// How long the client wants to wait, if it said so.
     pub(crate) deadline: Option<Duration>,
 }
@@ -79,6 +80,8 @@ pub(crate) struct Answer {
     pub(crate) model: ModelId,
     pub(crate) seed: u64,
     pub(crate) prompt_tokens: u32,
+    /// What its tokens mean.
+    pub(crate) text: Arc<TextModel>,
     pub(crate) said: mpsc::Receiver<Result<Said, RequestError>>,
     _work: AbortOnDropHandle<()>,
 }

@@ -198,9 +198,10 @@ impl Run {
     }
 
     fn accept(&mut self, token: Sampled) -> Result<(), MergeError> {
+        let index = token.index;
         let taken = self.merge.accept(self.epoch, token)?;
         if taken != Taken::New {
-            tracing::debug!(index = token.index, ?taken, "dropped a token");
+            tracing::debug!(index, ?taken, "dropped a token");
         }
         Ok(())
     }
@@ -210,8 +211,8 @@ impl Run {
         let mut chunk = Chunk { index: self.merge.next_index(), ..Chunk::default() };
         let mut end = None;
         while let Some(sampled) = self.merge.release() {
-            chunk.tokens.push(sampled);
             end = self.show(sampled.token, &mut chunk.text);
+            chunk.tokens.push(sampled);
             if end.is_some() {
                 break;
             }
@@ -298,7 +299,7 @@ impl Run {
             tokens: self.tokens(),
             prompt_len: request.prompt.len() as u32,
             max_tokens: request.max_tokens,
-            sampling: request.sampling,
+            sampling: request.sampling.clone(),
             stop_tokens: request.stop_tokens.clone(),
             cache_salt: 0,
             deadline: Some(request.deadline.saturating_sub(elapsed)),

@@ -252,7 +252,7 @@ fn check(spec: &node::SequenceSpec) -> Result<(), Status> {
 
 fn honest(spec: &node::SequenceSpec, index: u32) -> Token {
     let id = token(&spec.tokens[..spec.prompt_len as usize], index);
-    Token { index, id, logits_digest: u64::from(index) + 1000 }
+    Token { index, id, logits_digest: u64::from(index) + 1000, logprobs: None }
 }
 
 fn play<R: Send + 'static>(
@@ -320,7 +320,7 @@ impl Prefill for Fake {
                 Step::Honest(None) => vec![first(honest(spec, next)), handed_over],
                 Step::Honest(Some(_)) => vec![first(honest(spec, next))],
                 Step::Token { index, id } => {
-                    vec![first(Token { index: *index, id: *id, logits_digest: 0 })]
+                    vec![first(Token { index: *index, id: *id, logits_digest: 0, logprobs: None })]
                 }
                 _ => vec![handed_over],
             };
@@ -360,7 +360,12 @@ impl Decode for Fake {
                 }
                 Step::Honest(Some(end)) => [joined].into_iter().chain(run(*end)).collect(),
                 Step::Token { index, id } => {
-                    vec![tokens(vec![Token { index: *index, id: *id, logits_digest: 0 }])]
+                    vec![tokens(vec![Token {
+                        index: *index,
+                        id: *id,
+                        logits_digest: 0,
+                        logprobs: None,
+                    }])]
                 }
                 _ => vec![finished],
             };

@@ -63,7 +63,7 @@ async fn a_stream_starts_runs_and_completes() {
     let timings = complete.timings.unwrap();
     assert_eq!((timings.prefill_node.as_str(), timings.decode_node.as_str()), ("p0", "d0"));
     assert_eq!(complete.usage.unwrap().completion_tokens, 8);
-    let seed = cluster.prefill[0].shared.calls()[0].sampling.unwrap().seed;
+    let seed = cluster.prefill[0].shared.calls()[0].sampling.clone().unwrap().seed;
     assert_eq!(seed, started.seed, "the drawn seed is told");
 }
 

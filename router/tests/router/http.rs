@@ -46,7 +46,7 @@ async fn a_completion_has_openais_shape() {
     }
     let specs = (cluster.prefill[0].shared.calls(), cluster.decode[0].shared.calls());
     assert_eq!(specs.0[0].sampling, specs.1[0].sampling);
-    assert_eq!(specs.0[0].sampling.unwrap().seed, (-3_i64).cast_unsigned());
+    assert_eq!(specs.0[0].sampling.clone().unwrap().seed, (-3_i64).cast_unsigned());
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use baton_proto::v1::{
     inference_client::InferenceClient,
 };
 use baton_tests::{Ask, Cluster, Engine, Options, Reference, events, generate};
-use baton_types::TokenId;
+use baton_types::{SamplingSpec, TokenId};
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -90,8 +90,7 @@ async fn others_get_their_tokens_while_their_neighbours_are_cancelled() {
     let ask = Ask {
         prompt: (0..100).map(|i| TokenId(40 + i % 50)).collect(),
         max_tokens: 60,
-        temperature: 1.0,
-        seed: 9,
+        sampling: SamplingSpec::seeded(1.0, 9),
     };
     let cancelled = async {
         for stop_after in [10, 30, 50, 70, 90] {
@@ -112,8 +111,7 @@ async fn check_still_right(cluster: &Cluster) {
     let ask = Ask {
         prompt: (0..50).map(|i| TokenId(40 + i)).collect(),
         max_tokens: 20,
-        temperature: 0.0,
-        seed: 0,
+        sampling: SamplingSpec::seeded(0.0, 0),
     };
     let generated = generate(cluster.url(), "sim", &ask).await.unwrap();
     let alone = Reference::sim().unwrap().generate(&ask).unwrap();

@@ -116,10 +116,72 @@ fn nonsense_is_refused_with_openais_error_object_and_harms_nobody() {
         (json!({ "temperature": -1 }), 400, vec!["temperature", "-1"]),
         (json!({ "temperature": "hot" }), 400, vec![]),
         (json!({ "max_tokens": 0 }), 400, vec!["max_tokens"]),
+        (json!({ "top_p": 0 }), 400, vec!["top_p", "0"]),
+        (json!({ "top_p": 1.5 }), 400, vec!["top_p", "1.5"]),
+        (json!({ "top_k": -2 }), 400, vec!["top_k", "-2"]),
+        (json!({ "min_p": -0.5 }), 400, vec!["min_p", "-0.5"]),
+        (json!({ "typical_p": 2 }), 400, vec!["typical_p", "2"]),
+        (json!({ "repetition_penalty": 0 }), 400, vec!["repetition_penalty", "0"]),
+        (json!({ "frequency_penalty": 3 }), 400, vec!["frequency_penalty", "3"]),
+        (json!({ "presence_penalty": -2.5 }), 400, vec!["presence_penalty", "-2.5"]),
+        (json!({ "logit_bias": { "nine": 1 } }), 400, vec!["logit_bias", "nine"]),
+        (json!({ "logit_bias": { "9": 101 } }), 400, vec!["logit_bias", "101"]),
+        (json!({ "logit_bias": { "999": 1 } }), 400, vec!["logit_bias", "999", "257"]),
+        (json!({ "stop_token_ids": [257] }), 400, vec!["stop_token_ids", "257"]),
+        (json!({ "stop_token_ids": vec![1; 65] }), 400, vec!["stop_token_ids", "65", "64"]),
+        (json!({ "min_tokens": 100, "max_tokens": 3 }), 400, vec!["min_tokens", "100", "3"]),
+        (json!({ "logprobs": 21 }), 400, vec!["logprobs", "21", "20"]),
+        (json!({ "logprobs": true }), 400, vec!["logprobs"]),
         (json!({ "prompt": "word ".repeat(10_000) }), 400, vec!["8192"]),
     ] {
         check_error(&post(&url, &completion(extra)).unwrap(), status, &parts);
     }
     assert_eq!(post(&url, &completion(json!({}))).unwrap().status, 200);
     cluster.wait_whole(std::time::Duration::from_secs(5)).unwrap();
+}
+
+#[test]
+fn log_probabilities_come_in_both_shapes_streamed_or_not() {
+    let cluster = cluster();
+    let url = cluster.path("/v1/completions");
+    let body = completion(json!({ "logprobs": 2 }));
+    let whole = post(&url, &body).unwrap().json().unwrap();
+    let told = &whole["choices"][0]["logprobs"];
+    let tokens = whole["usage"]["completion_tokens"].as_u64().unwrap() as usize;
+    for list in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        assert_eq!(told[list].as_array().unwrap().len(), tokens, "{list}: {told}");
+    }
+    assert_eq!(told["top_logprobs"][0].as_object().unwrap().len(), 2, "{told}");
+    assert_eq!(
+        told["token_logprobs"][0],
+        told["top_logprobs"][0][told["tokens"][0].as_str().unwrap()]
+    );
+
+    let body = completion(json!({ "logprobs": 2, "stream": true }));
+    let pieces: Vec<Value> = events(&url, &body)
+        .unwrap()
+        .filter_map(|event| serde_json::from_str(&event.unwrap()).ok())
+        .collect();
+    let lists =
+        pieces.iter().filter_map(|piece| piece["choices"][0]["logprobs"]["tokens"].as_array());
+    assert_eq!(lists.flatten().cloned().collect::<Value>(), told["tokens"]);
+    let lists =
+        pieces.iter().filter_map(|piece| piece["choices"][0]["logprobs"]["text_offset"].as_array());
+    assert_eq!(lists.flatten().cloned().collect::<Value>(), told["text_offset"]);
+
+    let messages = json!([{ "role": "user", "content": "hi" }]);
+    let chat = |extra: Value| {
+        let mut body = json!({ "model": "sim", "messages": messages, "max_tokens": 5 });
+        merge(&mut body, extra);
+        post(&cluster.path("/v1/chat/completions"), &body).unwrap()
+    };
+    let reply = chat(json!({ "logprobs": true, "top_logprobs": 3 })).json().unwrap();
+    let content = reply["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(content.len(), 5, "{reply}");
+    assert_eq!(content[0]["top_logprobs"].as_array().unwrap().len(), 3);
+    assert_eq!(content[0]["bytes"].as_array().unwrap().len(), 1);
+    let reply = chat(json!({ "logprobs": true })).json().unwrap();
+    assert_eq!(reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"], json!([]));
+    assert_eq!(chat(json!({})).json().unwrap()["choices"][0]["logprobs"], Value::Null);
+    check_error(&chat(json!({ "top_logprobs": 3 })), 400, &["top_logprobs", "logprobs"]);
 }

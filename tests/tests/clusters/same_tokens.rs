@@ -2,7 +2,7 @@
 //! engine alone, bit for bit, whatever the chunks, the company and the cache.
 
 use baton_tests::{Ask, Cluster, Engine, Options, Reference, generate_all, model};
-use baton_types::TokenId;
+use baton_types::{SamplingSpec, TokenId};
 
 /// A prompt of any length, the same every time, from ids that every model here has and that end
 /// no sequence.
@@ -10,15 +10,25 @@ fn prompt(length: usize, variety: u32) -> Vec<TokenId> {
     (0..length as u32).map(|i| TokenId(33 + (i * 7 + i / 11 + variety * 13) % 90)).collect()
 }
 
-/// Greedy and seeded by turns.
+/// Greedy, seeded, cut and penalised by turns; the last two tell log-probabilities.
 fn ask(length: usize, variety: u32, max_tokens: u32) -> Ask {
-    let greedy = variety.is_multiple_of(2);
-    Ask {
-        prompt: prompt(length, variety),
-        max_tokens,
-        temperature: if greedy { 0.0 } else { 0.8 },
-        seed: 1000 + u64::from(variety),
-    }
+    let seeded = SamplingSpec::seeded(0.8, 1000 + u64::from(variety));
+    let sampling = match variety % 4 {
+        0 => SamplingSpec::GREEDY,
+        1 => seeded,
+        2 => SamplingSpec { top_k: 40, top_p: 0.9, min_p: 0.02, logprobs: Some(3), ..seeded },
+        _ => SamplingSpec {
+            typical_p: 0.9,
+            repetition_penalty: 1.2,
+            frequency_penalty: 0.3,
+            presence_penalty: 0.2,
+            logit_bias: vec![(TokenId(40), 2.5), (TokenId(50), -100.0)],
+            min_tokens: 3,
+            logprobs: Some(0),
+            ..seeded
+        },
+    };
+    Ask { prompt: prompt(length, variety), max_tokens, sampling }
 }
 
 fn asks(lengths: &[usize], max_tokens: u32) -> Vec<Ask> {
@@ -30,8 +40,9 @@ async fn check(cluster: &Cluster, reference: &mut Reference, model: &str, asks: 
     let generated = generate_all(cluster.url(), model, asks).await.unwrap();
     for (ask, ours) in asks.iter().zip(&generated) {
         let alone = reference.generate(ask).unwrap();
-        let (length, temperature) = (ask.prompt.len(), ask.temperature);
-        assert_eq!(ours.bits(), alone.bits(), "{length} tokens, temperature {temperature}");
+        assert_eq!(ours.bits(), alone.bits(), "{} tokens, {:?}", ask.prompt.len(), ask.sampling);
+        let told = if ask.sampling.logprobs.is_some() { ours.tokens.len() } else { 0 };
+        assert_eq!(ours.logprobs.len(), told);
     }
 }
 

@@ -107,8 +107,7 @@ impl Running {
             tokens: &self.tokens[self.cached..end],
             start: self.cached as u32,
             blocks: &self.blocks,
-            sample: (end == self.tokens.len())
-                .then_some(SampleStep { sampling: self.sampling, index }),
+            sample: (end == self.tokens.len()).then_some(SampleStep::new(&self.sampling, index)),
         }
     }
 
@@ -116,7 +115,7 @@ impl Running {
         self.cached += tokens;
         if let Some(sampled) = sampled {
             self.tokens.push(sampled.token);
-            self.sampled.push(*sampled);
+            self.sampled.push(sampled.clone());
         }
     }
 }

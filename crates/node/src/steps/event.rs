@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use baton_kv_cache::BlockRef;
 use baton_scheduler::SequenceError;
-use baton_types::{FinishReason, TokenId};
+use baton_types::{FinishReason, TokenId, TokenLogprobs};
 
 /// What the step loop tells the owner of one sequence. `Prefilled`, `Finished` and `Failed` are the
 /// last; when the events end without one, the step loop itself has ended.
@@ -19,6 +19,7 @@ pub enum SequenceEvent {
         index: u32,
         token: TokenId,
         logits_digest: u64,
+        logprobs: Option<Box<TokenLogprobs>>,
         /// How long the step took that made it.
         step: Duration,
     },

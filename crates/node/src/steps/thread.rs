@@ -224,8 +224,8 @@ impl Owner {
                 }
                 SequenceEvent::Admitted { cached_tokens, queue }
             }
-            Event::Token { index, token, logits_digest, .. } => {
-                SequenceEvent::Token { index, token, logits_digest, step }
+            Event::Token { index, token, logits_digest, logprobs, .. } => {
+                SequenceEvent::Token { index, token, logits_digest, logprobs, step }
             }
             Event::Finished { reason, .. } => SequenceEvent::Finished { reason },
             Event::Prefilled { blocks, prefill, .. } => {

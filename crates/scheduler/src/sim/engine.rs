@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use baton_types::{BlockId, KvDtype, KvLayout, LayoutError, NumericsId, TokenId};
+use baton_types::{BlockId, KvDtype, KvLayout, LayoutError, NumericsId, TokenId, TokenLogprobs};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
@@ -165,11 +165,18 @@ impl<S: KvSlots, P: Pace> SimEngine<S, P> {
         (step.blocks[(position / block_tokens) as usize], position % block_tokens)
     }
 
-    fn draw(&self, step: &SequenceStep<'_>, sample: SampleStep, fold: u128) -> Sampled {
+    fn draw(&self, step: &SequenceStep<'_>, sample: SampleStep<'_>, fold: u128) -> Sampled {
         let Range { start, end } = self.config.drawn;
         let logits_digest = xxh3_64(&fold.to_le_bytes());
         let drawn = sampler_hash(step, sample, fold) % u64::from(end - start);
-        Sampled { key: step.key, token: TokenId(start + drawn as u32), logits_digest }
+        let token = TokenId(start + drawn as u32);
+        // As if the drawn token and those after it were ever less likely.
+        let logprobs = sample.sampling.logprobs.map(|top| {
+            let next = |rank| TokenId(start + (token.0 - start + rank) % (end - start));
+            let likely = (0..top.min(end - start)).map(|rank| (next(rank), -1.0 - rank as f32));
+            Box::new(TokenLogprobs { logprob: -1.0, top: likely.collect() })
+        });
+        Sampled { key: step.key, token, logits_digest, logprobs }
     }
 }
 
@@ -254,8 +261,8 @@ fn hash128(layer: u32, previous: u128, token: TokenId, position: u32) -> u128 {
 
 /// The generator's state: a greedy draw knows neither seed nor choice. The index is in both, so
 /// that a lost counter shows.
-fn sampler_hash(step: &SequenceStep<'_>, sample: SampleStep, fold: u128) -> u64 {
-    let SampleStep { sampling, index } = sample;
+fn sampler_hash(step: &SequenceStep<'_>, sample: SampleStep<'_>, fold: u128) -> u64 {
+    let SampleStep { sampling, index, .. } = sample;
     let (temperature, seed, choice) = match sampling.temperature {
         0.0 => (0.0_f32, 0, 0),
         temperature => (temperature, sampling.seed, step.key.choice.0),

@@ -57,7 +57,7 @@ prop_compose! {
         SequenceSpec {
             prompt_len: tokens.len() as u32,
             tokens,
-            sampling: SamplingSpec { temperature, seed },
+            sampling: SamplingSpec::seeded(temperature, seed),
             stop_tokens: StopTokens(stop.map(TokenId).into_iter().collect()),
             deadline: deadline.map(Duration::from_millis),
             cache_salt,

@@ -32,11 +32,11 @@ struct Run<'a> {
 
 fn run(engine: &mut SimEngine<MemorySlots, Unpaced>, run: Run<'_>) -> Result<Sampled, EngineError> {
     let Run { tokens, start, blocks, index, sampling } = run;
-    let sample = Some(SampleStep { sampling, index });
+    let sample = Some(SampleStep::new(&sampling, index));
     let step = SequenceStep { key: key(1), tokens, start, blocks, sample };
     let mut sampled = Vec::new();
     engine.step(&[step], &mut Unobserved, &mut sampled)?;
-    Ok(sampled[0])
+    Ok(sampled[0].clone())
 }
 
 fn decode(
@@ -111,16 +111,18 @@ fn a_page_left_behind_shows() {
 
 #[test]
 fn a_lost_counter_or_sampler_state_shows() {
-    let hot = |seed| SamplingSpec { temperature: 0.7, seed };
+    let hot = |seed| SamplingSpec::seeded(0.7, seed);
     let draws = |sampling: SamplingSpec, from: u32| -> Vec<TokenId> {
         let (mut engine, _) = prefilled();
-        (from..from + 16).map(|index| decode(&mut engine, &TABLE, index, sampling).token).collect()
+        (from..from + 16)
+            .map(|index| decode(&mut engine, &TABLE, index, sampling.clone()).token)
+            .collect()
     };
     assert_eq!(draws(hot(1), 1), draws(hot(1), 1));
     assert_ne!(draws(hot(1), 1), draws(hot(1), 2), "index");
     assert_ne!(draws(hot(1), 1), draws(hot(2), 1), "seed");
     assert_ne!(draws(SamplingSpec::GREEDY, 1), draws(SamplingSpec::GREEDY, 2), "greedy index");
-    let greedy = |seed| SamplingSpec { temperature: 0.0, seed };
+    let greedy = |seed| SamplingSpec::seeded(0.0, seed);
     assert_eq!(draws(greedy(1), 1), draws(greedy(2), 1), "greedy knows no seed");
 }
 
@@ -145,7 +147,8 @@ fn nonsense_is_refused_with_its_values() {
     let (mut engine, _) = engine();
     let sampling = SamplingSpec::GREEDY;
     let mut check = |tokens: &[TokenId], start, blocks: &[BlockId], expect: EngineError| {
-        let given = run(&mut engine, Run { tokens, start, blocks, index: 0, sampling });
+        let given =
+            run(&mut engine, Run { tokens, start, blocks, index: 0, sampling: sampling.clone() });
         assert_eq!(given, Err(expect));
     };
     let key = key(1);
