@@ -14,7 +14,7 @@ fn check(reply: &Reply, status: u16, param: Value, code: Value, part: &str) {
     let body = reply.json();
     let error = body["error"].as_object().unwrap_or_else(|| panic!("{body}"));
     let keys: Vec<&str> = error.keys().map(String::as_str).collect();
-    assert_eq!(keys, ["code", "message", "param", "type"], "{body}");
+    assert_eq!(keys, ["message", "type", "param", "code"], "{body}");
     assert_eq!((&error["param"], &error["code"]), (&param, &code), "{body}");
     assert!(error["message"].as_str().unwrap().contains(part), "{part:?} is not in {body}");
     assert!(reply.header("x-request-id").is_some());
