@@ -35,6 +35,8 @@ pub(crate) enum RequestError {
     Stop(#[from] StopError),
     #[error("{0}")]
     Sampling(#[from] SamplingError),
+    #[error("{given} choices are asked for; from 1 to {max} are allowed")]
+    Choices { given: u32, max: u32 },
     #[error("min_tokens is {min}, and at most {max} are generated")]
     MinTokens { min: u32, max: u32 },
     #[error("stop_token_ids has {given} entries; at most {max} are allowed")]
@@ -86,6 +88,7 @@ impl RequestError {
             | RequestError::Text { param, .. } => Some(param),
             RequestError::Stop(_) => Some("stop"),
             RequestError::Sampling(error) => Some(error.param()),
+            RequestError::Choices { .. } => Some("n"),
             RequestError::MinTokens { .. } => Some("min_tokens"),
             RequestError::StopTokens { .. } => Some("stop_token_ids"),
             RequestError::NoSuchToken { param, .. } => Some(param),
@@ -129,6 +132,7 @@ impl Refuse for RequestError {
             | RequestError::Text { .. }
             | RequestError::Stop(_)
             | RequestError::Sampling(_)
+            | RequestError::Choices { .. }
             | RequestError::MinTokens { .. }
             | RequestError::StopTokens { .. }
             | RequestError::NoSuchToken { .. }
@@ -163,6 +167,7 @@ impl Refuse for RequestError {
             RequestError::Text { .. } => "INVALID_TEXT",
             RequestError::Stop(_) => "INVALID_STOP",
             RequestError::Sampling(_)
+            | RequestError::Choices { .. }
             | RequestError::MinTokens { .. }
             | RequestError::StopTokens { .. }
             | RequestError::NoSuchToken { .. } => "INVALID_SAMPLING",
@@ -198,6 +203,7 @@ impl Refuse for RequestError {
             | RequestError::Text { param, .. } => Some(param),
             RequestError::Stop(_) => Some("sampling.stop"),
             RequestError::Sampling(_)
+            | RequestError::Choices { .. }
             | RequestError::MinTokens { .. }
             | RequestError::StopTokens { .. }
             | RequestError::NoSuchToken { .. } => self.param().map(in_sampling),
@@ -209,6 +215,7 @@ impl Refuse for RequestError {
 /// Where a parameter is in the gRPC messages.
 fn in_sampling(param: &str) -> &'static str {
     match param {
+        "n" => "sampling.n",
         "temperature" => "sampling.temperature",
         "top_p" => "sampling.top_p",
         "min_p" => "sampling.min_p",

@@ -123,7 +123,7 @@ impl InferenceService {
         let submitted = async {
             let wire = sampling.unwrap_or_default();
             let sampling = convert::sampling(&wire, rand::rng().random());
-            let v1::Sampling { max_tokens, stop, ignore_eos, stop_token_ids, .. } = wire;
+            let v1::Sampling { max_tokens, stop, ignore_eos, stop_token_ids, n, .. } = wire;
             if max_tokens == Some(0) {
                 let message = "max_tokens is 0; it must be at least 1";
                 return Err(RequestError::invalid("sampling.max_tokens", "invalid_value", message));
@@ -138,6 +138,7 @@ impl InferenceService {
                 model,
                 prompt,
                 sampling,
+                choices: n.unwrap_or(1),
                 max_tokens,
                 stop,
                 stop_token_ids: stop_token_ids.into_iter().map(TokenId).collect(),
@@ -163,13 +164,16 @@ async fn next(answer: Option<Answer>) -> Option<(Result<Event, Status>, Option<A
     let mut answer = answer?;
     Some(match answer.next().await {
         Ok(Said::Chunk(chunk)) => (Ok(Event::Chunk(wire_chunk(chunk))), Some(answer)),
-        Ok(Said::End(end)) => (Ok(Event::Complete(complete(end))), None),
+        Ok(Said::End(end)) => {
+            (Ok(Event::Complete(complete(end))), Some(answer).filter(|answer| !answer.is_over()))
+        }
         Err(error) => (Err(status(&error)), None),
     })
 }
 
-fn wire_chunk(Chunk { index, tokens, text }: Chunk) -> v1::Chunk {
+fn wire_chunk(Chunk { choice, index, tokens, text }: Chunk) -> v1::Chunk {
     v1::Chunk {
+        choice: choice.0.into(),
         index,
         token_ids: tokens.iter().map(|sampled| sampled.token.0).collect(),
         text,
@@ -181,9 +185,10 @@ fn wire_chunk(Chunk { index, tokens, text }: Chunk) -> v1::Chunk {
     }
 }
 
-fn complete(End { reason, usage, timings }: End) -> v1::Complete {
+fn complete(End { choice, reason, usage, timings }: End) -> v1::Complete {
     let finish_reason = v1::FinishReason::from(reason).into();
-    v1::Complete { finish_reason, usage: Some(usage), timings: Some(timings) }
+    let choice = choice.0.into();
+    v1::Complete { finish_reason, usage: Some(usage), timings: Some(timings), choice }
 }
 
 /// `grpc-timeout`: at most eight digits and a unit.

@@ -83,6 +83,7 @@ mod tests {
     #[test]
     fn the_report_names_both_nodes_their_times_and_what_moved() {
         let complete = Complete {
+            choice: 0,
             finish_reason: FinishReason::Stop.into(),
             usage: Some(Usage { prompt_tokens: 40, completion_tokens: 9, cached_tokens: 16 }),
             timings: Some(Timings {

@@ -10,7 +10,10 @@ use axum::{
         sse::{Event, KeepAlive},
     },
 };
-use baton_proto::v1::{Timings, Usage};
+use baton_proto::{
+    convert::Sampled,
+    v1::{Timings, Usage},
+};
 use baton_types::FinishReason;
 use futures::stream;
 use serde_json::{Value, json};
@@ -57,6 +60,7 @@ pub(super) async fn answer<S: Shape>(
     streaming: Option<bool>,
     shape: S,
 ) -> Result<Response, RequestError> {
+    let choices = ask.choices;
     let answer = asked.router.submit(ask).await?;
     let head = Head {
         id: format!("{}{:032x}", S::ID, answer.id.0),
@@ -65,8 +69,8 @@ pub(super) async fn answer<S: Shape>(
         timings: wants_timings(asked.headers),
     };
     match streaming {
-        None => whole(head, answer, shape).await,
-        Some(usage) => streamed(head, answer, shape, usage).await,
+        None => whole(head, answer, choices, shape).await,
+        Some(usage) => streamed(head, answer, choices, shape, usage).await,
     }
 }
 
@@ -87,26 +91,56 @@ impl Head {
     }
 }
 
+/// One choice, gathered.
+#[derive(Clone, Debug, Default)]
+struct Choice {
+    text: String,
+    tokens: Vec<Sampled>,
+    end: Option<End>,
+}
+
+/// A choice of a message under its index.
+fn indexed(mut choice: Value, index: u16) -> Value {
+    choice["index"] = index.into();
+    choice
+}
+
+/// The prompt counts once.
+fn total(ends: &[End]) -> Usage {
+    let first = ends.iter().find(|end| end.choice.0 == 0).map_or_else(Usage::default, |e| e.usage);
+    let completion_tokens = ends.iter().map(|end| end.usage.completion_tokens).sum();
+    Usage { completion_tokens, ..first }
+}
+
 async fn whole<S: Shape>(
     head: Head,
     mut answer: Answer,
+    choices: u32,
     shape: S,
 ) -> Result<Response, RequestError> {
-    let (mut text, mut tokens) = (String::new(), Vec::new());
-    let End { reason, usage, timings } = loop {
+    let mut choices = vec![Choice::default(); choices as usize];
+    while !answer.is_over() {
         match answer.next().await? {
             Said::Chunk(chunk) => {
-                text.push_str(&chunk.text);
-                tokens.extend(chunk.tokens);
+                let choice = &mut choices[usize::from(chunk.choice.0)];
+                choice.text.push_str(&chunk.text);
+                choice.tokens.extend(chunk.tokens);
             }
-            Said::End(end) => break end,
+            Said::End(end) => {
+                let choice = usize::from(end.choice.0);
+                choices[choice].end = Some(end);
+            }
         }
-    };
-    let told = Told::new(&answer.text, &tokens, 0);
-    let mut message = head.message(S::OBJECT, vec![shape.whole(&text, &told, reason)]);
-    message["usage"] = usage_json(&usage);
-    if head.timings {
-        message["baton"] = timings_json(&timings);
+    }
+    let ends: Vec<End> = choices.iter().filter_map(|choice| choice.end.clone()).collect();
+    let whole = (0..).zip(choices.iter().zip(&ends)).map(|(index, (choice, end))| {
+        let told = Told::new(&answer.text, &choice.tokens, 0);
+        indexed(shape.whole(&choice.text, &told, end.reason), index)
+    });
+    let mut message = head.message(S::OBJECT, whole.collect());
+    message["usage"] = usage_json(&total(&ends));
+    if let (true, Some(first)) = (head.timings, ends.first()) {
+        message["baton"] = timings_json(&first.timings);
     }
     Ok(Json(message).into_response())
 }
@@ -115,14 +149,18 @@ async fn whole<S: Shape>(
 async fn streamed<S: Shape>(
     head: Head,
     mut answer: Answer,
+    choices: u32,
     shape: S,
     usage: bool,
 ) -> Result<Response, RequestError> {
     let first = answer.next().await?;
-    let ready = VecDeque::new();
-    let mut events = Events { head, answer, shape, usage, ready, characters: 0, ended: false };
-    if let Some(opening) = shape.opening() {
-        events.chunk(vec![opening]);
+    let (ready, ends) = (VecDeque::new(), Vec::new());
+    let characters = vec![0; choices as usize];
+    let mut events = Events { head, answer, shape, usage, ready, characters, ends, ended: false };
+    for index in 0..choices as u16 {
+        if let Some(opening) = shape.opening() {
+            events.chunk(vec![indexed(opening, index)]);
+        }
     }
     events.take(Ok(first));
     let events = stream::unfold(events, |mut events| async {
@@ -141,8 +179,10 @@ struct Events<S> {
     shape: S,
     usage: bool,
     ready: VecDeque<String>,
-    /// Of the answer so far.
-    characters: usize,
+    /// Of each choice so far.
+    characters: Vec<usize>,
+    /// Of the choices that have ended.
+    ends: Vec<End>,
     ended: bool,
 }
 
@@ -163,12 +203,14 @@ impl<S: Shape> Events<S> {
     fn take(&mut self, said: Result<Said, RequestError>) {
         match said {
             Ok(Said::Chunk(chunk)) => {
-                let told = Told::new(&self.answer.text, &chunk.tokens, self.characters);
+                let index = chunk.choice.0;
+                let characters = &mut self.characters[usize::from(index)];
+                let told = Told::new(&self.answer.text, &chunk.tokens, *characters);
                 let piece = self.shape.piece(&chunk.text, &told);
-                self.characters += chunk.text.chars().count();
-                self.chunk(vec![piece]);
+                *characters += chunk.text.chars().count();
+                self.chunk(vec![indexed(piece, index)]);
             }
-            Ok(Said::End(end)) => self.end(&end),
+            Ok(Said::End(end)) => self.end(end),
             Err(error) => {
                 self.ready.push_back(error::value(&error).to_string());
                 self.ended = true;
@@ -189,15 +231,22 @@ impl<S: Shape> Events<S> {
         message
     }
 
-    fn end(&mut self, end: &End) {
-        let mut messages = vec![self.message(vec![self.shape.closing(end.reason)])];
+    fn end(&mut self, end: End) {
+        let closing = indexed(self.shape.closing(end.reason), end.choice.0);
+        let mut messages = vec![self.message(vec![closing])];
+        self.ends.push(end);
+        if !self.answer.is_over() {
+            self.ready.extend(messages.iter().map(Value::to_string));
+            return;
+        }
         if self.usage {
             let mut last = self.message(Vec::new());
-            last["usage"] = usage_json(&end.usage);
+            last["usage"] = usage_json(&total(&self.ends));
             messages.push(last);
         }
-        if let (true, Some(last)) = (self.head.timings, messages.last_mut()) {
-            last["baton"] = timings_json(&end.timings);
+        let first = self.ends.iter().find(|end| end.choice.0 == 0);
+        if let (true, Some(last), Some(first)) = (self.head.timings, messages.last_mut(), first) {
+            last["baton"] = timings_json(&first.timings);
         }
         self.ready.extend(messages.iter().map(Value::to_string));
         self.ready.push_back("[DONE]".to_owned());

@@ -50,6 +50,7 @@ fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> {
         model: ModelId(params.string("model")?.ok_or_else(|| missing("model"))?.into()),
         prompt: Prompt::Chat(messages(params)?),
         sampling: SamplingSpec { logprobs: chat_logprobs(params)?, ..sampling(params)? },
+        choices: params.count("n")?.unwrap_or(1),
         max_tokens,
         stop: params.stop()?,
         stop_token_ids: params.token_ids("stop_token_ids")?,

@@ -53,6 +53,7 @@ fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> {
         model: ModelId(params.string("model")?.ok_or_else(|| missing("model"))?.into()),
         prompt: prompt(params.value("prompt").ok_or_else(|| missing("prompt"))?)?,
         sampling: SamplingSpec { logprobs: completion_logprobs(params)?, ..sampling(params)? },
+        choices: params.count("n")?.unwrap_or(1),
         max_tokens: Some(asked.unwrap_or(MAX_TOKENS)),
         stop: params.stop()?,
         stop_token_ids: params.token_ids("stop_token_ids")?,

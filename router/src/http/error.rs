@@ -72,6 +72,7 @@ fn classify(error: &RequestError) -> (u16, &'static str, Option<&'static str>) {
         | RequestError::Text { .. }
         | RequestError::Stop(_)
         | RequestError::Sampling(_)
+        | RequestError::Choices { .. }
         | RequestError::MinTokens { .. }
         | RequestError::StopTokens { .. }
         | RequestError::NoSuchToken { .. }

@@ -193,7 +193,7 @@ fn no_tool(value: &Value) -> bool {
 }
 
 /// What both interfaces know, and other servers add.
-pub(super) const SHARED: &[NoOp] = &[no_op("n", one), no_op("use_beam_search", off)];
+pub(super) const SHARED: &[NoOp] = &[no_op("use_beam_search", off)];
 
 pub(super) const CHAT: &[NoOp] = &[
     no_op("response_format", |value| value["type"] == "text"),

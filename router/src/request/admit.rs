@@ -10,7 +10,7 @@ use baton_types::{
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use super::{Answer, Ask, Prompt, inside::Entered, run::Run};
+use super::{Answer, Ask, MAX_CHOICES, Prompt, choices::Lead, inside::Entered, run::Run};
 use crate::{error::RequestError, router::Router};
 
 /// More tokens that may end a sequence.
@@ -20,12 +20,12 @@ const LONG_TEXT: usize = 16 << 10;
 /// Messages a client may lag behind before its request waits.
 const AHEAD: usize = 16;
 
-/// A request that may run.
-#[derive(Debug)]
+/// A request that may run, or one choice of it.
+#[derive(Clone, Debug)]
 pub(crate) struct Admitted {
     pub(crate) key: SequenceKey,
     pub(crate) model: ModelId,
-    pub(crate) prompt: Vec<TokenId>,
+    pub(crate) prompt: Arc<[TokenId]>,
     pub(crate) max_tokens: u32,
     pub(crate) sampling: SamplingSpec,
     /// Tokens that end the sequence.
@@ -37,13 +37,13 @@ pub(crate) struct Admitted {
     pub(crate) deadline: Duration,
     /// Its place in line.
     pub(crate) number: u64,
-    pub(crate) inside: Entered,
+    pub(crate) inside: Arc<Entered>,
 }
 
 impl Router {
     /// Starts a request, or refuses it for what can be seen at the door.
     pub(crate) async fn submit(self: &Arc<Self>, ask: Ask) -> Result<Answer, RequestError> {
-        let (id, arrived) = (ask.caller.id, self.clock.now());
+        let (id, arrived, choices) = (ask.caller.id, self.clock.now(), ask.choices);
         let tag = ask.caller.tag.clone();
         let admitted = self.admit(ask, arrived).await.inspect_err(|error| {
             self.metrics.ended(error.outcome());
@@ -54,15 +54,27 @@ impl Router {
         let (model, seed) = (admitted.model.clone(), admitted.sampling.seed);
         let text = Arc::clone(&admitted.text);
         let prompt_tokens = admitted.prompt.len() as u32;
-        let span = tracing::info_span!("request", %id, tag, %model);
-        let run = Run::new(Arc::clone(self), admitted, out);
-        let work = baton_node::task::owned(run.carry().instrument(span));
-        Ok(Answer { id, model, seed, prompt_tokens, text, said, _work: work })
+        let lead = Lead::default();
+        let work = (0..choices as u16).map(ChoiceIndex).map(|choice| {
+            let span = tracing::info_span!("request", %id, tag, choice = choice.0, %model);
+            let mut admitted = admitted.clone();
+            if choice.0 > 0 {
+                admitted.key.choice = choice;
+                admitted.number = self.next_number();
+            }
+            let run = Run::new(Arc::clone(self), admitted, lead.part(choice), out.clone());
+            baton_node::task::owned(run.carry().instrument(span))
+        });
+        let work = work.collect();
+        Ok(Answer { id, model, seed, prompt_tokens, text, said, left: choices, _work: work })
     }
 
     async fn admit(&self, ask: Ask, arrived: Time) -> Result<Admitted, RequestError> {
         let Ask { caller, model, prompt, sampling, .. } = ask;
-        let inside = self.inside.enter(caller.id)?;
+        let inside = Arc::new(self.inside.enter(caller.id)?);
+        if !(1..=MAX_CHOICES).contains(&ask.choices) {
+            return Err(RequestError::Choices { given: ask.choices, max: MAX_CHOICES });
+        }
         let served = self
             .cluster
             .served(&model)
@@ -89,7 +101,7 @@ impl Router {
         Ok(Admitted {
             key: SequenceKey { request: caller.id, choice: ChoiceIndex(0) },
             model,
-            prompt,
+            prompt: prompt.into(),
             max_tokens,
             sampling,
             stop_tokens,

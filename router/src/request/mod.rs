@@ -5,6 +5,7 @@
 
 mod admit;
 mod attempt;
+mod choices;
 mod failure;
 mod inside;
 mod merge;
@@ -15,12 +16,15 @@ use std::{sync::Arc, time::Duration};
 
 use baton_proto::{convert::Sampled, v1};
 use baton_text::{ChatMessage, TextModel};
-use baton_types::{FinishReason, ModelId, RequestId, SamplingSpec, TokenId};
+use baton_types::{ChoiceIndex, FinishReason, ModelId, RequestId, SamplingSpec, TokenId};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::inside::Inside;
 use crate::error::RequestError;
+
+/// The most answers of one request.
+pub(crate) const MAX_CHOICES: u32 = 128;
 
 /// What a client asks for, whatever it speaks.
 #[derive(Clone, Debug)]
@@ -29,6 +33,8 @@ pub(crate) struct Ask {
     pub(crate) model: ModelId,
     pub(crate) prompt: Prompt,
     pub(crate) sampling: SamplingSpec,
+    /// How many answers to draw, from 1 to [`MAX_CHOICES`].
+    pub(crate) choices: u32,
     /// Unset: what the context leaves.
     pub(crate) max_tokens: Option<u32>,
     pub(crate) stop: Vec<String>,
@@ -83,19 +89,23 @@ pub(crate) struct Answer {
     /// What its tokens mean.
     pub(crate) text: Arc<TextModel>,
     pub(crate) said: mpsc::Receiver<Result<Said, RequestError>>,
-    _work: AbortOnDropHandle<()>,
+    /// Choices that haven't ended.
+    left: u32,
+    /// One for each choice.
+    _work: Vec<AbortOnDropHandle<()>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Said {
     Chunk(Chunk),
-    /// Always the last, unless there was an error.
+    /// Always the last of its choice, unless there was an error, which ends all.
     End(End),
 }
 
 /// Tokens in the stream's order, without gaps, and the text that became certain with them.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Chunk {
+    pub(crate) choice: ChoiceIndex,
     /// Index of the first of `tokens`.
     pub(crate) index: u32,
     pub(crate) tokens: Vec<Sampled>,
@@ -104,6 +114,7 @@ pub(crate) struct Chunk {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct End {
+    pub(crate) choice: ChoiceIndex,
     pub(crate) reason: FinishReason,
     pub(crate) usage: v1::Usage,
     pub(crate) timings: v1::Timings,
@@ -113,6 +124,13 @@ impl Answer {
     /// What is said next. An answer that breaks off says so with an error.
     pub(crate) async fn next(&mut self) -> Result<Said, RequestError> {
         let broken = || Err(RequestError::Internal("the request's task ended early".to_owned()));
-        self.said.recv().await.unwrap_or_else(broken)
+        let said = self.said.recv().await.unwrap_or_else(broken);
+        self.left -= u32::from(matches!(said, Ok(Said::End(_))));
+        said
+    }
+
+    /// Every choice has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.left == 0
     }
 }

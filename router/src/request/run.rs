@@ -15,6 +15,7 @@ use super::{
     Chunk, End, Said,
     admit::Admitted,
     attempt::{Attempt, Word},
+    choices::Part,
     failure::{Failure, Kind},
     merge::{Merge, MergeError, Taken},
     timing::Timing,
@@ -40,7 +41,9 @@ pub(super) struct Run {
     /// Those that failed the last attempt.
     exclude: Vec<NodeId>,
     timing: Timing,
-    tally: Tally,
+    /// The first choice counts for all.
+    tally: Option<Tally>,
+    part: Part,
 }
 
 /// Why an attempt ended.
@@ -60,14 +63,15 @@ impl Run {
     pub(super) fn new(
         router: Arc<Router>,
         request: Admitted,
+        part: Part,
         out: mpsc::Sender<Result<Said, RequestError>>,
     ) -> Self {
         let epoch = Epoch::first(router.id);
         let merge = Merge::new(epoch, request.max_tokens);
         let timing = Timing::new(request.arrived);
-        let tally = router.metrics.enter();
+        let tally = (request.key.choice.0 == 0).then(|| router.metrics.enter());
         let exclude = Vec::new();
-        Run { router, request, out, merge, epoch, attempts: 0, exclude, timing, tally }
+        Run { router, request, out, merge, epoch, attempts: 0, exclude, timing, tally, part }
     }
 
     pub(super) async fn carry(mut self) {
@@ -77,12 +81,15 @@ impl Run {
             biased;
             () = cancel.cancelled() => Err(RequestError::Cancelled { id: self.request.id() }),
             () = tokio::time::sleep(left) => Err(RequestError::Deadline { deadline }),
-            result = self.attempts() => result,
+            result = async {
+                self.part.turn().await;
+                self.attempts().await
+            } => result,
         };
         let said = self.conclude(result);
         // It is over before the client hears so: whoever asks next finds the room it left.
-        let Run { request, out, tally, .. } = self;
-        drop((request, tally));
+        let Run { request, out, tally, part, .. } = self;
+        drop((request, tally, part));
         // A client that is gone doesn't need the end.
         let _ = out.send(said).await;
     }
@@ -94,7 +101,9 @@ impl Run {
     ) -> Result<Said, RequestError> {
         let (prompt, output) = (self.request.prompt.len() as u32, self.merge.next_index());
         let outcome = result.as_ref().map_or_else(RequestError::outcome, |_| Outcome::ok);
-        self.tally.ended(outcome, self.timing.ttft(), self.timing.tpot(output));
+        if let Some(tally) = &mut self.tally {
+            tally.ended(outcome, self.timing.ttft(), self.timing.tpot(output));
+        }
         let timings = self.timing.timings(output);
         tracing::info!(
             ?outcome,
@@ -113,7 +122,8 @@ impl Run {
             completion_tokens: output,
             cached_tokens: self.timing.cached_tokens().min(prompt),
         };
-        result.map(|reason| Said::End(End { reason, usage, timings }))
+        let choice = self.request.key.choice;
+        result.map(|reason| Said::End(End { choice, reason, usage, timings }))
     }
 
     /// Attempts until one reaches the sequence's end.
@@ -208,7 +218,8 @@ impl Run {
 
     /// Sends on whatever has its turn. Says how the sequence ended, if it did.
     async fn forward(&mut self) -> Result<Option<FinishReason>, Cut> {
-        let mut chunk = Chunk { index: self.merge.next_index(), ..Chunk::default() };
+        let (choice, index) = (self.request.key.choice, self.merge.next_index());
+        let mut chunk = Chunk { choice, index, tokens: Vec::new(), text: String::new() };
         let mut end = None;
         while let Some(sampled) = self.merge.release() {
             end = self.show(sampled.token, &mut chunk.text);
@@ -224,6 +235,7 @@ impl Run {
             return Ok(end);
         }
         self.timing.leaving(self.router.clock.now());
+        self.part.lead();
         self.out.send(Ok(Said::Chunk(chunk))).await.map_err(|_closed| Cut::Hangup)?;
         Ok(end)
     }
@@ -286,7 +298,7 @@ impl Run {
 
     /// The prompt, then what was emitted.
     fn tokens(&self) -> Vec<TokenId> {
-        [&self.request.prompt, self.merge.emitted()].concat()
+        [&self.request.prompt[..], self.merge.emitted()].concat()
     }
 
     /// What nodes are asked for now.

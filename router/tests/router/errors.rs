@@ -46,7 +46,7 @@ async fn wrong_parameters_are_refused_by_name() {
         (json!({ "seed": "x" }), "seed", json!("invalid_type"), "a string"),
         (json!({ "stream": 1 }), "stream", json!("invalid_type"), "an integer"),
         (json!({ "stream_options": {} }), "stream_options", value.clone(), "stream"),
-        (json!({ "n": 2 }), "n", json!("unsupported_value"), "2"),
+        (json!({ "n": 129 }), "n", json!("invalid_value"), "129"),
         (json!({ "best_of": 3 }), "best_of", json!("unsupported_value"), "3"),
         (json!({ "echo": true }), "echo", json!("unsupported_value"), "true"),
         (json!({ "top_p": 1.5 }), "top_p", json!("invalid_value"), "1.5"),

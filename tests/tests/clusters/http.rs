@@ -185,3 +185,57 @@ fn log_probabilities_come_in_both_shapes_streamed_or_not() {
     assert_eq!(chat(json!({})).json().unwrap()["choices"][0]["logprobs"], Value::Null);
     check_error(&chat(json!({ "top_logprobs": 3 })), 400, &["top_logprobs", "logprobs"]);
 }
+
+/// The texts of all choices of a stream.
+fn streamed(url: &str, body: &Value, choices: usize) -> Vec<String> {
+    let mut texts = vec![String::new(); choices];
+    let mut ended = 0;
+    for event in events(url, body).unwrap() {
+        let Ok(chunk) = serde_json::from_str::<Value>(&event.unwrap()) else { continue };
+        for choice in chunk["choices"].as_array().unwrap() {
+            let text = &mut texts[choice["index"].as_u64().unwrap() as usize];
+            *text += choice["text"].as_str().unwrap();
+            ended += usize::from(choice["finish_reason"].is_string());
+        }
+    }
+    assert_eq!(ended, choices);
+    texts
+}
+
+#[test]
+fn several_choices_differ_and_are_the_same_streamed_or_not_and_again() {
+    let cluster = cluster();
+    let url = cluster.path("/v1/completions");
+    let prompt = "word ".repeat(40);
+    let body = |extra| {
+        let mut body = completion(json!({ "prompt": prompt, "temperature": 1 }));
+        merge(&mut body, extra);
+        body
+    };
+    let whole = post(&url, &body(json!({ "n": 4 }))).unwrap().json().unwrap();
+    // All choices but the first find the prompt's full blocks where the first left them.
+    let metrics = format!("http://{}/metrics", cluster.nodes().unwrap()["prefill-1"]);
+    let metrics = get(&metrics).unwrap().body;
+    let name = "baton_tokens_total{phase=\"prefill\"} ";
+    let computed = metrics.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    assert!(computed.parse::<u32>().unwrap() <= 200 + 3 * 16, "{computed}");
+    let choices = whole["choices"].as_array().unwrap();
+    let texts: Vec<&str> = choices.iter().map(|c| c["text"].as_str().unwrap()).collect();
+    let indexes: Vec<_> = choices.iter().map(|choice| choice["index"].as_u64().unwrap()).collect();
+    assert_eq!(indexes, [0, 1, 2, 3]);
+    let distinct: std::collections::BTreeSet<_> = texts.iter().collect();
+    assert_eq!(distinct.len(), 4, "{texts:?}");
+    assert_eq!(whole["usage"]["completion_tokens"], 4 * 12);
+    assert_eq!(whole["usage"]["prompt_tokens"], 200, "the prompt counts once");
+
+    assert_eq!(streamed(&url, &body(json!({ "n": 4, "stream": true })), 4), texts);
+    let one = post(&url, &body(json!({ "n": 1 }))).unwrap().json().unwrap();
+    assert_eq!(one["choices"][0]["text"], texts[0], "the first is the only one's");
+    let greedy = body(json!({ "n": 3, "temperature": 0, "stream": true }));
+    let same = streamed(&url, &greedy, 3);
+    assert!(same.iter().all(|text| *text == same[0]), "{same:?}");
+    for n in [json!(0), json!(129), json!("2")] {
+        check_error(&post(&url, &body(json!({ "n": n }))).unwrap(), 400, &["\"n\""]);
+    }
+    cluster.wait_whole(std::time::Duration::from_secs(5)).unwrap();
+}

@@ -1,0 +1,46 @@
+//! Several answers to one prompt.
+//!
+//! The first choice goes ahead. The others begin with its first token: then the nodes have the
+//! prompt's blocks in their caches, and every choice shares them.
+
+use baton_types::ChoiceIndex;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// One request's order of choices.
+#[derive(Debug, Default)]
+pub(super) struct Lead {
+    first_token: CancellationToken,
+}
+
+/// One choice's part in it.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// Lets the others go: with its first token, or when it ends without one.
+    First(Option<DropGuard>),
+    Later(CancellationToken),
+}
+
+impl Lead {
+    pub(super) fn part(&self, choice: ChoiceIndex) -> Part {
+        match choice.0 {
+            0 => Part::First(Some(self.first_token.clone().drop_guard())),
+            _ => Part::Later(self.first_token.clone()),
+        }
+    }
+}
+
+impl Part {
+    /// Waits until this choice may begin.
+    pub(super) async fn turn(&self) {
+        if let Part::Later(first_token) = self {
+            first_token.cancelled().await;
+        }
+    }
+
+    /// This choice's first token is here.
+    pub(super) fn lead(&mut self) {
+        if let Part::First(guard) = self {
+            *guard = None;
+        }
+    }
+}
