@@ -129,6 +129,23 @@ impl TextModel {
         Ok(tokens)
     }
 
+    /// What begins every prompt, if something does.
+    pub fn leading_bos(&self) -> Option<TokenId> {
+        self.bos.filter(|_| self.add_bos)
+    }
+
+    /// The text of `tokens`, control tokens as they are written; what is no character is replaced.
+    pub fn decode(&self, tokens: &[TokenId]) -> String {
+        let mut bytes = Vec::new();
+        for &token in tokens {
+            match self.special_ids.iter().position(|&special| special == token) {
+                Some(at) => bytes.extend_from_slice(self.special_texts[at].as_bytes()),
+                None => bytes.extend_from_slice(self.token_bytes(token)),
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// The tokens that end a sequence.
     pub fn eos(&self) -> &StopTokens {
         &self.eos

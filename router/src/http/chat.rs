@@ -59,7 +59,7 @@ fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> {
     })
 }
 
-fn messages(params: &Params) -> Result<Vec<ChatMessage>, RequestError> {
+pub(super) fn messages(params: &Params) -> Result<Vec<ChatMessage>, RequestError> {
     let value = params.value("messages").ok_or_else(|| missing("messages"))?;
     let messages = value.as_array().ok_or_else(|| wrong_type("messages", "an array", value))?;
     messages.iter().enumerate().map(|(index, value)| message(index, value)).collect()

@@ -1,6 +1,6 @@
 //! OpenAI's HTTP interface.
 //!
-//! `/v1/chat/completions`, `/v1/completions`, `/v1/models`; for operators, on the same port,
+//! `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/detokenize`; for operators, on the same port,
 //! `/health`, `/ready` and `/metrics`. Each answer carries `x-request-id`: the client's own if it
 //! sent one. `x-baton-timings: 1` asks for the object `baton` in the last message, which says where
 //! the time went.
@@ -14,6 +14,7 @@ mod logprobs;
 mod models;
 mod params;
 mod sampling;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -36,6 +37,8 @@ pub(crate) fn routes(router: &Arc<Router>) -> Routes {
     Routes::new()
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*model}", get(models::one))
         .method_not_allowed_fallback(wrong_method)

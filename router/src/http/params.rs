@@ -49,7 +49,11 @@ impl Params {
     }
 
     pub(super) fn flag(&self, name: &'static str) -> Result<bool, RequestError> {
-        Ok(self.typed(name, "a boolean", Value::as_bool)?.unwrap_or(false))
+        Ok(self.optional_flag(name)?.unwrap_or(false))
+    }
+
+    pub(super) fn optional_flag(&self, name: &'static str) -> Result<Option<bool>, RequestError> {
+        self.typed(name, "a boolean", Value::as_bool)
     }
 
     pub(super) fn number(&self, name: &'static str) -> Result<Option<f32>, RequestError> {

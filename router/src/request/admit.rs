@@ -155,7 +155,11 @@ fn output_tokens(
     Ok(output)
 }
 
-async fn tokenise(text: Arc<TextModel>, prompt: Prompt) -> Result<Vec<TokenId>, RequestError> {
+/// A prompt's tokens.
+pub(crate) async fn tokenise(
+    text: Arc<TextModel>,
+    prompt: Prompt,
+) -> Result<Vec<TokenId>, RequestError> {
     let param = prompt.param();
     let length = match &prompt {
         Prompt::Tokens(_) => 0,

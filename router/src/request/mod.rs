@@ -20,7 +20,7 @@ use baton_types::{ChoiceIndex, FinishReason, ModelId, RequestId, SamplingSpec, T
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-pub(crate) use self::inside::Inside;
+pub(crate) use self::{admit::tokenise, inside::Inside};
 use crate::error::RequestError;
 
 /// The most answers of one request.

@@ -239,3 +239,33 @@ fn several_choices_differ_and_are_the_same_streamed_or_not_and_again() {
     }
     cluster.wait_whole(std::time::Duration::from_secs(5)).unwrap();
 }
+
+#[test]
+fn prompts_become_tokens_and_tokens_text() {
+    let cluster = cluster();
+    let ask = |path: &str, body: Value| post(&cluster.path(path), &body).unwrap();
+    let text = "naïve café 🏃";
+    let body = json!({ "model": "sim", "prompt": text, "return_token_strs": true });
+    let told = ask("/tokenize", body).json().unwrap();
+    assert_eq!((&told["count"], &told["max_model_len"]), (&json!(text.len()), &json!(8192)));
+    let bytes: Vec<u8> = text.bytes().collect();
+    assert_eq!(told["tokens"], json!(bytes));
+    assert_eq!(told["token_strs"][0], "n");
+    let back = ask("/detokenize", json!({ "model": "sim", "tokens": told["tokens"] }));
+    assert_eq!(back.json().unwrap(), json!({ "prompt": text }));
+    let messages = json!([{ "role": "user", "content": "hi" }]);
+    let chat = ask("/tokenize", json!({ "model": "sim", "messages": messages })).json().unwrap();
+    assert!(chat["count"].as_u64().unwrap() > 2, "{chat}");
+    assert_eq!(chat["token_strs"], Value::Null);
+    for (path, body, status, part) in [
+        ("/tokenize", json!({ "model": "sim" }), 400, "prompt"),
+        ("/tokenize", json!({ "model": "sim", "prompt": 3 }), 400, "prompt"),
+        ("/tokenize", json!({ "model": "sim", "prompt": "a", "messages": [] }), 400, "messages"),
+        ("/tokenize", json!({ "model": "none", "prompt": "a" }), 404, "none"),
+        ("/detokenize", json!({ "model": "sim" }), 400, "tokens"),
+        ("/detokenize", json!({ "model": "sim", "tokens": [1, 257] }), 400, "257"),
+        ("/detokenize", json!({ "model": "sim", "tokens": [-1] }), 400, "tokens"),
+    ] {
+        check_error(&ask(path, body), status, &[part]);
+    }
+}
