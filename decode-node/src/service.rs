@@ -49,7 +49,7 @@ impl DecodeService {
         let spec = wire::sequence_spec(request.sequence)?;
         let span = tracing::info_span!("decode", request = %spec.key, epoch = %spec.epoch);
         let Some(source) = request.source else {
-            let submission = Submission { spec, start: Start::Tokens, goal: Goal::Finish };
+            let submission = self.node.submission(spec, Goal::Finish).await?;
             let running = self.node.steps.submit(submission, None).await?;
             return Ok(respond(inside, span, |out| stream(running, proto::Joined::default(), out)));
         };
@@ -83,7 +83,9 @@ async fn import_and_stream(
     out: Outgoing<DecodeRunResponse>,
 ) -> Result<(), Cut> {
     let arrived = Instant::now();
-    let Imported { blocks, cached_tokens, pulled } = imports.pull(&spec, source, reserved).await?;
+    let pulling = imports.pull(&spec, source, reserved);
+    let (imported, constraint) = tokio::try_join!(pulling, node.constraint(&spec))?;
+    let Imported { blocks, cached_tokens, pulled } = imported;
     let joined = proto::Joined {
         exposed_transfer_us: wire::micros(pulled.exposed),
         admission_us: 0,
@@ -100,7 +102,7 @@ async fn import_and_stream(
     spec.deadline = remaining(spec.deadline, arrived)?;
     let first = ImportedToken { token: first };
     let start = Start::Imported { blocks, cached_tokens, first };
-    let submission = Submission { spec, start, goal: Goal::Finish };
+    let submission = Submission { spec, start, goal: Goal::Finish, constraint };
     let running = node.steps.submit(submission, None).await?;
     stream(running, joined, out).await
 }

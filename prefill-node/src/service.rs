@@ -21,7 +21,7 @@ use baton_proto::{
         prefill_server::Prefill,
     },
 };
-use baton_scheduler::{Goal, Start, Submission};
+use baton_scheduler::Goal;
 use baton_types::{FinishReason, SequenceSpec};
 use tonic::{Request, Response, Status};
 
@@ -55,7 +55,7 @@ impl PrefillService {
             Some((offerer, offering)) => (Some(Box::new(offerer) as _), Some(offering)),
             None => (None, None),
         };
-        let submission = Submission { spec, start: Start::Tokens, goal: Goal::FirstToken };
+        let submission = self.node.submission(spec, Goal::FirstToken).await?;
         let running = self.node.steps.submit(submission, watcher).await?;
         let node = Arc::clone(&self.node);
         Ok(respond(inside, span, |out| run(node, running, offering, out)))

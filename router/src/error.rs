@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
+use baton_grammar::GrammarError;
 use baton_policy::Refusal;
 use baton_proto::{ConvertError, status::Refuse};
 use baton_text::{StopError, TextError};
@@ -35,6 +36,10 @@ pub(crate) enum RequestError {
     Stop(#[from] StopError),
     #[error("{0}")]
     Sampling(#[from] SamplingError),
+    #[error("what {param} asks for can't be enforced: {source}")]
+    Grammar { param: &'static str, source: GrammarError },
+    #[error("ignore_eos contradicts a grammar, whose end is the end of the output; leave one out")]
+    EndlessGrammar,
     #[error("{given} choices are asked for; from 1 to {max} are allowed")]
     Choices { given: u32, max: u32 },
     #[error("min_tokens is {min}, and at most {max} are generated")]
@@ -88,6 +93,8 @@ impl RequestError {
             | RequestError::Text { param, .. } => Some(param),
             RequestError::Stop(_) => Some("stop"),
             RequestError::Sampling(error) => Some(error.param()),
+            RequestError::Grammar { param, .. } => Some(param),
+            RequestError::EndlessGrammar => Some("ignore_eos"),
             RequestError::Choices { .. } => Some("n"),
             RequestError::MinTokens { .. } => Some("min_tokens"),
             RequestError::StopTokens { .. } => Some("stop_token_ids"),
@@ -132,6 +139,8 @@ impl Refuse for RequestError {
             | RequestError::Text { .. }
             | RequestError::Stop(_)
             | RequestError::Sampling(_)
+            | RequestError::Grammar { .. }
+            | RequestError::EndlessGrammar
             | RequestError::Choices { .. }
             | RequestError::MinTokens { .. }
             | RequestError::StopTokens { .. }
@@ -166,6 +175,7 @@ impl Refuse for RequestError {
             RequestError::ContextLength { .. } => "CONTEXT_TOO_LONG",
             RequestError::Text { .. } => "INVALID_TEXT",
             RequestError::Stop(_) => "INVALID_STOP",
+            RequestError::Grammar { .. } | RequestError::EndlessGrammar => "INVALID_GRAMMAR",
             RequestError::Sampling(_)
             | RequestError::Choices { .. }
             | RequestError::MinTokens { .. }
@@ -203,6 +213,8 @@ impl Refuse for RequestError {
             | RequestError::Text { param, .. } => Some(param),
             RequestError::Stop(_) => Some("sampling.stop"),
             RequestError::Sampling(_)
+            | RequestError::Grammar { .. }
+            | RequestError::EndlessGrammar
             | RequestError::Choices { .. }
             | RequestError::MinTokens { .. }
             | RequestError::StopTokens { .. }
@@ -216,6 +228,8 @@ impl Refuse for RequestError {
 fn in_sampling(param: &str) -> &'static str {
     match param {
         "n" => "sampling.n",
+        "grammar" => "sampling.grammar",
+        "ignore_eos" => "sampling.ignore_eos",
         "temperature" => "sampling.temperature",
         "top_p" => "sampling.top_p",
         "min_p" => "sampling.min_p",

@@ -138,6 +138,7 @@ impl InferenceService {
                 model,
                 prompt,
                 sampling,
+                grammar_param: "grammar",
                 choices: n.unwrap_or(1),
                 max_tokens,
                 stop,

@@ -3,9 +3,9 @@
 use anyhow::{Context, ensure};
 use baton_proto::v1::{
     self, Complete, GenerateRequest, Sampling, TokenIds, generate_request::Prompt,
-    generate_response::Event, inference_client::InferenceClient,
+    generate_response::Event, grammar::Source, inference_client::InferenceClient,
 };
-use baton_types::{SamplingSpec, TokenId, TokenLogprobs};
+use baton_types::{Grammar, SamplingSpec, TokenId, TokenLogprobs};
 use futures::future::try_join_all;
 
 /// One request for tokens.
@@ -81,8 +81,18 @@ fn wire(ask: &Ask) -> Sampling {
         logit_bias: spec.logit_bias.into_iter().map(|(id, bias)| (id.0, bias)).collect(),
         min_tokens: Some(spec.min_tokens),
         logprobs: spec.logprobs,
+        grammar: spec.grammar.map(grammar),
         ..Sampling::default()
     }
+}
+
+fn grammar(grammar: Grammar) -> v1::Grammar {
+    let source = match grammar {
+        Grammar::JsonSchema(source) => Source::JsonSchema(source.to_string()),
+        Grammar::Regex(source) => Source::Regex(source.to_string()),
+        Grammar::Lark(source) => Source::Lark(source.to_string()),
+    };
+    v1::Grammar { source: Some(source) }
 }
 
 fn told(told: v1::TokenLogprobs) -> TokenLogprobs {

@@ -5,6 +5,7 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc};
 use anyhow::{Context, bail};
 use baton_device::{Arena, Isa, Kernels};
 use baton_engine::{LlamaEngine, Model};
+use baton_grammar::Grammars;
 use baton_kv_cache::KvCache;
 use baton_scheduler::{
     Engine, Event, Goal, Sampled, Scheduler, SchedulerConfig, Start, Submission, Unobserved,
@@ -22,6 +23,7 @@ pub struct Reference {
     engine: Box<dyn Engine>,
     blocks: u32,
     stop: StopTokens,
+    grammars: Grammars,
 }
 
 impl std::fmt::Debug for Reference {
@@ -38,7 +40,8 @@ impl Reference {
         let stop = StopTokens(TextAssets::bytes().eos);
         let slots = MemorySlots::new(layout.layers, blocks, layout.block_tokens);
         let engine = Box::new(SimEngine::new(config, slots, Unpaced)?);
-        Ok(Reference { engine, blocks, stop })
+        let grammars = Grammars::of_assets(TextAssets::bytes());
+        Ok(Reference { engine, blocks, stop, grammars })
     }
 
     /// A GGUF model with the widest kernels of this machine.
@@ -49,8 +52,9 @@ impl Reference {
         let stop = StopTokens(model.text.eos.clone());
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let kernels = Kernels::new(Isa::best())?;
+        let grammars = Grammars::of_assets(model.text.clone());
         let engine = Box::new(LlamaEngine::new(model, arena, kernels, threads, None));
-        Ok(Reference { engine, blocks, stop })
+        Ok(Reference { engine, blocks, stop, grammars })
     }
 
     /// The tokens and digests for `ask`.
@@ -66,7 +70,7 @@ impl Reference {
         };
         let mut scheduler = Scheduler::new(config, info, cache);
         let (now, mut events) = (Time::ZERO, Vec::new());
-        scheduler.submit(now, self.submission(ask))?;
+        scheduler.submit(now, self.submission(ask)?)?;
 
         let mut generated = Generated::default();
         let mut sampled: Vec<Sampled> = Vec::new();
@@ -92,8 +96,10 @@ impl Reference {
         }
     }
 
-    fn submission(&self, ask: &Ask) -> Submission {
-        Submission {
+    fn submission(&self, ask: &Ask) -> anyhow::Result<Submission> {
+        let grammar = ask.sampling.grammar.as_ref();
+        let constraint = grammar.map(|grammar| self.grammars.compile(grammar)).transpose()?;
+        Ok(Submission {
             spec: SequenceSpec {
                 key: SequenceKey { request: RequestId(1), choice: ChoiceIndex(0) },
                 epoch: Epoch::first(RouterId(1)),
@@ -107,6 +113,7 @@ impl Reference {
             },
             start: Start::Tokens,
             goal: Goal::Finish,
-        }
+            constraint: constraint.map(|compiled| Box::new(compiled) as _),
+        })
     }
 }

@@ -169,7 +169,7 @@ impl LlamaEngine {
         let sampling = sequences.iter().filter_map(|step| Some((step.key, step.sample?)));
         for ((key, step), logits) in sampling.zip(buffers.logits.chunks_exact(vocab)) {
             let drawn = self.sampler.sample(logits, step, key.choice);
-            let (token, logprobs) = drawn.ok_or(EngineError::NotFinite { key })?;
+            let (token, logprobs) = drawn.map_err(|why| why.blame(key))?;
             sampled.push(Sampled { key, token, logits_digest: digest(logits), logprobs });
         }
         Ok(())

@@ -6,8 +6,10 @@
 use std::cmp::Ordering;
 
 use baton_device::math::{exp, ln};
-use baton_scheduler::SampleStep;
-use baton_types::{ChoiceIndex, SamplingSpec, TokenId, TokenLogprobs};
+use baton_scheduler::{EngineError, SampleStep};
+use baton_types::{
+    ChoiceIndex, ConstraintError, SamplingSpec, SequenceKey, TokenId, TokenLogprobs, TokenMask,
+};
 use xxhash_rust::xxh3::Xxh3;
 
 /// How many of the likeliest tokens a cut looks at before it sorts the whole vocabulary.
@@ -34,6 +36,24 @@ pub(crate) struct Sampler {
     /// How often each token was emitted, and whether the prompt has it.
     counts: Vec<(u32, bool)>,
     kept: Vec<Candidate>,
+    mask: TokenMask,
+}
+
+/// Why there is no token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Undrawable {
+    /// A logit is NaN or infinite.
+    NotFinite,
+    Constraint(ConstraintError),
+}
+
+impl Undrawable {
+    pub(crate) fn blame(self, key: SequenceKey) -> EngineError {
+        match self {
+            Undrawable::NotFinite => EngineError::NotFinite { key },
+            Undrawable::Constraint(source) => EngineError::Constraint { key, source },
+        }
+    }
 }
 
 /// A token and its weight: its probability times what the weights sum up to.
@@ -45,7 +65,7 @@ struct Candidate {
 }
 
 impl Sampler {
-    /// The token `step` draws, or `None` when a logit is NaN or infinite.
+    /// The token `step` draws.
     ///
     /// Greedy takes the largest logit, the lowest id among equals. Otherwise ids in ascending order
     /// share the unit interval by `e^((l − max)/temperature)`, and one draw picks.
@@ -54,25 +74,30 @@ impl Sampler {
         logits: &[f32],
         step: SampleStep<'_>,
         choice: ChoiceIndex,
-    ) -> Option<(TokenId, Option<Box<TokenLogprobs>>)> {
+    ) -> Result<(TokenId, Option<Box<TokenLogprobs>>), Undrawable> {
         if !logits.iter().all(|logit| logit.is_finite()) {
-            return None;
+            return Err(Undrawable::NotFinite);
         }
         let token = if is_shaped(step) {
             let mut shaped = std::mem::take(&mut self.shaped);
-            self.shape(logits, step, &mut shaped);
-            let token = self.draw(&shaped, step, choice);
+            let done = self.shape(logits, step, &mut shaped);
+            let token = done.map(|()| self.draw(&shaped, step, choice));
             self.shaped = shaped;
-            token
+            token?
         } else {
             self.draw(logits, step, choice)
         };
         let told = step.sampling.logprobs.map(|top| Box::new(logprobs(logits, token, top)));
-        Some((token, told))
+        Ok((token, told))
     }
 
-    /// `shaped` becomes the logits after bias, ban and penalties.
-    fn shape(&mut self, logits: &[f32], step: SampleStep<'_>, shaped: &mut Vec<f32>) {
+    /// `shaped` becomes the logits after bias, penalties, ban and grammar.
+    fn shape(
+        &mut self,
+        logits: &[f32],
+        step: SampleStep<'_>,
+        shaped: &mut Vec<f32>,
+    ) -> Result<(), Undrawable> {
         let spec = step.sampling;
         shaped.clear();
         shaped.extend_from_slice(logits);
@@ -82,13 +107,20 @@ impl Sampler {
             }
         }
         self.penalise(spec, step, shaped);
-        if step.index < spec.min_tokens {
+        let mut ban_stops = step.index < spec.min_tokens;
+        if let Some(constraint) = step.constraint {
+            constraint.allowed(step.output, &mut self.mask).map_err(Undrawable::Constraint)?;
+            ban_stops &= !self.mask.iter().all(|token| step.stop_tokens.contains(&token));
+            self.mask.apply(shaped);
+        }
+        if ban_stops {
             for &TokenId(id) in step.stop_tokens {
                 if let Some(logit) = shaped.get_mut(id as usize) {
                     *logit = f32::NEG_INFINITY;
                 }
             }
         }
+        Ok(())
     }
 
     fn penalise(&mut self, spec: &SamplingSpec, step: SampleStep<'_>, shaped: &mut [f32]) {
@@ -204,6 +236,7 @@ fn is_shaped(step: SampleStep<'_>) -> bool {
         || spec.frequency_penalty != 0.0
         || spec.presence_penalty != 0.0
         || step.index < spec.min_tokens
+        || step.constraint.is_some()
 }
 
 fn cuts(spec: &SamplingSpec) -> bool {
@@ -305,12 +338,12 @@ mod tests {
     const STOP: [TokenId; 1] = [TokenId(0)];
 
     fn step(sampling: &SamplingSpec, index: u32) -> SampleStep<'_> {
-        SampleStep { sampling, index, prompt: &[], output: &[], stop_tokens: &STOP }
+        SampleStep { stop_tokens: &STOP, ..SampleStep::new(sampling, index) }
     }
 
     fn drawn(logits: &[f32], step: SampleStep<'_>) -> Option<u32> {
         let drawn = Sampler::default().sample(logits, step, ChoiceIndex(0));
-        drawn.map(|(token, _)| token.0)
+        drawn.ok().map(|(token, _)| token.0)
     }
 
     fn draw(logits: &[f32], temperature: f32, seed: u64, index: u32) -> Option<u32> {
@@ -389,7 +422,12 @@ mod tests {
             let sampling = &spec;
             drawn(
                 &logits,
-                SampleStep { sampling, index, prompt, output, stop_tokens: &[TokenId(1)] },
+                SampleStep {
+                    prompt,
+                    output,
+                    stop_tokens: &[TokenId(1)],
+                    ..SampleStep::new(sampling, index)
+                },
             )
         };
         let one = [TokenId(1)];

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use baton_kv_cache::PoolFull;
-use baton_scheduler::{Refusal, SequenceError};
+use baton_scheduler::{EngineError, Refusal, SequenceError};
 use baton_types::{Generation, NodeId};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -25,6 +25,8 @@ pub enum RunError {
     WrongModel { given: String, served: String },
     #[error("{field}: {why}")]
     Invalid { field: &'static str, why: String },
+    #[error("compiling the grammar panicked; use another one")]
+    GrammarPanicked,
     #[error("node {node} is draining and takes no new requests")]
     Draining { node: NodeId },
     #[error(transparent)]
@@ -74,6 +76,10 @@ impl RunError {
             RunError::WrongGeneration { .. } => (Code::FailedPrecondition, "WRONG_GENERATION"),
             RunError::WrongModel { .. } => (Code::NotFound, "MODEL_NOT_SERVED"),
             RunError::Invalid { .. } => (Code::InvalidArgument, "INVALID_REQUEST"),
+            RunError::GrammarPanicked
+            | RunError::Sequence(SequenceError::Engine(EngineError::Constraint { .. })) => {
+                (Code::InvalidArgument, "GRAMMAR_FAILED")
+            }
             RunError::Draining { .. } => (Code::Unavailable, "NODE_DRAINING"),
             RunError::Submit(SubmitError::Refused(refusal)) => refusal_wire(refusal),
             RunError::Submit(SubmitError::MailboxFull { .. }) => {

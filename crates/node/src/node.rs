@@ -3,17 +3,19 @@
 use std::{fmt, sync::Arc};
 
 use baton_device::Arena;
+use baton_grammar::Grammars;
 use baton_kv_cache::KvCache;
 use baton_kv_transfer::PeerIdentity;
 use baton_proto::node::v1::{Heartbeat, StepReport};
-use baton_scheduler::EngineInfo;
+use baton_scheduler::{EngineInfo, Goal, Start, Submission};
 use baton_text::TextAssets;
-use baton_types::{Generation, NodeId, Role};
+use baton_types::{Constraint, Generation, NodeId, Role, SequenceSpec};
 
 use crate::{
     clock::Clock,
     config::{ConfigError, NodeConfig},
     engine::{self, LoadError, Loaded},
+    error::RunError,
     gate::Gate,
     metrics::NodeMetrics,
     ops::Operable,
@@ -36,6 +38,7 @@ pub struct Node {
     pub gate: Gate,
     pub config: NodeConfig,
     pub(crate) text: TextAssets,
+    grammars: Arc<Grammars>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +79,9 @@ impl Node {
             node = %id, %generation, %role, model, blocks = arena.blocks(), layout = %info.layout,
             numerics = %info.numerics, "loaded"
         );
+        let grammars = Arc::new(Grammars::of_assets(text.clone()));
         Ok(Arc::new(Node {
+            grammars,
             id,
             generation,
             role,
@@ -94,6 +99,25 @@ impl Node {
 }
 
 impl Node {
+    /// A sequence's grammar, compiled, if it has one.
+    pub async fn constraint(
+        &self,
+        spec: &SequenceSpec,
+    ) -> Result<Option<Box<dyn Constraint>>, RunError> {
+        let Some(grammar) = spec.sampling.grammar.clone() else { return Ok(None) };
+        let grammars = Arc::clone(&self.grammars);
+        let compiling = tokio::task::spawn_blocking(move || grammars.compile(&grammar));
+        let compiled = compiling.await.map_err(|_panicked| RunError::GrammarPanicked)?;
+        let refuse = |error| RunError::invalid("sequence.sampling.grammar", error);
+        Ok(Some(Box::new(compiled.map_err(refuse)?)))
+    }
+
+    /// A sequence that is computed here from its tokens.
+    pub async fn submission(&self, spec: SequenceSpec, goal: Goal) -> Result<Submission, RunError> {
+        let constraint = self.constraint(&spec).await?;
+        Ok(Submission { spec, start: Start::Tokens, goal, constraint })
+    }
+
     /// How the node introduces itself to those it moves pages with.
     pub fn peer_identity(&self) -> PeerIdentity {
         PeerIdentity {

@@ -79,7 +79,7 @@ fn submission(request: u128, prompt: usize, max_tokens: u32, goal: Goal) -> Subm
         cache_salt: 0,
         deadline: None,
     };
-    Submission { spec, start: Start::Tokens, goal }
+    Submission { spec, start: Start::Tokens, goal, constraint: None }
 }
 
 async fn eventually(what: &str, condition: impl Fn() -> bool) {

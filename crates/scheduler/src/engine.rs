@@ -1,7 +1,8 @@
 //! The one seam between scheduling and computing.
 
 use baton_types::{
-    BlockId, KvLayout, NumericsId, SamplingSpec, SequenceKey, TokenId, TokenLogprobs,
+    BlockId, Constraint, ConstraintError, KvLayout, NumericsId, SamplingSpec, SequenceKey, TokenId,
+    TokenLogprobs,
 };
 
 /// What an engine can do; fixed for its life.
@@ -30,7 +31,7 @@ pub struct SequenceStep<'a> {
 }
 
 /// How to draw the token after this step.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct SampleStep<'a> {
     pub sampling: &'a SamplingSpec,
     /// Index of the new token in the client's stream: part of the generator's key.
@@ -41,12 +42,14 @@ pub struct SampleStep<'a> {
     pub output: &'a [TokenId],
     /// and what ends the sequence.
     pub stop_tokens: &'a [TokenId],
+    /// `sampling.grammar`, compiled.
+    pub constraint: Option<&'a dyn Constraint>,
 }
 
 impl<'a> SampleStep<'a> {
     /// For a draw that knows no history.
     pub fn new(sampling: &'a SamplingSpec, index: u32) -> Self {
-        SampleStep { sampling, index, prompt: &[], output: &[], stop_tokens: &[] }
+        SampleStep { sampling, index, prompt: &[], output: &[], stop_tokens: &[], constraint: None }
     }
 }
 
@@ -89,6 +92,8 @@ pub enum EngineError {
     Empty { key: SequenceKey },
     #[error("{key}: the logits are not finite; the model or its input is broken")]
     NotFinite { key: SequenceKey },
+    #[error("{key}: the grammar leaves nothing to draw {source}")]
+    Constraint { key: SequenceKey, source: ConstraintError },
     #[error("{key}: page ({layer}, {block:?}) is in use by somebody else")]
     PageBusy { key: SequenceKey, layer: u32, block: BlockId },
 }
@@ -96,13 +101,14 @@ pub enum EngineError {
 impl EngineError {
     /// The sequence the step failed for; its companions can be tried again without it.
     pub fn key(&self) -> SequenceKey {
-        match *self {
+        match self {
             EngineError::Token { key, .. }
             | EngineError::Context { key, .. }
             | EngineError::BlockTable { key, .. }
             | EngineError::Empty { key }
             | EngineError::NotFinite { key }
-            | EngineError::PageBusy { key, .. } => key,
+            | EngineError::Constraint { key, .. }
+            | EngineError::PageBusy { key, .. } => *key,
         }
     }
 }

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use baton_kv_cache::{BlockRef, HashChain, KvCache};
 use baton_types::{
-    BlockHash, BlockId, Epoch, FinishReason, NumericsId, SequenceKey, SequenceSpec, Time, TokenId,
-    blocks_for,
+    BlockHash, BlockId, Constraint, Epoch, FinishReason, NumericsId, SequenceKey, SequenceSpec,
+    Time, TokenId, blocks_for,
 };
 
 use crate::{Goal, SampleStep, SequenceError, SequenceStep, Start, Submission};
@@ -39,6 +39,7 @@ pub(crate) struct Sequence {
     /// The table's ids, in the form engines take.
     ids: Vec<BlockId>,
     hashes: Option<Hashes>,
+    constraint: Option<Box<dyn Constraint>>,
 }
 
 /// The hashes of a sequence's full blocks, as far as they were needed.
@@ -58,7 +59,7 @@ impl Sequence {
         submission: Submission,
         prefix_cache: Option<NumericsId>,
     ) -> Self {
-        let Submission { spec, start, goal } = submission;
+        let Submission { spec, start, goal, constraint } = submission;
         let hashes = prefix_cache.map(|numerics| Hashes {
             chain: HashChain::root(numerics, spec.cache_salt),
             done: Vec::new(),
@@ -76,6 +77,7 @@ impl Sequence {
             table: Vec::new(),
             ids: Vec::new(),
             hashes,
+            constraint,
         };
         if let Start::Imported { blocks, cached_tokens, first } = start {
             sequence.goal = Goal::Finish;
@@ -223,6 +225,7 @@ impl Sequence {
             prompt,
             output,
             stop_tokens: &self.spec.stop_tokens.0,
+            constraint: self.constraint.as_deref(),
         }
     }
 

@@ -1,5 +1,5 @@
 use baton_kv_cache::{BlockRef, KvCache};
-use baton_types::{Epoch, SequenceKey, SequenceSpec, TokenId, blocks_for};
+use baton_types::{Constraint, Epoch, SequenceKey, SequenceSpec, TokenId, blocks_for};
 
 use crate::EngineInfo;
 
@@ -9,6 +9,8 @@ pub struct Submission {
     pub spec: SequenceSpec,
     pub start: Start,
     pub goal: Goal,
+    /// `spec.sampling.grammar`, compiled; there when that is.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 /// Where a sequence's keys and values come from.
@@ -72,6 +74,8 @@ pub enum Refusal {
     PoolTooSmall { key: SequenceKey, blocks: u64, total: u32 },
     #[error("{key}: {given} blocks were imported, its {tokens} tokens need {needed}")]
     ImportedBlocks { key: SequenceKey, given: u32, needed: u32, tokens: u32 },
+    #[error("{key}: the sequence has a grammar that was not compiled")]
+    NoConstraint { key: SequenceKey },
     #[error("{waiting} sequences are waiting, at most {max} may; try again later")]
     QueueFull { waiting: u32, max: u32 },
     #[error("{key} is already running under epoch {epoch}")]
@@ -110,6 +114,9 @@ impl Submission {
         let vocab = info.vocab;
         if let Some(&TokenId(token)) = spec.tokens.iter().find(|token| token.0 >= vocab) {
             return Err(Refusal::UnknownToken { key, token, vocab });
+        }
+        if spec.sampling.grammar.is_some() && self.constraint.is_none() {
+            return Err(Refusal::NoConstraint { key });
         }
         self.check_blocks(cache)
     }

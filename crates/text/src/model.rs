@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use ahash::AHashMap;
 use aho_corasick::{AhoCorasick, MatchKind};
@@ -155,6 +155,19 @@ impl TextModel {
     /// tokens.
     pub fn token_bytes(&self, token: TokenId) -> &[u8] {
         self.table.token(token.0)
+    }
+
+    /// Every token as grammars see it: its bytes, or, for a control token, its text behind the byte
+    /// 0xFF, which no text has.
+    pub fn words(&self) -> impl Iterator<Item = Vec<u8>> + '_ {
+        let control: HashMap<TokenId, &String> =
+            self.special_ids.iter().copied().zip(&self.special_texts).collect();
+        (0..self.vocab() as u32).map(TokenId).map(move |token| match self.token_bytes(token) {
+            [] => control
+                .get(&token)
+                .map_or_else(Vec::new, |text| [b"\xff", text.as_bytes()].concat()),
+            bytes => bytes.to_vec(),
+        })
     }
 
     /// How many tokens there are.

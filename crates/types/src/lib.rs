@@ -4,6 +4,7 @@
 //! and whoever needs a random id receives the bits as an argument.
 
 mod epoch;
+mod grammar;
 mod ids;
 mod kv;
 mod node;
@@ -12,6 +13,7 @@ mod sampling;
 mod time;
 
 pub use epoch::{Epoch, RouterId};
+pub use grammar::{Constraint, ConstraintError, Grammar, TokenMask};
 pub use ids::{
     BlockHash, BlockId, Capability, ChoiceIndex, Generation, ModelId, NodeId, ParseIdError,
     RequestId, SequenceKey, TokenId,

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::TokenId;
+use crate::{Grammar, TokenId};
 
 /// How the next token is drawn. Validated where it enters; engines take it as it is.
 ///
-/// Applied in this order: bias, the ban on stop tokens, penalties; then, unless greedy,
-/// temperature, top-k, typical-p, top-p and min-p, each on the distribution the one before left.
+/// Applied in this order: bias, penalties, the ban on stop tokens, the grammar; then, unless
+/// greedy, temperature, top-k, typical-p, top-p and min-p, each on the distribution the one before left.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamplingSpec {
     /// 0 is greedy; otherwise logits are divided by it.
@@ -37,6 +37,8 @@ pub struct SamplingSpec {
     pub min_tokens: u32,
     /// Set when log-probabilities are wanted: of the drawn token, and of so many of the likeliest.
     pub logprobs: Option<u32>,
+    /// What the output must match. Where it leaves only stop tokens, `min_tokens` yields.
+    pub grammar: Option<Grammar>,
 }
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -85,6 +87,7 @@ impl SamplingSpec {
         logit_bias: Vec::new(),
         min_tokens: 0,
         logprobs: None,
+        grammar: None,
     };
 
     /// Nothing but a temperature and a seed.

@@ -93,7 +93,12 @@ pub(crate) fn alone(spec: &SequenceSpec) -> Vec<Seen> {
     let mut engine = SimEngine::new(sim, slots, Unpaced).unwrap();
     let cache = KvCache::new(256, layout.block_tokens);
     let mut scheduler = Scheduler::new(SchedulerConfig::default(), engine.info().clone(), cache);
-    let submission = Submission { spec: spec.clone(), start: Start::Tokens, goal: Goal::Finish };
+    let submission = Submission {
+        spec: spec.clone(),
+        start: Start::Tokens,
+        goal: Goal::Finish,
+        constraint: None,
+    };
     scheduler.submit(Time::ZERO, submission).unwrap();
     let (mut events, mut sampled) = (Vec::new(), Vec::new());
     while scheduler.compose(Time::ZERO, &mut events) {

@@ -1,7 +1,7 @@
 //! What clients speak of.
 
 use baton_text::ChatMessage;
-use baton_types::{SamplingSpec, TokenId, TokenLogprobs};
+use baton_types::{Grammar, SamplingSpec, TokenId, TokenLogprobs};
 
 use super::{ConvertError, MAX_TOKENS, at_most};
 use crate::v1;
@@ -29,7 +29,18 @@ pub fn sampling(sampling: &v1::Sampling, drawn: u64) -> SamplingSpec {
         logit_bias,
         min_tokens: sampling.min_tokens.unwrap_or(plain.min_tokens),
         logprobs: sampling.logprobs,
+        grammar: sampling.grammar.as_ref().and_then(grammar),
     }
+}
+
+/// A grammar without a source is none.
+fn grammar(grammar: &v1::Grammar) -> Option<Grammar> {
+    use v1::grammar::Source;
+    Some(match grammar.source.as_ref()? {
+        Source::JsonSchema(source) => Grammar::JsonSchema(source.as_str().into()),
+        Source::Regex(source) => Grammar::Regex(source.as_str().into()),
+        Source::Lark(source) => Grammar::Lark(source.as_str().into()),
+    })
 }
 
 /// What is told about a token's place.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use baton_types::{
-    Capability, ChoiceIndex, Epoch, FinishReason, Generation, NodeId, RequestId, RouterId,
+    Capability, ChoiceIndex, Epoch, FinishReason, Generation, Grammar, NodeId, RequestId, RouterId,
     SamplingSpec, SequenceKey, SequenceSpec, StopTokens, TokenId, TokenLogprobs,
 };
 
@@ -103,6 +103,31 @@ impl TryFrom<node::SequenceSpec> for SequenceSpec {
     }
 }
 
+impl From<Grammar> for node::Grammar {
+    fn from(grammar: Grammar) -> Self {
+        use node::grammar::Source;
+        let source = match grammar {
+            Grammar::JsonSchema(source) => Source::JsonSchema(source.to_string()),
+            Grammar::Regex(source) => Source::Regex(source.to_string()),
+            Grammar::Lark(source) => Source::Lark(source.to_string()),
+        };
+        node::Grammar { source: Some(source) }
+    }
+}
+
+impl TryFrom<node::Grammar> for Grammar {
+    type Error = ConvertError;
+
+    fn try_from(grammar: node::Grammar) -> Result<Self, ConvertError> {
+        use node::grammar::Source;
+        Ok(match present("sampling.grammar.source", grammar.source)? {
+            Source::JsonSchema(source) => Grammar::JsonSchema(source.into()),
+            Source::Regex(source) => Grammar::Regex(source.into()),
+            Source::Lark(source) => Grammar::Lark(source.into()),
+        })
+    }
+}
+
 impl From<Sampled> for node::Token {
     fn from(sampled: Sampled) -> Self {
         let Sampled { index, token, logits_digest, logprobs } = sampled;
@@ -135,6 +160,7 @@ impl From<SamplingSpec> for node::Sampling {
             logit_bias: spec.logit_bias.into_iter().map(bias).collect(),
             min_tokens: spec.min_tokens,
             logprobs: spec.logprobs,
+            grammar: spec.grammar.map(node::Grammar::from),
         }
     }
 }
@@ -158,6 +184,7 @@ impl TryFrom<node::Sampling> for SamplingSpec {
             logit_bias: wire.logit_bias.into_iter().map(bias).collect(),
             min_tokens: wire.min_tokens,
             logprobs: wire.logprobs,
+            grammar: wire.grammar.map(Grammar::try_from).transpose()?,
         })
     }
 }
@@ -256,6 +283,7 @@ mod tests {
                 logit_bias: vec![(TokenId(5), -8.0)],
                 min_tokens: 2,
                 logprobs: Some(4),
+                grammar: Some(Grammar::Regex("a|b".into())),
             },
             stop_tokens: StopTokens(vec![TokenId(2)]),
             cache_salt: 5,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use baton_grammar::Grammars;
 use baton_policy::Group;
 use baton_proto::node::v1 as node;
 use baton_text::{TextAssets, TextError, TextModel};
@@ -15,6 +16,7 @@ use super::{Cluster, JoinError};
 pub(crate) struct Language {
     hash: blake3::Hash,
     pub(crate) text: Arc<TextModel>,
+    pub(crate) grammars: Arc<Grammars>,
     /// Unix time at which the model was first seen.
     pub(crate) since: u64,
 }
@@ -24,6 +26,7 @@ pub(crate) struct Language {
 pub(crate) struct Served {
     pub(crate) model: ModelId,
     pub(crate) text: Arc<TextModel>,
+    pub(crate) grammars: Arc<Grammars>,
     pub(crate) since: u64,
     /// The nodes that have it now, in groups that can work together. Empty: none has.
     pub(crate) groups: Vec<ServedGroup>,
@@ -60,7 +63,8 @@ impl Cluster {
         let text = building.await.map_err(|error| TextError::Tokenizer { why: error.to_string() });
         let text = Arc::new(text.flatten().map_err(JoinError::Text)?);
         let since = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-        Ok(Language { hash, text, since })
+        let grammars = Arc::new(Grammars::new(Arc::clone(&text)));
+        Ok(Language { hash, text, grammars, since })
     }
 
     /// Everything about one model, if it was ever served.
@@ -123,6 +127,7 @@ impl super::State {
         Served {
             model: model.clone(),
             text: Arc::clone(&language.text),
+            grammars: Arc::clone(&language.grammars),
             since: language.since,
             groups: groups.into_values().flatten().map(whole).collect(),
         }

@@ -72,6 +72,8 @@ fn classify(error: &RequestError) -> (u16, &'static str, Option<&'static str>) {
         | RequestError::Text { .. }
         | RequestError::Stop(_)
         | RequestError::Sampling(_)
+        | RequestError::Grammar { .. }
+        | RequestError::EndlessGrammar
         | RequestError::Choices { .. }
         | RequestError::MinTokens { .. }
         | RequestError::StopTokens { .. }

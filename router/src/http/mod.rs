@@ -9,6 +9,7 @@ mod answer;
 mod chat;
 mod completions;
 mod error;
+mod grammar;
 mod identity;
 mod logprobs;
 mod models;

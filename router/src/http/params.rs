@@ -144,6 +144,11 @@ impl Params {
 }
 
 pub(super) fn missing(name: &'static str) -> RequestError {
+    missing_in(name)
+}
+
+pub(super) fn missing_in(name: impl Into<Cow<'static, str>>) -> RequestError {
+    let name = name.into();
     let message = format!("Missing required parameter: '{name}'.");
     RequestError::invalid(name, "missing_required_parameter", message)
 }
@@ -200,7 +205,6 @@ fn no_tool(value: &Value) -> bool {
 pub(super) const SHARED: &[NoOp] = &[no_op("use_beam_search", off)];
 
 pub(super) const CHAT: &[NoOp] = &[
-    no_op("response_format", |value| value["type"] == "text"),
     no_op("tools", empty),
     no_op("tool_choice", no_tool),
     no_op("functions", empty),

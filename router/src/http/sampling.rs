@@ -4,7 +4,10 @@ use baton_types::{SamplingSpec, TokenId};
 use rand::Rng;
 use serde_json::Value;
 
-use super::params::{Params, wrong_type};
+use super::{
+    grammar::grammar,
+    params::{Params, wrong_type},
+};
 use crate::error::RequestError;
 
 /// Everything but `logprobs`, which each interface asks for in its own way.
@@ -24,6 +27,7 @@ pub(super) fn sampling(params: &Params) -> Result<SamplingSpec, RequestError> {
         logit_bias: logit_bias(params)?,
         min_tokens: params.integer("min_tokens", 0)?.unwrap_or(plain.min_tokens),
         logprobs: None,
+        grammar: grammar(params)?,
     })
 }
 

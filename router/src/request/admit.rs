@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use super::{Answer, Ask, MAX_CHOICES, Prompt, choices::Lead, inside::Entered, run::Run};
-use crate::{error::RequestError, router::Router};
+use crate::{cluster::Served, error::RequestError, router::Router};
 
 /// More tokens that may end a sequence.
 const MAX_STOP_TOKENS: usize = 64;
@@ -85,6 +85,7 @@ impl Router {
         if prompt.is_empty() {
             return Err(RequestError::EmptyPrompt { param });
         }
+        check_grammar(&served, &sampling, ask.grammar_param, ask.ignore_eos).await?;
         let stop_tokens = stop_tokens(&served.text, &sampling, ask.ignore_eos, ask.stop_token_ids)?;
         let prompt = tokenise(Arc::clone(&served.text), prompt).await?;
         let max_context = match served.max_context() {
@@ -113,6 +114,23 @@ impl Router {
             inside,
         })
     }
+}
+
+/// Refuses a grammar that no node could use.
+async fn check_grammar(
+    served: &Served,
+    sampling: &SamplingSpec,
+    param: &'static str,
+    ignore_eos: bool,
+) -> Result<(), RequestError> {
+    let Some(grammar) = sampling.grammar.clone() else { return Ok(()) };
+    if ignore_eos {
+        return Err(RequestError::EndlessGrammar);
+    }
+    let grammars = Arc::clone(&served.grammars);
+    let compiling = tokio::task::spawn_blocking(move || grammars.compile(&grammar));
+    let compiled = compiling.await.map_err(|error| RequestError::Internal(error.to_string()))?;
+    compiled.map(drop).map_err(|source| RequestError::Grammar { param, source })
 }
 
 /// What ends the sequence. Ids the model doesn't have are refused, here and in the bias.

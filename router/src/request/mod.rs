@@ -33,6 +33,8 @@ pub(crate) struct Ask {
     pub(crate) model: ModelId,
     pub(crate) prompt: Prompt,
     pub(crate) sampling: SamplingSpec,
+    /// The parameter its grammar came in, if it has one.
+    pub(crate) grammar_param: &'static str,
     /// How many answers to draw, from 1 to [`MAX_CHOICES`].
     pub(crate) choices: u32,
     /// Unset: what the context leaves.

@@ -9,3 +9,4 @@ mod lifecycle;
 mod observe;
 mod openai;
 mod same_tokens;
+mod structured;

@@ -2,7 +2,7 @@
 //! engine alone, bit for bit, whatever the chunks, the company and the cache.
 
 use baton_tests::{Ask, Cluster, Engine, Options, Reference, generate_all, model};
-use baton_types::{SamplingSpec, TokenId};
+use baton_types::{Grammar, SamplingSpec, TokenId};
 
 /// A prompt of any length, the same every time, from ids that every model here has and that end
 /// no sequence.
@@ -10,13 +10,25 @@ fn prompt(length: usize, variety: u32) -> Vec<TokenId> {
     (0..length as u32).map(|i| TokenId(33 + (i * 7 + i / 11 + variety * 13) % 90)).collect()
 }
 
-/// Greedy, seeded, cut and penalised by turns; the last two tell log-probabilities.
+/// What no short output completes.
+const LIST: &str = r#"{
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": { "name": { "type": "string" }, "n": { "type": "integer" } },
+        "required": ["name", "n"]
+    },
+    "minItems": 3
+}"#;
+
+/// Greedy, seeded, cut, penalised and held to a grammar by turns; some tell log-probabilities.
 fn ask(length: usize, variety: u32, max_tokens: u32) -> Ask {
     let seeded = SamplingSpec::seeded(0.8, 1000 + u64::from(variety));
-    let sampling = match variety % 4 {
+    let sampling = match variety % 5 {
         0 => SamplingSpec::GREEDY,
         1 => seeded,
         2 => SamplingSpec { top_k: 40, top_p: 0.9, min_p: 0.02, logprobs: Some(3), ..seeded },
+        3 => SamplingSpec { grammar: Some(Grammar::JsonSchema(LIST.into())), ..seeded },
         _ => SamplingSpec {
             typical_p: 0.9,
             repetition_penalty: 1.2,

@@ -1,6 +1,8 @@
 use std::ops::Range;
 
-use baton_types::{BlockId, KvDtype, KvLayout, LayoutError, NumericsId, TokenId, TokenLogprobs};
+use baton_types::{
+    BlockId, KvDtype, KvLayout, LayoutError, NumericsId, TokenId, TokenLogprobs, TokenMask,
+};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
@@ -68,6 +70,7 @@ pub struct SimEngine<S, P> {
     pace: P,
     /// One running fold for each sequence of the step.
     folds: Vec<u128>,
+    mask: TokenMask,
 }
 
 impl<S: KvSlots, P: Pace> SimEngine<S, P> {
@@ -83,7 +86,7 @@ impl<S: KvSlots, P: Pace> SimEngine<S, P> {
             return Err(SimConfigError::Drawn { from: drawn.start, to: drawn.end, vocab });
         }
         let info = EngineInfo { layout, numerics: config.numerics(), max_context, vocab };
-        Ok(SimEngine { info, config, slots, pace, folds: Vec::new() })
+        Ok(SimEngine { info, config, slots, pace, folds: Vec::new(), mask: TokenMask::default() })
     }
 
     fn check(&self, step: &SequenceStep<'_>) -> Result<(), EngineError> {
@@ -165,18 +168,47 @@ impl<S: KvSlots, P: Pace> SimEngine<S, P> {
         (step.blocks[(position / block_tokens) as usize], position % block_tokens)
     }
 
-    fn draw(&self, step: &SequenceStep<'_>, sample: SampleStep<'_>, fold: u128) -> Sampled {
+    fn draw(
+        &mut self,
+        step: &SequenceStep<'_>,
+        sample: SampleStep<'_>,
+        fold: u128,
+    ) -> Result<Sampled, EngineError> {
         let Range { start, end } = self.config.drawn;
         let logits_digest = xxh3_64(&fold.to_le_bytes());
-        let drawn = sampler_hash(step, sample, fold) % u64::from(end - start);
-        let token = TokenId(start + drawn as u32);
+        let hash = sampler_hash(step, sample, fold);
+        let token = match sample.constraint {
+            None => TokenId(start + (hash % u64::from(end - start)) as u32),
+            Some(constraint) => {
+                let (key, output) = (step.key, sample.output);
+                let source = constraint.allowed(output, &mut self.mask);
+                source.map_err(|source| EngineError::Constraint { key, source })?;
+                self.draw_allowed(sample, hash)
+            }
+        };
         // As if the drawn token and those after it were ever less likely.
         let logprobs = sample.sampling.logprobs.map(|top| {
-            let next = |rank| TokenId(start + (token.0 - start + rank) % (end - start));
+            let next = |rank| TokenId(start + (token.0.max(start) - start + rank) % (end - start));
             let likely = (0..top.min(end - start)).map(|rank| (next(rank), -1.0 - rank as f32));
             Box::new(TokenLogprobs { logprob: -1.0, top: likely.collect() })
         });
-        Sampled { key: step.key, token, logits_digest, logprobs }
+        Ok(Sampled { key: step.key, token, logits_digest, logprobs })
+    }
+
+    /// Of what a grammar allows: one of those it draws otherwise or that end the sequence, if any.
+    fn draw_allowed(&self, sample: SampleStep<'_>, hash: u64) -> TokenId {
+        let is_usual = |token: &TokenId| {
+            self.config.drawn.contains(&token.0) || sample.stop_tokens.contains(token)
+        };
+        let pick = |tokens: &mut dyn Iterator<Item = TokenId>, count: usize| {
+            tokens.nth((hash % count.max(1) as u64) as usize)
+        };
+        let usual = self.mask.iter().filter(is_usual).count();
+        let picked = match usual {
+            0 => pick(&mut self.mask.iter(), self.mask.iter().count()),
+            _ => pick(&mut self.mask.iter().filter(is_usual), usual),
+        };
+        picked.expect("a constraint allows something or is an error")
     }
 }
 
@@ -209,8 +241,15 @@ impl<S: KvSlots, P: Pace> Engine for SimEngine<S, P> {
             self.pace.spend(share);
             observer.layer_done(layer);
         }
-        for (step, &fold) in sequences.iter().zip(&self.folds) {
-            sampled.extend(step.sample.map(|sample| self.draw(step, sample, fold)));
+        for (at, step) in sequences.iter().enumerate() {
+            let Some(sample) = step.sample else { continue };
+            match self.draw(step, sample, self.folds[at]) {
+                Ok(drawn) => sampled.push(drawn),
+                Err(error) => {
+                    sampled.clear();
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }

@@ -129,7 +129,7 @@ fn imported_sequences_give_way_to_older_ones() {
         cached_tokens: 0,
         first: ImportedToken { token: expect[0].0 },
     };
-    let submission = Submission { spec: imported, start, goal: Goal::Finish };
+    let submission = Submission { spec: imported, start, goal: Goal::Finish, constraint: None };
     node.scheduler.submit(node.now, submission).unwrap();
     let mut events = Vec::new();
     for _ in 1..30 {
@@ -246,7 +246,7 @@ fn what_can_never_run_is_refused() {
     };
     let spec = SequenceSpec { key: crate::node::key(3), ..good };
     let refused = Refusal::ImportedBlocks { key: spec.key, given: 1, needed: 2, tokens: 20 };
-    let given = Submission { spec, start: imported, goal: Goal::Finish };
+    let given = Submission { spec, start: imported, goal: Goal::Finish, constraint: None };
     assert_eq!(node.scheduler.submit(node.now, given), Err(refused));
     assert_eq!(node.cache.usage().held, 0);
 }

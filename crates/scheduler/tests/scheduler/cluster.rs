@@ -127,7 +127,7 @@ impl Cluster {
                 cached_tokens: cached as u32 * BLOCK_TOKENS,
                 first: ImportedToken { token: first },
             };
-            let submission = Submission { spec, start, goal: Goal::Finish };
+            let submission = Submission { spec, start, goal: Goal::Finish, constraint: None };
             request.state = match decode.scheduler.submit(decode.now, submission) {
                 Ok(()) => State::Decode,
                 Err(_) => State::Cut,

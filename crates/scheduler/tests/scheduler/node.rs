@@ -38,7 +38,8 @@ impl Node {
     }
 
     pub(crate) fn submit(&mut self, spec: SequenceSpec, goal: Goal) -> Result<(), Refusal> {
-        self.scheduler.submit(self.now, Submission { spec, start: Start::Tokens, goal })
+        self.scheduler
+            .submit(self.now, Submission { spec, start: Start::Tokens, goal, constraint: None })
     }
 
     /// One round of a node's step loop, a millisecond long. None when there was nothing to run.

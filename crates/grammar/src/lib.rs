@@ -1,0 +1,41 @@
+//! Structured output: which tokens a grammar leaves at each place, on a model's vocabulary.
+//!
+//! llguidance does the parsing: JSON schemas, regular expressions and context-free grammars, over
+//! the bytes that tokens stand for.
+//!
+//! # How does it survive a hand-over?
+//!
+//! A [`Compiled`] grammar is told a sequence's output at every step and consumes what it hasn't
+//! seen. Wherever the sequence begins anew (another node, a replay, a preemption) it has seen
+//! nothing, and consumes it all: its state is a function of grammar and token ids.
+//!
+//! # What may a grammar cost?
+//!
+//! A bounded amount: its source is bounded, and so are its nesting, the parser's tables and the
+//! work of each step. What exceeds that is refused, or ends its own sequence.
+
+mod compiled;
+mod depth;
+mod grammars;
+mod vocabulary;
+
+pub use compiled::Compiled;
+pub use grammars::Grammars;
+pub use vocabulary::Vocabulary;
+
+/// Why a grammar can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GrammarError {
+    #[error("the model has no end-of-sequence token, so no grammar could ever end")]
+    NoEnd,
+    #[error("the vocabulary can't be parsed over: {why}")]
+    Vocabulary { why: String },
+    #[error("the schema is no JSON: {why}")]
+    Json { why: String },
+    #[error("it has {given} bytes; at most {max} are allowed")]
+    TooLong { given: usize, max: usize },
+    #[error("it is nested {given} deep; at most {max} are allowed")]
+    TooDeep { given: usize, max: usize },
+    #[error("{why}")]
+    Refused { why: String },
+}
