@@ -81,7 +81,12 @@ impl Client {
         messages: Vec<Message>,
         sampling: Sampling,
     ) -> Result<Answer, ClientError> {
-        let request = ChatRequest { model: model.to_owned(), messages, sampling: Some(sampling) };
+        let request = ChatRequest {
+            model: model.to_owned(),
+            messages,
+            sampling: Some(sampling),
+            ..ChatRequest::default()
+        };
         Ok(Answer { stream: self.inference.chat(request).await?.into_inner() })
     }
 }
@@ -100,5 +105,5 @@ impl Answer {
 }
 
 pub(crate) fn message(role: &str, content: &str) -> Message {
-    Message { role: role.to_owned(), content: content.to_owned() }
+    Message { role: role.to_owned(), content: content.to_owned(), ..Message::default() }
 }

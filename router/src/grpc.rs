@@ -11,14 +11,15 @@ use baton_proto::{
         generate_request, generate_response, inference_server::Inference,
     },
 };
-use baton_types::{ModelId, RequestId, TokenId};
+use baton_text::CallPiece;
+use baton_types::{FinishReason, ModelId, RequestId, TokenId};
 use futures::{Stream, StreamExt, stream};
 use rand::Rng;
 use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
     error::RequestError,
-    request::{Answer, Ask, Caller, Chunk, End, Prompt, Said},
+    request::{Answer, Ask, Caller, Chunk, End, Prompt, Said, call_id},
     router::Router,
 };
 
@@ -70,8 +71,9 @@ impl Inference for InferenceService {
         request: Request<ChatRequest>,
     ) -> Result<Response<Answers<ChatResponse>>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let ChatRequest { model, messages, sampling } = request;
-        let prompt = convert::messages(messages).map(Prompt::Chat).map_err(RequestError::from);
+        let ChatRequest { model, messages, sampling, tools, choice, single_tool_call } = request;
+        let chat = convert::chat(messages, tools, choice, single_tool_call);
+        let prompt = chat.map(Prompt::Chat).map_err(RequestError::from);
         let answers = self.answer(&metadata, &extensions, model, prompt, sampling).await?;
         Ok(Response::new(Box::pin(answers.map(|event| {
             let event = Some(match event? {
@@ -164,7 +166,7 @@ impl InferenceService {
 async fn next(answer: Option<Answer>) -> Option<(Result<Event, Status>, Option<Answer>)> {
     let mut answer = answer?;
     Some(match answer.next().await {
-        Ok(Said::Chunk(chunk)) => (Ok(Event::Chunk(wire_chunk(chunk))), Some(answer)),
+        Ok(Said::Chunk(chunk)) => (Ok(Event::Chunk(wire_chunk(answer.id, chunk))), Some(answer)),
         Ok(Said::End(end)) => {
             (Ok(Event::Complete(complete(end))), Some(answer).filter(|answer| !answer.is_over()))
         }
@@ -172,8 +174,16 @@ async fn next(answer: Option<Answer>) -> Option<(Result<Event, Status>, Option<A
     })
 }
 
-fn wire_chunk(Chunk { choice, index, tokens, text }: Chunk) -> v1::Chunk {
+fn wire_chunk(id: RequestId, chunk: Chunk) -> v1::Chunk {
+    let Chunk { choice, index, tokens, text, calls } = chunk;
+    let call = |CallPiece { index, name, arguments }: CallPiece| v1::ToolCall {
+        id: name.as_ref().map_or_else(String::new, |_| call_id(id, choice, index)),
+        name: name.unwrap_or_default(),
+        arguments,
+        index,
+    };
     v1::Chunk {
+        tool_calls: calls.into_iter().map(call).collect(),
         choice: choice.0.into(),
         index,
         token_ids: tokens.iter().map(|sampled| sampled.token.0).collect(),
@@ -186,8 +196,12 @@ fn wire_chunk(Chunk { choice, index, tokens, text }: Chunk) -> v1::Chunk {
     }
 }
 
-fn complete(End { choice, reason, usage, timings }: End) -> v1::Complete {
-    let finish_reason = v1::FinishReason::from(reason).into();
+fn complete(End { choice, reason, called, usage, timings }: End) -> v1::Complete {
+    let finish_reason = match reason {
+        FinishReason::Stop if called => v1::FinishReason::ToolCalls,
+        reason => reason.into(),
+    };
+    let finish_reason = finish_reason.into();
     let choice = choice.0.into();
     v1::Complete { finish_reason, usage: Some(usage), timings: Some(timings), choice }
 }

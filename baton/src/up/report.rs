@@ -28,7 +28,7 @@ pub(super) fn report(complete: &Complete) -> String {
     }
 
     let finish = match complete.finish_reason() {
-        FinishReason::Stop => "the model ended its answer",
+        FinishReason::Stop | FinishReason::ToolCalls => "the model ended its answer",
         FinishReason::Length => "the token limit ended the answer",
         FinishReason::Unspecified => "no finish reason was given",
     };

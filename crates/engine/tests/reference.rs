@@ -140,12 +140,10 @@ fn token_ids_are_llama_cpps() {
     for Chat { messages, prompt, .. } in &reference.chats {
         let messages: Vec<_> = messages
             .iter()
-            .map(|Message { role, content }| ChatMessage {
-                role: role.clone(),
-                content: content.clone(),
-            })
+            .map(|Message { role, content }| ChatMessage::new(role, content))
             .collect();
-        assert_eq!(&text.encode_chat(&messages).unwrap(), prompt);
+        let chat = baton_text::Chat::new(messages);
+        assert_eq!(&text.encode_chat(&chat).unwrap(), prompt);
     }
 }
 

@@ -9,16 +9,20 @@
 
 mod assets;
 mod bytes;
+mod calls;
+mod chat;
 mod detokenize;
 mod model;
 mod output;
 mod pre;
 mod stop;
 mod template;
+mod tools;
 
 pub use assets::{TextAssets, TokenizerKind};
+pub use calls::{CallPiece, CallSplitter, Split};
+pub use chat::{Chat, ChatMessage, Tool, ToolCall, ToolChoice};
 pub use detokenize::Detokenizer;
 pub use model::{TextError, TextModel};
 pub use output::{OutputText, Shown};
 pub use stop::{Matched, StopError, StopMatcher};
-pub use template::ChatMessage;

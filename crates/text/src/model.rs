@@ -2,17 +2,21 @@ use std::{collections::HashMap, sync::Arc};
 
 use ahash::AHashMap;
 use aho_corasick::{AhoCorasick, MatchKind};
-use baton_types::{StopTokens, TokenId};
+use baton_types::{Grammar, StopTokens, TokenId};
+use serde_json::{Value, json};
 use tokenizers::{TokenizerImpl, models::bpe::BPE};
 
 use crate::{
     assets::{TYPE_CONTROL, TYPE_USER_DEFINED, TextAssets, TokenizerKind},
     bytes::TokenBytes,
+    calls::CallSplitter,
+    chat::Chat,
     detokenize::Detokenizer,
     output::OutputText,
     pre::{pre_tokenizer, whole_words_first},
     stop::{StopError, StopMatcher},
-    template::{ChatMessage, ChatTemplate},
+    template::ChatTemplate,
+    tools::{self, ToolSupport},
 };
 
 /// Marks text inside a message that looks like a control token. A noncharacter: never part of text.
@@ -110,16 +114,18 @@ impl TextModel {
 
     /// Tokens of a conversation, laid out by the model's chat template. Nothing inside a message
     /// becomes a control token.
-    pub fn encode_chat(&self, messages: &[ChatMessage]) -> Result<Vec<TokenId>, TextError> {
+    pub fn encode_chat(&self, chat: &Chat) -> Result<Vec<TokenId>, TextError> {
         let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
-        let guarded: Vec<_> = messages
-            .iter()
-            .map(|message| ChatMessage {
-                role: self.guard(&message.role),
-                content: self.guard(&message.content),
-            })
-            .collect();
-        let text = template.render(&guarded, &self.bos_text, &self.eos_text)?;
+        let (messages, tools) = match template.tools {
+            ToolSupport::Native(_) => (json!(chat.messages), json!(chat.offered())),
+            ToolSupport::Described => (json!(tools::described(chat)), json!([])),
+        };
+        let list = |value| match self.guarded(value) {
+            Value::Array(values) => values,
+            _ => Vec::new(),
+        };
+        let text =
+            template.render(&list(messages), &list(tools), &self.bos_text, &self.eos_text)?;
         let mut tokens: Vec<_> = self
             .bos
             .filter(|_| self.add_bos && !text.starts_with(&self.bos_text))
@@ -127,6 +133,17 @@ impl TextModel {
             .collect();
         self.encode_into(&text, &mut tokens)?;
         Ok(tokens)
+    }
+
+    /// What an answer to `chat` must match for its calls of tools to be whole and right; none if it
+    /// has none to call.
+    pub fn tool_grammar(&self, chat: &Chat) -> Option<Grammar> {
+        self.template.as_ref()?.tools.syntax().grammar(chat)
+    }
+
+    /// Finds the calls of tools in an answer.
+    pub fn call_splitter(&self) -> Option<CallSplitter> {
+        Some(CallSplitter::new(self.template.as_ref()?.tools.syntax()))
     }
 
     /// What begins every prompt, if something does.
@@ -182,6 +199,21 @@ impl TextModel {
     /// The text of one choice's output, ended by any of `stop`.
     pub fn output(&self, stop: Vec<String>) -> Result<OutputText, StopError> {
         Ok(OutputText::new(self.detokenizer(), StopMatcher::new(stop)?))
+    }
+
+    /// [`TextModel::guard`] on every string in `value`.
+    fn guarded(&self, value: Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.guard(&text)),
+            Value::Array(values) => values.into_iter().map(|value| self.guarded(value)).collect(),
+            Value::Object(fields) => Value::Object(
+                fields
+                    .into_iter()
+                    .map(|(key, value)| (self.guard(&key), self.guarded(value)))
+                    .collect(),
+            ),
+            other => other,
+        }
     }
 
     /// Breaks up what looks like control tokens, and parts the ends from what the template has
@@ -274,6 +306,7 @@ fn bpe(assets: TextAssets) -> Result<Bpe, TextError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ChatMessage;
 
     /// Bytes a–d and space, two merges, two control tokens.
     fn assets() -> TextAssets {
@@ -324,11 +357,11 @@ mod tests {
     fn control_tokens_come_from_the_author_of_the_whole_prompt_only() {
         let model = model();
         assert_eq!(ids(model.encode("<|start|>a").unwrap()), [8, 0]);
-        let message = |content: &str| ChatMessage { role: "user".into(), content: content.into() };
-        assert_eq!(ids(model.encode_chat(&[message("ab")]).unwrap()), [8, 5, 7]);
-        let sneaky = ids(model.encode_chat(&[message("a<|end|>b")]).unwrap());
+        let message = |content: &str| Chat::new(vec![ChatMessage::new("user", content)]);
+        assert_eq!(ids(model.encode_chat(&message("ab")).unwrap()), [8, 5, 7]);
+        let sneaky = ids(model.encode_chat(&message("a<|end|>b")).unwrap());
         assert_eq!(sneaky.iter().filter(|&&id| id == 7).count(), 1, "{sneaky:?}");
-        assert!(model.encode_chat(&[message("a\u{FDD0}b")]).is_ok());
+        assert!(model.encode_chat(&message("a\u{FDD0}b")).is_ok());
     }
 
     #[test]
@@ -340,10 +373,9 @@ mod tests {
         };
         let model = TextModel::new(assets).unwrap();
         let ends = |contents: &[&str]| {
-            let message =
-                |content: &&str| ChatMessage { role: "user".into(), content: (*content).into() };
-            let messages: Vec<_> = contents.iter().map(message).collect();
-            let tokens = ids(model.encode_chat(&messages).unwrap());
+            let message = |content: &&str| ChatMessage::new("user", *content);
+            let chat = Chat::new(contents.iter().map(message).collect());
+            let tokens = ids(model.encode_chat(&chat).unwrap());
             tokens.iter().filter(|&&id| id == 7 || id == 8).count()
         };
         for contents in [["<|e", "nd|>"], ["<", "|start|>"], ["<|start|", ">"], ["a", "b"]] {
@@ -377,6 +409,6 @@ mod tests {
             "{% for i in range(10000) %}{% for j in range(10000) %}x{% endfor %}{% endfor %}";
         let assets = TextAssets { chat_template: source.into(), ..TextAssets::bytes() };
         let model = TextModel::new(assets).unwrap();
-        assert!(matches!(model.encode_chat(&[]), Err(TextError::Messages { .. })));
+        assert!(matches!(model.encode_chat(&Chat::default()), Err(TextError::Messages { .. })));
     }
 }

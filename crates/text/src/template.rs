@@ -1,17 +1,11 @@
 //! Chat templates: Jinja, as models bring them.
 
-use minijinja::{Environment, Error, ErrorKind, context};
-use serde::Serialize;
+use minijinja::{Environment, Error, ErrorKind, Value, context};
 
-use crate::model::TextError;
-
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ChatMessage {
-    /// system, user or assistant.
-    pub role: String,
-    pub content: String,
-}
+use crate::{
+    model::TextError,
+    tools::{self, ToolSupport},
+};
 
 /// Instructions a template may take: far more than any real one, far less than a service can lose.
 const FUEL: u64 = 2_000_000;
@@ -20,6 +14,7 @@ const NAME: &str = "chat";
 #[derive(Debug)]
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
+    pub(crate) tools: ToolSupport,
 }
 
 impl ChatTemplate {
@@ -31,24 +26,45 @@ impl ChatTemplate {
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
+        environment.add_filter("tojson", tojson);
         environment
             .add_template_owned(NAME, source.to_owned())
             .map_err(|error| TextError::Template { why: error.to_string() })?;
-        Ok(ChatTemplate { environment })
+        Ok(ChatTemplate { environment, tools: ToolSupport::of(source) })
     }
 
     /// The conversation laid out, with the beginning of the assistant's answer.
     pub(crate) fn render(
         &self,
-        messages: &[ChatMessage],
+        messages: &[serde_json::Value],
+        tools: &[serde_json::Value],
         bos: &str,
         eos: &str,
     ) -> Result<String, TextError> {
         let refuse = |error: Error| TextError::Messages { why: error.to_string() };
         let template = self.environment.get_template(NAME).map_err(refuse)?;
-        let values = context! { messages, add_generation_prompt => true, bos_token => bos, eos_token => eos };
+        // Templates ask whether there are any by asking whether there is a list.
+        let tools = (!tools.is_empty()).then_some(tools);
+        let values = context! {
+            messages, tools, add_generation_prompt => true, bos_token => bos, eos_token => eos,
+        };
         template.render(values).map_err(refuse)
     }
+}
+
+/// JSON as Python writes it; indented if asked.
+fn tojson(value: Value, options: minijinja::value::Kwargs) -> Result<String, Error> {
+    let indent: Option<usize> = options.get("indent")?;
+    let refuse =
+        |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
+    let value = serde_json::to_value(&value).map_err(refuse)?;
+    let Some(indent) = indent else { return Ok(tools::compact(&value)) };
+    let spaces = " ".repeat(indent.min(16));
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
+    let mut out = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
+    serde::Serialize::serialize(&value, &mut serializer).map_err(refuse)?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
 /// How templates refuse a conversation.
@@ -58,15 +74,14 @@ fn raise_exception(message: String) -> Result<String, Error> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn render(source: &str, messages: &[(&str, &str)]) -> Result<String, TextError> {
-        let message = |&(role, content): &(&str, &str)| ChatMessage {
-            role: role.to_owned(),
-            content: content.to_owned(),
-        };
+        let message = |&(role, content): &(&str, &str)| json!({ "role": role, "content": content });
         let messages: Vec<_> = messages.iter().map(message).collect();
-        ChatTemplate::new(source)?.render(&messages, "<s>", "</s>")
+        ChatTemplate::new(source)?.render(&messages, &[], "<s>", "</s>")
     }
 
     /// The idioms real templates use.

@@ -1,13 +1,9 @@
 //! What clients speak of.
 
-use baton_text::ChatMessage;
 use baton_types::{Grammar, SamplingSpec, TokenId, TokenLogprobs};
 
 use super::{ConvertError, MAX_TOKENS, at_most};
 use crate::v1;
-
-/// The most messages in a conversation.
-const MAX_MESSAGES: usize = 4096;
 
 /// How to draw, with what the client left open as the model has it, and `drawn` as the seed. The
 /// values are as the client gave them; see [`SamplingSpec::validate`].
@@ -55,13 +51,6 @@ pub fn token_ids(tokens: v1::TokenIds) -> Result<Vec<TokenId>, ConvertError> {
     Ok(tokens.ids.into_iter().map(TokenId).collect())
 }
 
-/// A conversation.
-pub fn messages(messages: Vec<v1::Message>) -> Result<Vec<ChatMessage>, ConvertError> {
-    at_most("messages", messages.len(), MAX_MESSAGES)?;
-    let message = |v1::Message { role, content }| ChatMessage { role, content };
-    Ok(messages.into_iter().map(message).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,10 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn conversations_and_prompts_are_bounded() {
-        let message = v1::Message { role: "user".to_owned(), content: "hi".to_owned() };
-        assert_eq!(messages(vec![message.clone()]).unwrap()[0].content, "hi");
-        assert_eq!(messages(vec![message; 5000]).unwrap_err().field(), "messages");
+    fn prompts_are_bounded() {
         assert_eq!(token_ids(v1::TokenIds { ids: vec![3] }), Ok(vec![TokenId(3)]));
         assert!(token_ids(v1::TokenIds { ids: vec![0; MAX_TOKENS + 1] }).is_err());
     }

@@ -1,6 +1,7 @@
 //! Wire ↔ domain. Whatever comes from the network is checked here, once: presence, sizes, known
 //! values. Whether the numbers make sense together is the receiver's to say.
 
+mod chat;
 mod inference;
 mod node_state;
 mod sequence;
@@ -12,7 +13,8 @@ use baton_types::{BlockHash, Capability, LayoutError, NumericsId};
 use tonic::Code;
 
 pub use self::{
-    inference::{logprobs, messages, sampling, token_ids},
+    chat::chat,
+    inference::{logprobs, sampling, token_ids},
     node_state::{from_heartbeat, heartbeat},
     sequence::{Sampled, Source},
 };
@@ -27,6 +29,8 @@ const MAX_NAME_BYTES: usize = 512;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
+    #[error("{field} can't be used: {why}")]
+    Unusable { field: &'static str, why: String },
     #[error("{field} is missing")]
     Missing { field: &'static str },
     #[error("{field} has {given} bytes, expected {expected}")]
@@ -50,6 +54,7 @@ impl ConvertError {
     pub fn field(&self) -> &'static str {
         match self {
             ConvertError::Missing { field }
+            | ConvertError::Unusable { field, .. }
             | ConvertError::Length { field, .. }
             | ConvertError::TooMany { field, .. }
             | ConvertError::TooLong { field, .. }

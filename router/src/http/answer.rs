@@ -14,11 +14,12 @@ use baton_proto::{
     convert::Sampled,
     v1::{Timings, Usage},
 };
+use baton_text::CallPiece;
 use baton_types::FinishReason;
 use futures::stream;
 use serde_json::{Value, json};
 
-use super::{Asked, error, logprobs::Told};
+use super::{Asked, error, logprobs::Told, tools};
 use crate::{
     error::RequestError,
     request::{Answer, Ask, End, Said},
@@ -37,11 +38,19 @@ pub(super) trait Shape: Copy + Send + 'static {
     /// The choice that begins a stream, if one does;
     fn opening(&self) -> Option<Value>;
     /// one with more text,
-    fn piece(&self, text: &str, told: &Told<'_>) -> Value;
+    fn piece(&self, piece: &Piece<'_>) -> Value;
     /// and the last one.
-    fn closing(&self, reason: FinishReason) -> Value;
+    fn closing(&self, reason: &str) -> Value;
     /// The only choice of an answer that isn't streamed.
-    fn whole(&self, text: &str, told: &Told<'_>, reason: FinishReason) -> Value;
+    fn whole(&self, whole: &Piece<'_>, reason: &str) -> Value;
+}
+
+/// A part of a choice, or all of it.
+pub(super) struct Piece<'a> {
+    pub(super) text: &'a str,
+    /// Calls of tools, in OpenAI's shape.
+    pub(super) calls: Vec<Value>,
+    pub(super) told: Told<'a>,
 }
 
 /// What is the same in all messages of an answer.
@@ -95,6 +104,7 @@ impl Head {
 #[derive(Clone, Debug, Default)]
 struct Choice {
     text: String,
+    calls: Vec<CallPiece>,
     tokens: Vec<Sampled>,
     end: Option<End>,
 }
@@ -103,6 +113,15 @@ struct Choice {
 fn indexed(mut choice: Value, index: u16) -> Value {
     choice["index"] = index.into();
     choice
+}
+
+/// In OpenAI's words.
+fn finish_reason(end: &End) -> &'static str {
+    match (end.reason, end.called) {
+        (FinishReason::Stop, true) => "tool_calls",
+        (FinishReason::Stop, false) => "stop",
+        (FinishReason::Length, _) => "length",
+    }
 }
 
 /// The prompt counts once.
@@ -124,6 +143,7 @@ async fn whole<S: Shape>(
             Said::Chunk(chunk) => {
                 let choice = &mut choices[usize::from(chunk.choice.0)];
                 choice.text.push_str(&chunk.text);
+                choice.calls.extend(chunk.calls);
                 choice.tokens.extend(chunk.tokens);
             }
             Said::End(end) => {
@@ -135,7 +155,9 @@ async fn whole<S: Shape>(
     let ends: Vec<End> = choices.iter().filter_map(|choice| choice.end.clone()).collect();
     let whole = (0..).zip(choices.iter().zip(&ends)).map(|(index, (choice, end))| {
         let told = Told::new(&answer.text, &choice.tokens, 0);
-        indexed(shape.whole(&choice.text, &told, end.reason), index)
+        let calls = tools::whole(answer.id, end.choice, &choice.calls);
+        let piece = Piece { text: &choice.text, calls, told };
+        indexed(shape.whole(&piece, finish_reason(end)), index)
     });
     let mut message = head.message(S::OBJECT, whole.collect());
     message["usage"] = usage_json(&total(&ends));
@@ -206,8 +228,10 @@ impl<S: Shape> Events<S> {
                 let index = chunk.choice.0;
                 let characters = &mut self.characters[usize::from(index)];
                 let told = Told::new(&self.answer.text, &chunk.tokens, *characters);
-                let piece = self.shape.piece(&chunk.text, &told);
                 *characters += chunk.text.chars().count();
+                let calls = tools::deltas(self.answer.id, chunk.choice, &chunk.calls);
+                let piece = Piece { text: &chunk.text, calls, told };
+                let piece = self.shape.piece(&piece);
                 self.chunk(vec![indexed(piece, index)]);
             }
             Ok(Said::End(end)) => self.end(end),
@@ -232,7 +256,7 @@ impl<S: Shape> Events<S> {
     }
 
     fn end(&mut self, end: End) {
-        let closing = indexed(self.shape.closing(end.reason), end.choice.0);
+        let closing = indexed(self.shape.closing(finish_reason(&end)), end.choice.0);
         let mut messages = vec![self.message(vec![closing])];
         self.ends.push(end);
         if !self.answer.is_over() {

@@ -9,18 +9,18 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use baton_text::ChatMessage;
-use baton_types::{FinishReason, ModelId, SamplingSpec};
+use baton_text::{Chat, ChatMessage};
+use baton_types::{ModelId, SamplingSpec};
 use serde_json::{Value, json};
 
 use super::{
     Asked,
-    answer::{self, Shape},
+    answer::{self, Piece, Shape},
     body, error,
     grammar::grammar_param,
-    logprobs::Told,
-    params::{self, Params, missing, wrong_type},
+    params::{self, Params, missing, missing_in, wrong_type},
     sampling::{chat_logprobs, sampling},
+    tools::{earlier_calls, tools},
 };
 use crate::{
     error::RequestError,
@@ -37,7 +37,13 @@ pub(super) async fn chat(
     let asked = Asked { router: &router, caller, headers: &headers };
     let answer = async {
         let params = Params::parse(&body(&router, bytes)?)?;
-        answer::answer(&asked, ask(asked.caller.clone(), &params)?, params.streaming()?, Chat).await
+        answer::answer(
+            &asked,
+            ask(asked.caller.clone(), &params)?,
+            params.streaming()?,
+            NextMessage,
+        )
+        .await
     };
     answer.await.unwrap_or_else(|refused| error::response(&refused))
 }
@@ -49,7 +55,7 @@ fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> {
     Ok(Ask {
         caller,
         model: ModelId(params.string("model")?.ok_or_else(|| missing("model"))?.into()),
-        prompt: Prompt::Chat(messages(params)?),
+        prompt: Prompt::Chat(conversation(params)?),
         sampling: SamplingSpec { logprobs: chat_logprobs(params)?, ..sampling(params)? },
         grammar_param: grammar_param(params),
         choices: params.count("n")?.unwrap_or(1),
@@ -61,7 +67,14 @@ fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> {
     })
 }
 
-pub(super) fn messages(params: &Params) -> Result<Vec<ChatMessage>, RequestError> {
+/// The messages and the tools.
+pub(super) fn conversation(params: &Params) -> Result<Chat, RequestError> {
+    let (tools, tool_choice) = tools(params)?;
+    let single_call = params.optional_flag("parallel_tool_calls")? == Some(false);
+    Ok(Chat { messages: messages(params)?, tools, tool_choice, single_call })
+}
+
+fn messages(params: &Params) -> Result<Vec<ChatMessage>, RequestError> {
     let value = params.value("messages").ok_or_else(|| missing("messages"))?;
     let messages = value.as_array().ok_or_else(|| wrong_type("messages", "an array", value))?;
     messages.iter().enumerate().map(|(index, value)| message(index, value)).collect()
@@ -74,26 +87,33 @@ fn message(index: usize, value: &Value) -> Result<ChatMessage, RequestError> {
     };
     let role = match message.get("role") {
         Some(Value::String(role)) => match role.as_str() {
-            "system" | "user" | "assistant" => role.clone(),
+            "system" | "user" | "assistant" | "tool" => role.clone(),
             // What OpenAI calls the author of instructions in newer models.
             "developer" => "system".to_owned(),
             _ => {
                 let message = format!(
-                    "Invalid value: '{role}'. Supported values are: 'system', 'developer', 'user' \
-                     and 'assistant'."
+                    "Invalid value: '{role}'. Supported values are: 'system', 'developer', 'user', \
+                     'assistant' and 'tool'."
                 );
                 return Err(RequestError::invalid(name("role"), "invalid_value", message));
             }
         },
         other => return Err(wrong_type(name("role"), "a string", other.unwrap_or(&Value::Null))),
     };
-    let calls = message.get("tool_calls").and_then(Value::as_array);
-    if calls.is_some_and(|calls| !calls.is_empty()) {
-        let message = "Unsupported value: tool calls are not supported here.";
-        return Err(RequestError::invalid(name("tool_calls"), "unsupported_value", message));
-    }
-    let content = content(&name("content"), message.get("content").unwrap_or(&Value::Null))?;
-    Ok(ChatMessage { role, content })
+    let tool_calls = earlier_calls(index, message.get("tool_calls").unwrap_or(&Value::Null))?;
+    let tool_call_id = match message.get("tool_call_id") {
+        Some(Value::String(id)) => Some(id.clone()),
+        None | Some(Value::Null) if role == "tool" => {
+            return Err(missing_in(name("tool_call_id")));
+        }
+        None | Some(Value::Null) => None,
+        Some(other) => return Err(wrong_type(name("tool_call_id"), "a string", other)),
+    };
+    let content = match message.get("content").unwrap_or(&Value::Null) {
+        Value::Null if !tool_calls.is_empty() => String::new(),
+        value => content(&name("content"), value)?,
+    };
+    Ok(ChatMessage { role, content, tool_calls, tool_call_id })
 }
 
 /// A string, or parts that are all text.
@@ -122,9 +142,9 @@ fn content(name: &str, value: &Value) -> Result<String, RequestError> {
 
 /// A conversation's next message.
 #[derive(Clone, Copy, Debug)]
-struct Chat;
+struct NextMessage;
 
-impl Shape for Chat {
+impl Shape for NextMessage {
     const ID: &'static str = "chatcmpl-";
     const OBJECT: &'static str = "chat.completion";
     const CHUNK: &'static str = "chat.completion.chunk";
@@ -133,26 +153,40 @@ impl Shape for Chat {
         Some(choice(json!({ "role": "assistant", "content": "" }), None))
     }
 
-    fn piece(&self, text: &str, told: &Told<'_>) -> Value {
-        let mut piece = choice(json!({ "content": text }), None);
-        piece["logprobs"] = told.chat();
-        piece
+    fn piece(&self, piece: &Piece<'_>) -> Value {
+        let mut delta = json!({});
+        if piece.calls.is_empty() || !piece.text.is_empty() {
+            delta["content"] = piece.text.into();
+        }
+        if !piece.calls.is_empty() {
+            delta["tool_calls"] = json!(piece.calls);
+        }
+        let mut piece_of_it = choice(delta, None);
+        piece_of_it["logprobs"] = piece.told.chat();
+        piece_of_it
     }
 
-    fn closing(&self, reason: FinishReason) -> Value {
+    fn closing(&self, reason: &str) -> Value {
         choice(json!({}), Some(reason))
     }
 
-    fn whole(&self, text: &str, told: &Told<'_>, reason: FinishReason) -> Value {
+    fn whole(&self, whole: &Piece<'_>, reason: &str) -> Value {
+        let mut message = json!({ "role": "assistant", "content": whole.text, "refusal": null });
+        if !whole.calls.is_empty() {
+            message["tool_calls"] = json!(whole.calls);
+            if whole.text.is_empty() {
+                message["content"] = Value::Null;
+            }
+        }
         json!({
             "index": 0,
-            "message": { "role": "assistant", "content": text, "refusal": null },
-            "logprobs": told.chat(),
+            "message": message,
+            "logprobs": whole.told.chat(),
             "finish_reason": reason,
         })
     }
 }
 
-fn choice(delta: Value, reason: Option<FinishReason>) -> Value {
+fn choice(delta: Value, reason: Option<&str>) -> Value {
     json!({ "index": 0, "delta": delta, "logprobs": null, "finish_reason": reason })
 }

@@ -9,15 +9,14 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use baton_types::{FinishReason, ModelId, SamplingSpec, TokenId};
+use baton_types::{ModelId, SamplingSpec, TokenId};
 use serde_json::{Value, json};
 
 use super::{
     Asked,
-    answer::{self, Shape},
+    answer::{self, Piece, Shape},
     body, error,
     grammar::grammar_param,
-    logprobs::Told,
     params::{self, Params, missing, wrong_type},
     sampling::{completion_logprobs, sampling},
 };
@@ -102,19 +101,19 @@ impl Shape for Text {
         None
     }
 
-    fn piece(&self, text: &str, told: &Told<'_>) -> Value {
-        choice(text, told.completion(), None)
+    fn piece(&self, piece: &Piece<'_>) -> Value {
+        choice(piece.text, piece.told.completion(), None)
     }
 
-    fn closing(&self, reason: FinishReason) -> Value {
+    fn closing(&self, reason: &str) -> Value {
         choice("", Value::Null, Some(reason))
     }
 
-    fn whole(&self, text: &str, told: &Told<'_>, reason: FinishReason) -> Value {
-        choice(text, told.completion(), Some(reason))
+    fn whole(&self, whole: &Piece<'_>, reason: &str) -> Value {
+        choice(whole.text, whole.told.completion(), Some(reason))
     }
 }
 
-fn choice(text: &str, logprobs: Value, reason: Option<FinishReason>) -> Value {
+fn choice(text: &str, logprobs: Value, reason: Option<&str>) -> Value {
     json!({ "index": 0, "text": text, "logprobs": logprobs, "finish_reason": reason })
 }

@@ -16,6 +16,7 @@ mod models;
 mod params;
 mod sampling;
 mod tokens;
+mod tools;
 
 use std::sync::Arc;
 

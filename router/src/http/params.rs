@@ -205,8 +205,6 @@ fn no_tool(value: &Value) -> bool {
 pub(super) const SHARED: &[NoOp] = &[no_op("use_beam_search", off)];
 
 pub(super) const CHAT: &[NoOp] = &[
-    no_op("tools", empty),
-    no_op("tool_choice", no_tool),
     no_op("functions", empty),
     no_op("function_call", no_tool),
     no_op("modalities", |value| *value == serde_json::json!(["text"])),

@@ -33,7 +33,7 @@ pub(super) async fn tokenize(
         let served = served(&router, &params)?;
         let prompt = match (params.string("prompt")?, params.value("messages")) {
             (Some(text), None) => Prompt::Text(text),
-            (None, Some(_)) => Prompt::Chat(chat::messages(&params)?),
+            (None, Some(_)) => Prompt::Chat(chat::conversation(&params)?),
             (None, None) => return Err(missing("prompt")),
             (Some(_), Some(_)) => {
                 let message = "Only one of 'prompt' and 'messages' may be given.";

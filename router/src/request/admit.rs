@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use baton_proto::status::Refuse;
-use baton_text::{OutputText, TextModel};
+use baton_text::{CallSplitter, OutputText, TextModel};
 use baton_types::{
     ChoiceIndex, ModelId, RequestId, SamplingSpec, SequenceKey, StopTokens, Time, TokenId,
 };
@@ -31,6 +31,8 @@ pub(crate) struct Admitted {
     /// Tokens that end the sequence.
     pub(crate) stop_tokens: StopTokens,
     pub(crate) output: OutputText,
+    /// Set when tools may be called.
+    pub(crate) calls: Option<CallSplitter>,
     pub(crate) text: Arc<TextModel>,
     pub(crate) arrived: Time,
     /// Counted from its arrival.
@@ -70,7 +72,7 @@ impl Router {
     }
 
     async fn admit(&self, ask: Ask, arrived: Time) -> Result<Admitted, RequestError> {
-        let Ask { caller, model, prompt, sampling, .. } = ask;
+        let Ask { caller, model, prompt, mut sampling, mut grammar_param, .. } = ask;
         let inside = Arc::new(self.inside.enter(caller.id)?);
         if !(1..=MAX_CHOICES).contains(&ask.choices) {
             return Err(RequestError::Choices { given: ask.choices, max: MAX_CHOICES });
@@ -85,7 +87,16 @@ impl Router {
         if prompt.is_empty() {
             return Err(RequestError::EmptyPrompt { param });
         }
-        check_grammar(&served, &sampling, ask.grammar_param, ask.ignore_eos).await?;
+        let mut calls = None;
+        if let Prompt::Chat(chat) = &prompt
+            && let Some(grammar) = served.text.tool_grammar(chat)
+        {
+            if sampling.grammar.replace(grammar).is_some() {
+                return Err(RequestError::ToolsAndGrammar { param: grammar_param });
+            }
+            (calls, grammar_param) = (served.text.call_splitter(), "tools");
+        }
+        check_grammar(&served, &sampling, grammar_param, ask.ignore_eos).await?;
         let stop_tokens = stop_tokens(&served.text, &sampling, ask.ignore_eos, ask.stop_token_ids)?;
         let prompt = tokenise(Arc::clone(&served.text), prompt).await?;
         let max_context = match served.max_context() {
@@ -107,6 +118,7 @@ impl Router {
             sampling,
             stop_tokens,
             output,
+            calls,
             arrived,
             deadline: ask.deadline.map_or(most, |deadline| deadline.min(most)),
             text: served.text,
@@ -182,12 +194,12 @@ pub(crate) async fn tokenise(
     let length = match &prompt {
         Prompt::Tokens(_) => 0,
         Prompt::Text(text) => text.len(),
-        Prompt::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+        Prompt::Chat(chat) => chat.messages.iter().map(|message| message.content.len()).sum(),
     };
     let encode = move || match prompt {
         Prompt::Tokens(tokens) => Ok(tokens),
         Prompt::Text(prompt) => text.encode(&prompt),
-        Prompt::Chat(messages) => text.encode_chat(&messages),
+        Prompt::Chat(chat) => text.encode_chat(&chat),
     };
     let encoded = if length > LONG_TEXT {
         let encoding = tokio::task::spawn_blocking(encode).await;

@@ -15,7 +15,7 @@ mod timing;
 use std::{sync::Arc, time::Duration};
 
 use baton_proto::{convert::Sampled, v1};
-use baton_text::{ChatMessage, TextModel};
+use baton_text::{CallPiece, Chat, TextModel};
 use baton_types::{ChoiceIndex, FinishReason, ModelId, RequestId, SamplingSpec, TokenId};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -60,7 +60,7 @@ pub(crate) struct Caller {
 pub(crate) enum Prompt {
     Text(String),
     Tokens(Vec<TokenId>),
-    Chat(Vec<ChatMessage>),
+    Chat(Chat),
 }
 
 impl Prompt {
@@ -76,7 +76,7 @@ impl Prompt {
         match self {
             Prompt::Text(text) => text.is_empty(),
             Prompt::Tokens(tokens) => tokens.is_empty(),
-            Prompt::Chat(messages) => messages.is_empty(),
+            Prompt::Chat(chat) => chat.messages.is_empty(),
         }
     }
 }
@@ -112,14 +112,23 @@ pub(crate) struct Chunk {
     pub(crate) index: u32,
     pub(crate) tokens: Vec<Sampled>,
     pub(crate) text: String,
+    /// What of it is calls of tools; `text` doesn't have it.
+    pub(crate) calls: Vec<CallPiece>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct End {
     pub(crate) choice: ChoiceIndex,
     pub(crate) reason: FinishReason,
+    /// Tools were called.
+    pub(crate) called: bool,
     pub(crate) usage: v1::Usage,
     pub(crate) timings: v1::Timings,
+}
+
+/// The name of a call: the same wherever and how often the request runs.
+pub(crate) fn call_id(request: RequestId, choice: ChoiceIndex, index: u32) -> String {
+    format!("call_{:016x}{:04x}{index:04x}", (request.0 >> 64) as u64 ^ request.0 as u64, choice.0)
 }
 
 impl Answer {

@@ -123,7 +123,8 @@ impl Run {
             cached_tokens: self.timing.cached_tokens().min(prompt),
         };
         let choice = self.request.key.choice;
-        result.map(|reason| Said::End(End { choice, reason, usage, timings }))
+        let called = self.request.calls.as_ref().is_some_and(|calls| calls.calls() > 0);
+        result.map(|reason| Said::End(End { choice, reason, called, usage, timings }))
     }
 
     /// Attempts until one reaches the sequence's end.
@@ -219,7 +220,8 @@ impl Run {
     /// Sends on whatever has its turn. Says how the sequence ended, if it did.
     async fn forward(&mut self) -> Result<Option<FinishReason>, Cut> {
         let (choice, index) = (self.request.key.choice, self.merge.next_index());
-        let mut chunk = Chunk { choice, index, tokens: Vec::new(), text: String::new() };
+        let mut chunk =
+            Chunk { choice, index, tokens: Vec::new(), text: String::new(), calls: Vec::new() };
         let mut end = None;
         while let Some(sampled) = self.merge.release() {
             end = self.show(sampled.token, &mut chunk.text);
@@ -231,7 +233,8 @@ impl Run {
         if let (None, Some(reason)) = (end, self.merge.ended()) {
             end = Some(self.finish(reason, &mut chunk.text));
         }
-        if chunk.tokens.is_empty() && chunk.text.is_empty() {
+        self.split_calls(&mut chunk, end.is_some());
+        if chunk.tokens.is_empty() && chunk.text.is_empty() && chunk.calls.is_empty() {
             return Ok(end);
         }
         self.timing.leaving(self.router.clock.now());
@@ -254,6 +257,18 @@ impl Run {
         }
         let is_full = self.merge.next_index() >= self.request.max_tokens;
         is_full.then(|| self.finish(FinishReason::Length, text))
+    }
+
+    /// Parts the text from the calls of tools in it.
+    fn split_calls(&mut self, chunk: &mut Chunk, is_last: bool) {
+        let Some(calls) = &mut self.request.calls else { return };
+        let split = calls.push(&chunk.text);
+        (chunk.text, chunk.calls) = (split.text, split.calls);
+        if is_last {
+            let rest = calls.finish();
+            chunk.text.push_str(&rest.text);
+            chunk.calls.extend(rest.calls);
+        }
     }
 
     /// Adds what was held back. A stop string may show in it.

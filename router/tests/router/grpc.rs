@@ -70,9 +70,14 @@ async fn a_stream_starts_runs_and_completes() {
 #[tokio::test]
 async fn a_conversation_is_answered_too() {
     let cluster = Cluster::start(1, 1).await;
-    let message = Message { role: "user".into(), content: "hi".into() };
+    let message = Message { role: "user".into(), content: "hi".into(), ..Message::default() };
     let sampling = Some(Sampling { max_tokens: Some(4), ..Sampling::default() });
-    let request = ChatRequest { model: MODEL.into(), messages: vec![message], sampling };
+    let request = ChatRequest {
+        model: MODEL.into(),
+        messages: vec![message],
+        sampling,
+        ..ChatRequest::default()
+    };
     let stream = client(&cluster).await.chat(request).await.unwrap().into_inner();
     let said: String = stream
         .filter_map(|response| match response.unwrap().event {

@@ -1,6 +1,6 @@
 //! Output that must match something, through two nodes.
 
-use baton_tests::{Cluster, Engine, Options, model, post};
+use baton_tests::{Cluster, Engine, Options, events, model, post};
 use serde_json::{Value, json};
 
 fn chat(model: &str, extra: Value) -> Value {
@@ -104,4 +104,106 @@ fn a_grammar_ends_the_answer_and_a_bad_one_costs_its_sender_alone() {
     // Where only the end is left, a minimum of tokens yields.
     let short = json!({ "structured_outputs": { "regex": "ab" }, "min_tokens": 20 });
     assert_eq!(content(&cluster, &chat("sim", short)), "ab");
+}
+
+fn tools() -> Value {
+    let tool = |name, parameters| {
+        let description = "Looks it up.";
+        json!({ "type": "function", "function": { "name": name, "description": description, "parameters": parameters } })
+    };
+    let place = json!({
+        "type": "object",
+        "properties": { "city": { "enum": ["Paris", "Oslo"] }, "days": { "type": "integer", "maximum": 9, "minimum": 1 } },
+        "required": ["city", "days"],
+    });
+    json!([tool("get_weather", place), tool("get_time", Value::Null)])
+}
+
+#[test]
+fn a_real_model_calls_the_tool_it_must_streamed_or_not() {
+    let cluster = Cluster::start(&Options::new(Engine::Llama)).unwrap();
+    let name = model().file_stem().unwrap().to_string_lossy().into_owned();
+    let url = cluster.path("/v1/chat/completions");
+    let mut body = chat(
+        &name,
+        json!({
+            "messages": [
+                { "role": "user", "content": "How is the weather in Paris for the next 3 days?" },
+                { "role": "assistant", "content": null, "tool_calls": [{
+                    "id": "call_1", "type": "function",
+                    "function": { "name": "get_time", "arguments": "{}" },
+                }] },
+                { "role": "tool", "tool_call_id": "call_1", "content": "noon" },
+            ],
+            "tools": tools(),
+            "tool_choice": { "type": "function", "function": { "name": "get_weather" } },
+        }),
+    );
+    let whole = post(&url, &body).unwrap().json().unwrap();
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{whole}");
+    assert_eq!(choice["message"]["content"], Value::Null, "{whole}");
+    let call = &choice["message"]["tool_calls"][0];
+    assert_eq!(
+        (&call["type"], &call["function"]["name"]),
+        (&json!("function"), &json!("get_weather"))
+    );
+    let text = call["function"]["arguments"].as_str().unwrap();
+    let arguments: Value = serde_json::from_str(text).unwrap();
+    assert!(arguments["city"].is_string() && arguments["days"].is_u64(), "{arguments}");
+    assert!(call["id"].as_str().unwrap().starts_with("call_"), "{call}");
+
+    body["stream"] = true.into();
+    let (mut streamed, mut names, mut reason) = (String::new(), Vec::new(), Value::Null);
+    for data in events(&url, &body).unwrap().map(Result::unwrap).filter(|data| data != "[DONE]") {
+        let chunk: Value = serde_json::from_str(&data).unwrap();
+        let choice = &chunk["choices"][0];
+        for call in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
+            assert_eq!(call["index"], 0);
+            names.extend(call["function"]["name"].as_str().map(str::to_owned));
+            streamed += call["function"]["arguments"].as_str().unwrap();
+        }
+        assert_eq!(choice["delta"]["content"].as_str().unwrap_or_default(), "", "{chunk}");
+        reason = choice["finish_reason"].clone();
+    }
+    assert_eq!(
+        (names, streamed.as_str(), reason),
+        (vec!["get_weather".to_owned()], text, json!("tool_calls"))
+    );
+}
+
+#[test]
+fn tools_that_make_no_sense_are_refused_by_name() {
+    let cluster = Cluster::start(&Options::new(Engine::Sim)).unwrap();
+    let tool = |function: Value| json!({ "tools": [{ "type": "function", "function": function }] });
+    let call = |call: Value| json!({ "messages": [{ "role": "assistant", "content": null, "tool_calls": [call] }] });
+    let refused: [(Value, &str); 13] = [
+        (json!({ "tools": {} }), "tools"),
+        (json!({ "tools": vec![tools()[0].clone(); 129] }), "tools"),
+        (json!({ "tools": [{ "type": "retrieval" }] }), "tools[0].type"),
+        (json!({ "tools": [{ "type": "function" }] }), "tools[0].function"),
+        (tool(json!({})), "tools[0].function.name"),
+        (tool(json!({ "name": "get weather" })), "tools[0].function.name"),
+        (tool(json!({ "name": "f", "parameters": [] })), "tools[0].function.parameters"),
+        (tool(json!({ "name": "f", "parameters": { "type": "colour" } })), "tools"),
+        (json!({ "tool_choice": "required" }), "tool_choice"),
+        (
+            json!({ "tools": tools(), "tool_choice": { "function": { "name": "g" } } }),
+            "tool_choice",
+        ),
+        (
+            json!({ "tools": tools(), "response_format": { "type": "json_object" } }),
+            "response_format",
+        ),
+        (
+            call(json!({ "function": { "name": "f", "arguments": "[]" } })),
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        (json!({ "messages": [{ "role": "tool", "content": "3" }] }), "messages[0].tool_call_id"),
+    ];
+    for (extra, param) in refused {
+        let reply = post(&cluster.path("/v1/chat/completions"), &chat("sim", extra)).unwrap();
+        let body = reply.json().unwrap();
+        assert_eq!((reply.status, &body["error"]["param"]), (400, &json!(param)), "{body}");
+    }
 }
