@@ -248,6 +248,8 @@ async fn refusals_have_google_details() {
     let ids = ModelInferRequest { inputs: vec![ids], ..request("") };
     let empty = ModelInferRequest { inputs: vec![bytes("text_input", "")], ..request("") };
     let json = and(request(""), bytes("sampling_parameters", "{"));
+    let key = format!("{{\"logit_bias\": {{\"{}\": 1}}}}", "x".repeat(70_000));
+    let key = and(request(""), bytes("sampling_parameters", &key));
     let stream = and(request(""), flag("stream", true));
     let (invalid, tensor) = ("INVALID_REQUEST", "INVALID_TENSOR");
     let wrong = Code::InvalidArgument;
@@ -257,6 +259,7 @@ async fn refusals_have_google_details() {
         (ids, wrong, tensor, "input_ids"),
         (json, wrong, tensor, "sampling_parameters"),
         (empty, wrong, "EMPTY_PROMPT", "text_input"),
+        (key, wrong, invalid, "logit_bias"),
         (stream, wrong, invalid, "stream"),
         (output, wrong, invalid, "outputs"),
         (long, Code::NotFound, "MODEL_NOT_FOUND", "model_name"),
