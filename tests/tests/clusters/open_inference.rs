@@ -8,7 +8,7 @@ use baton_proto::oip::{
     grpc_inference_service_client::GrpcInferenceServiceClient, infer_parameter::ParameterChoice,
     model_infer_request::InferInputTensor,
 };
-use baton_tests::{Ask, Cluster, Engine, Options, Reference, get, python};
+use baton_tests::{Ask, Cluster, Engine, Options, Reference, get, python, python_example};
 use baton_types::{SamplingSpec, TokenId};
 use prost::bytes::Bytes;
 use tokio::sync::mpsc;
@@ -17,11 +17,12 @@ use tokio_stream::wrappers::ReceiverStream;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
-fn tritons_python_client_works() {
+fn tritons_python_client_works_and_so_does_the_documents_example() {
     let cluster = Cluster::start(&Options::new(Engine::Llama)).unwrap();
     let models = get(&cluster.path("/v1/models")).unwrap().json().unwrap();
     let model = models["data"][0]["id"].as_str().unwrap();
     python("triton_client.py", &[address(&cluster), model]);
+    python_example("docs/grpc.md", address(&cluster));
     cluster.wait_whole(PATIENCE).unwrap();
 }
 
