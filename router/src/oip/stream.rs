@@ -75,14 +75,15 @@ impl Context {
 
 type Answers = BoxStream<'static, Result<ModelStreamInferResponse, Status>>;
 
-/// The answers to all requests of a stream. It ends with the last of them, or when the client's
-/// side breaks.
+/// The answers to all requests of a stream. It ends with the last of them once the client sends no
+/// more or the router takes no more, or when the client's side breaks.
 pub(super) fn answers(
     router: Arc<Router>,
     context: Context,
     requests: Streaming<ModelInferRequest>,
 ) -> Answers {
     requests
+        .take_until(router.inside.closed())
         .map(move |request| match request {
             Ok(request) => {
                 let context = context.for_request(&request.id);

@@ -22,7 +22,7 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    cluster::{Cluster, PROMPT, eventually},
+    cluster::{Cluster, PATIENCE, PROMPT, eventually},
     fake::{MODEL, Step, text},
 };
 
@@ -292,6 +292,19 @@ async fn a_requests_own_timeout_ends_it() {
     let reason = ParameterChoice::StringParam("DEADLINE_EXCEEDED".into());
     assert!(is_final(&failed) && parameter(&failed, "error_reason") == reason);
     eventually("the node's stream is dropped", || cluster.prefill[0].shared.open() == 0).await;
+}
+
+#[tokio::test]
+async fn an_idle_stream_doesnt_keep_a_router_from_leaving() {
+    let cluster = Cluster::start(1, 1).await;
+    let mut talk = Talk::begin(&cluster).await;
+    talk.requests.send(request("running")).await.unwrap();
+    let (_, begun) = talk.next().await;
+    assert!(!is_final(&begun));
+    cluster.shutdown.cancel();
+    assert!(text(PROMPT, 8).ends_with(&talk.all("running").await));
+    assert!(talk.answers.message().await.unwrap().is_none());
+    tokio::time::timeout(PATIENCE, cluster.serving).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
