@@ -3,12 +3,14 @@
 use std::{env, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["baton/v1/inference.proto", "baton/node/v1/node.proto"];
+    let files =
+        ["baton/v1/inference.proto", "baton/node/v1/node.proto", "inference/grpc_service.proto"];
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), prost_encode(&descriptors))?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    // Tensors are shared, not copied.
+    tonic_prost_build::configure().bytes(".inference").compile_fds(descriptors)?;
     Ok(())
 }
 

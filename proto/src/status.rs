@@ -9,6 +9,10 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// `google.rpc.ErrorInfo.domain` of everything Baton says.
 pub const DOMAIN: &str = "baton";
 
+/// The most bytes of an error's text. It travels in headers, three times and escaped, and clients
+/// refuse more than 8 KiB of those (gRPC's default).
+const MAX_MESSAGE_BYTES: usize = 1024;
+
 /// An error that can be told to another process.
 pub trait Refuse: std::error::Error {
     fn code(&self) -> Code;
@@ -27,9 +31,14 @@ pub trait Refuse: std::error::Error {
     }
 }
 
-/// How `error` travels: its text as the message, reason, hint and field in the details.
+/// How `error` travels: its text as the message, reason, hint and field in the details. A text that
+/// quotes too much of the request is cut.
 pub fn status(error: &impl Refuse) -> Status {
-    let message = error.to_string();
+    let mut message = error.to_string();
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES - "…".len()));
+        message.push('…');
+    }
     let mut details = ErrorDetails::with_error_info(error.reason(), DOMAIN, []);
     if let Some(retry_after) = error.retry_after() {
         details.set_retry_info(Some(retry_after));
@@ -116,6 +125,28 @@ mod tests {
         };
         assert_eq!(refused, expected);
         assert_eq!(Refused::from(&status(&QueueFull(10))).field.as_deref(), Some("queue"));
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0} is wrong")]
+    struct Quoting(String);
+
+    impl Refuse for Quoting {
+        fn code(&self) -> Code {
+            Code::InvalidArgument
+        }
+
+        fn reason(&self) -> &'static str {
+            "WRONG"
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_cut_to_fit_into_headers() {
+        let cut = |given: String| Refused::from(&status(&Quoting(given))).message;
+        assert_eq!(cut("ä".repeat(500)), format!("{} is wrong", "ä".repeat(500)));
+        let long = cut("ä".repeat(70_000));
+        assert!(long.len() <= MAX_MESSAGE_BYTES && long.ends_with('…'), "{long}");
     }
 
     #[test]

@@ -207,7 +207,7 @@ fn complete(End { choice, reason, called, usage, timings }: End) -> v1::Complete
 }
 
 /// `grpc-timeout`: at most eight digits and a unit.
-fn deadline(metadata: &MetadataMap) -> Option<Duration> {
+pub(crate) fn deadline(metadata: &MetadataMap) -> Option<Duration> {
     let text = metadata.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let amount: u32 = Some(digits).filter(|digits| digits.len() <= 8)?.parse().ok()?;

@@ -7,6 +7,8 @@ mod error;
 mod grpc;
 mod http;
 mod metrics;
+mod oip;
+mod reflection;
 mod registry;
 mod request;
 mod router;

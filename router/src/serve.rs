@@ -14,19 +14,21 @@ use baton_node::{
     transport::{self, Bound, MAX_MESSAGE_BYTES, TransportError},
 };
 use baton_proto::{
-    DESCRIPTORS, node::v1::registry_server::RegistryServer, v1::inference_server::InferenceServer,
+    node::v1::registry_server::RegistryServer,
+    oip::grpc_inference_service_server::GrpcInferenceServiceServer,
+    v1::inference_server::InferenceServer,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    config::RouterConfig, grpc::InferenceService, http, registry::EmbeddedRegistry, router::Router,
+    config::RouterConfig, grpc::InferenceService, http, oip::OpenInferenceService, reflection,
+    registry::EmbeddedRegistry, router::Router,
 };
 
-const INFERENCE: &str = "baton.v1.Inference";
-/// What reflection tells: the services on the API's port.
-const SERVICES: [&str; 2] = [INFERENCE, "grpc.health.v1.Health"];
+pub(crate) const INFERENCE: &str = "baton.v1.Inference";
+pub(crate) const OPEN_INFERENCE: &str = "inference.GRPCInferenceService";
 /// How long closing a port may take once nobody is inside.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -116,19 +118,14 @@ fn api_routes(router: &Arc<Router>) -> Result<Routes, ServeError> {
     let max_body = usize::try_from(router.config.limits.max_body.0).unwrap_or(usize::MAX);
     let inference = InferenceServer::new(InferenceService { router: Arc::clone(router) })
         .max_decoding_message_size(max_body);
-    let reflection = || {
-        let builder = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-        SERVICES.iter().fold(builder, |builder, service| builder.with_service_name(*service))
-    };
-    Ok(Routes::from(http::routes(router))
-        .add_service(inference)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?))
+    let open_inference =
+        GrpcInferenceServiceServer::new(OpenInferenceService { router: Arc::clone(router) })
+            .max_decoding_message_size(max_body);
+    let routes = Routes::from(http::routes(router));
+    Ok(reflection::add_to(routes.add_service(inference).add_service(open_inference))?)
 }
 
-/// Keeps the health of the inference service what readiness is; the process as a whole serves.
+/// Keeps the health of the inference services what readiness is; the process as a whole serves.
 async fn tell_readiness(router: Arc<Router>, health: HealthReporter) {
     let mut ready = router.cluster.watch_ready();
     loop {
@@ -136,7 +133,9 @@ async fn tell_readiness(router: Arc<Router>, health: HealthReporter) {
             true => ServingStatus::Serving,
             false => ServingStatus::NotServing,
         };
-        health.set_service_status(INFERENCE, status).await;
+        for service in [INFERENCE, OPEN_INFERENCE] {
+            health.set_service_status(service, status).await;
+        }
         if ready.changed().await.is_err() {
             return;
         }
@@ -178,7 +177,7 @@ impl Serving {
     async fn leave(mut self) {
         let patience = self.router.config.timeouts.drain.0;
         tracing::info!(inside = self.router.inside.len(), ?patience, "draining");
-        for service in ["", INFERENCE] {
+        for service in ["", INFERENCE, OPEN_INFERENCE] {
             self.health.set_service_status(service, ServingStatus::NotServing).await;
         }
         self.router.inside.close();

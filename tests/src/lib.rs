@@ -8,10 +8,12 @@ mod cluster;
 mod generate;
 mod http;
 mod process;
+mod python;
 mod reference;
 
 pub use cluster::{Cluster, Engine, Options, baton, model};
 pub use generate::{Ask, Generated, generate, generate_all};
 pub use http::{Reply, events, get, post};
 pub use process::{Pid, children_of, cpu_time};
+pub use python::{python, python_example};
 pub use reference::Reference;

@@ -1,4 +1,5 @@
-//! `cargo xtask`: what developers and CI run. `test` proves the tree, `bench` measures it.
+//! `cargo xtask`: what developers and CI run. `test` proves the tree, `bench` measures
+//! it, `proto-baseline` promises its wire formats.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks there")]
 
@@ -8,6 +9,7 @@ mod purity;
 mod step;
 mod test;
 mod tools;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -26,12 +28,15 @@ enum Command {
     Test(test::TestArgs),
     /// Measure the engine and the page transfer, each against its anchor in the same run.
     Bench(bench::BenchArgs),
+    /// Promise what the .proto files say now: later changes must not break it.
+    ProtoBaseline(wire::BaselineArgs),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Test(args) => test::test(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::ProtoBaseline(args) => wire::baseline(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@ use crate::{
     left_out, purity,
     step::{cargo, root, run, target_dir},
     tools::{self, Tools},
+    wire,
 };
 
 #[derive(Debug, clap::Args)]
@@ -13,7 +14,7 @@ pub(crate) struct TestArgs {
     /// Also write the names of the tests left out on this machine to a file, one a line.
     #[arg(long, value_name = "FILE")]
     left_out: Option<PathBuf>,
-    /// Skip format, lints, licences and purity.
+    /// Skip format, lints, licences, purity and wire compatibility.
     #[arg(long)]
     only_tests: bool,
     /// Which tests, in nextest's filter syntax. Left out: all.
@@ -48,6 +49,7 @@ pub(crate) fn test(args: &TestArgs) -> anyhow::Result<()> {
 fn check(tools: &Tools) -> anyhow::Result<()> {
     run("format", cargo().args(["fmt", "--all", "--check"]))?;
     purity::check()?;
+    wire::check(&tools.buf)?;
     // Advisories need a database from the network and change without us; licences, bans and
     // sources are ours.
     run(

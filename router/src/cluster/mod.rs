@@ -88,6 +88,11 @@ impl Cluster {
         *self.ready.borrow()
     }
 
+    /// Whether this model has such a pair.
+    pub(crate) fn serves(&self, model: &ModelId) -> bool {
+        self.lock().has_pair(|other| other == model)
+    }
+
     pub(crate) fn watch_ready(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
     }
@@ -119,8 +124,14 @@ impl State {
     }
 
     fn is_ready(&self) -> bool {
+        self.has_pair(|_| true)
+    }
+
+    /// Whether a prefill and a decode node that take requests can work together on such a model.
+    fn has_pair(&self, wanted: impl Fn(&ModelId) -> bool) -> bool {
         let accepting = |role| self.view.nodes(role).iter().filter(|view| view.accepts());
         accepting(Role::Prefill)
+            .filter(|from| wanted(&from.group.model))
             .any(|from| accepting(Role::Decode).any(|to| to.group == from.group))
     }
 }

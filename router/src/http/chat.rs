@@ -48,7 +48,7 @@ pub(super) async fn chat(
     answer.await.unwrap_or_else(|refused| error::response(&refused))
 }
 
-fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> {
+pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> {
     params.refuse_unsupported(params::SHARED)?;
     params.refuse_unsupported(params::CHAT)?;
     let max_tokens = params.count("max_completion_tokens")?.or(params.count("max_tokens")?);

@@ -31,7 +31,11 @@ pub(crate) async fn identify(mut request: Request, next: Next) -> Response {
 }
 
 fn tag(header: &HeaderValue) -> Option<String> {
-    let text = header.to_str().ok()?;
+    printable_name(header.to_str().ok()?)
+}
+
+/// A client's name for its request, if it is one that may be logged.
+pub(crate) fn printable_name(text: &str) -> Option<String> {
     let is_printable = text.bytes().all(|byte| byte.is_ascii_graphic());
     ((1..=MAX_BYTES).contains(&text.len()) && is_printable).then(|| text.to_owned())
 }

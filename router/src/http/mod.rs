@@ -6,6 +6,7 @@
 //! the time went.
 
 mod answer;
+mod asked;
 mod chat;
 mod completions;
 mod error;
@@ -30,7 +31,10 @@ use axum::{
 };
 use baton_node::ops;
 
-pub(crate) use self::identity::identify;
+pub(crate) use self::{
+    asked::{chat_ask, completion_ask},
+    identity::{identify, printable_name},
+};
 use crate::{error::RequestError, request::Caller, router::Router};
 
 /// Everything that is asked over HTTP, and an answer for what isn't served.

@@ -19,6 +19,12 @@ pub(super) struct NoOp {
     pub(super) is_no_op: fn(&Value) -> bool,
 }
 
+impl From<Map<String, Value>> for Params {
+    fn from(body: Map<String, Value>) -> Self {
+        Params(body)
+    }
+}
+
 impl Params {
     pub(super) fn parse(body: &[u8]) -> Result<Self, RequestError> {
         let problem = match serde_json::from_slice(body) {

@@ -15,12 +15,12 @@ use crate::error::RequestError;
 pub(crate) struct Inside {
     max: u32,
     state: Mutex<State>,
+    closing: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct State {
     cancels: HashMap<RequestId, CancellationToken>,
-    closed: bool,
 }
 
 /// One request's being inside, over when dropped.
@@ -34,13 +34,13 @@ pub(crate) struct Entered {
 
 impl Inside {
     pub(crate) fn new(max: u32) -> Self {
-        Inside { max, state: Mutex::default() }
+        Inside { max, state: Mutex::default(), closing: CancellationToken::new() }
     }
 
     /// Lets a request in, if there is room.
     pub(crate) fn enter(self: &Arc<Self>, id: RequestId) -> Result<Entered, RequestError> {
         let mut state = self.lock();
-        if state.closed {
+        if self.closing.is_cancelled() {
             return Err(RequestError::ShuttingDown);
         }
         if state.cancels.len() >= self.max as usize {
@@ -60,7 +60,12 @@ impl Inside {
 
     /// Lets nobody in any more.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        self.closing.cancel();
+    }
+
+    /// Completes when nobody is let in any more.
+    pub(crate) fn closed(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.closing.clone().cancelled_owned()
     }
 
     /// Ends everything that runs.

@@ -13,7 +13,6 @@ use tonic::{Code, Request, Streaming, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use tonic_reflection::pb::{v1, v1alpha};
 
 use crate::{
     cluster::{Cluster, PROMPT, eventually},
@@ -183,42 +182,6 @@ async fn models_and_health_are_told() {
     until(ServingStatus::NotServing).await;
     let process = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(process.status(), ServingStatus::Serving);
-}
-
-#[tokio::test]
-async fn reflection_lists_what_is_served() {
-    let cluster = Cluster::start(0, 0).await;
-    let channel = Channel::from_shared(cluster.url.clone()).unwrap().connect().await.unwrap();
-    let mut one = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
-    let list = v1::server_reflection_request::MessageRequest::ListServices(String::new());
-    let ask = v1::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
-    let mut said =
-        one.server_reflection_info(tokio_stream::iter([ask])).await.unwrap().into_inner();
-    let response = said.message().await.unwrap().unwrap().message_response.unwrap();
-    let v1::server_reflection_response::MessageResponse::ListServicesResponse(list) = response
-    else {
-        panic!("{response:?}");
-    };
-    let names: Vec<String> = list.service.into_iter().map(|service| service.name).collect();
-    for name in ["baton.v1.Inference", "grpc.health.v1.Health"] {
-        assert!(names.iter().any(|n| n == name), "{name} is not in {names:?}");
-    }
-    let mut alpha = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
-    let symbol = v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
-        "grpc.health.v1.Health".into(),
-    );
-    let ask =
-        v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(symbol) };
-    let mut said =
-        alpha.server_reflection_info(tokio_stream::iter([ask])).await.unwrap().into_inner();
-    let response = said.message().await.unwrap().unwrap().message_response.unwrap();
-    assert!(
-        matches!(
-            response,
-            v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(_)
-        ),
-        "{response:?}"
-    );
 }
 
 #[tokio::test]

@@ -8,3 +8,5 @@ mod fake;
 mod faults;
 mod grpc;
 mod http;
+mod open_inference;
+mod reflection;

@@ -7,6 +7,7 @@ mod command_line;
 mod http;
 mod lifecycle;
 mod observe;
+mod open_inference;
 mod openai;
 mod same_tokens;
 mod structured;

@@ -1,0 +1,41 @@
+//! Clients in Python, as their users have them.
+
+use std::process::{Command, Stdio};
+
+/// What documents call a cluster.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:8000";
+
+/// Runs a script of this folder with the Python clients `cargo xtask test` brings.
+///
+/// # Panics
+///
+/// When it fails, with what it said.
+pub fn python(script: &str, args: &[&str]) {
+    let script = format!("{}/{script}", env!("CARGO_MANIFEST_DIR"));
+    run(Command::new("python3").arg(script).args(args));
+}
+
+/// Runs the first Python example of a document, such as `docs/grpc.md`, with another address in it.
+///
+/// # Panics
+///
+/// When there is none, or it fails.
+pub fn python_example(document: &str, address: &str) {
+    let path = format!("{}/../{document}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).expect("the document is there");
+    let (_, after) = text.split_once("```python\n").expect("the document has an example");
+    let (example, _) = after.split_once("```").expect("the example ends");
+    assert!(example.contains(DEFAULT_ADDRESS), "the example names no address");
+    run(Command::new("python3").arg("-c").arg(example.replace(DEFAULT_ADDRESS, address)));
+}
+
+fn run(python: &mut Command) {
+    let output = python.stdin(Stdio::null()).output().expect("python3 starts");
+    let (said, errors) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        !errors.contains("No module named"),
+        "python3 misses a package; run the tests with `cargo xtask test`\n{errors}"
+    );
+    assert!(output.status.success(), "{said}\n{errors}");
+}
