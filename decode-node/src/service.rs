@@ -44,10 +44,11 @@ impl DecodeService {
     async fn start(
         &self,
         request: DecodeRunRequest,
+        trace: Option<String>,
     ) -> Result<Responses<DecodeRunResponse>, RunError> {
         let inside = self.node.gate.enter(&request.model, request.generation)?;
         let spec = wire::sequence_spec(request.sequence)?;
-        let span = tracing::info_span!("decode", request = %spec.key, epoch = %spec.epoch);
+        let span = tracing::info_span!("decode", request = %spec.key, epoch = %spec.epoch, trace);
         let Some(source) = request.source else {
             let submission = self.node.submission(spec, Goal::Finish).await?;
             let running = self.node.steps.submit(submission, None).await?;
@@ -70,7 +71,8 @@ impl Decode for DecodeService {
         &self,
         request: Request<DecodeRunRequest>,
     ) -> Result<Response<Self::RunStream>, Status> {
-        Ok(Response::new(self.start(request.into_inner()).await?))
+        let trace = wire::trace(request.metadata());
+        Ok(Response::new(self.start(request.into_inner(), trace).await?))
     }
 }
 

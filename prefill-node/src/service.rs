@@ -41,6 +41,7 @@ impl PrefillService {
     async fn start(
         &self,
         request: PrefillRunRequest,
+        trace: Option<String>,
     ) -> Result<Responses<PrefillRunResponse>, RunError> {
         let inside = self.node.gate.enter(&request.model, request.generation)?;
         let spec = wire::sequence_spec(request.sequence)?;
@@ -48,7 +49,7 @@ impl PrefillService {
             [] => None,
             bytes => Some(wire::capability("capability", bytes)?),
         };
-        let span = tracing::info_span!("prefill", request = %spec.key, epoch = %spec.epoch);
+        let span = tracing::info_span!("prefill", request = %spec.key, epoch = %spec.epoch, trace);
         let terms = |capability| terms(&spec, capability, &self.node);
         let offerer = capability.map(|c| Offerer::new(self.exporter.clone(), terms(c)));
         let (watcher, offering) = match offerer {
@@ -80,7 +81,8 @@ impl Prefill for PrefillService {
         &self,
         request: Request<PrefillRunRequest>,
     ) -> Result<Response<Self::RunStream>, Status> {
-        Ok(Response::new(self.start(request.into_inner()).await?))
+        let trace = wire::trace(request.metadata());
+        Ok(Response::new(self.start(request.into_inner(), trace).await?))
     }
 }
 

@@ -57,6 +57,9 @@ pub struct TimeoutsConfig {
     pub heartbeat: Span,
     /// How long requests may finish after the signal to stop.
     pub drain: Span,
+    /// How long a streamed HTTP answer waits for its client to come again with `Last-Event-ID`
+    /// after its connection broke; 0: not at all, its request is cancelled at once.
+    pub resume: Span,
 }
 
 /// How placements are chosen; see `baton_policy`.
@@ -105,6 +108,7 @@ impl Default for TimeoutsConfig {
             lease: Span::from_secs(3),
             heartbeat: Span::from_millis(250),
             drain: Span::from_secs(30),
+            resume: Span::from_secs(5),
         }
     }
 }

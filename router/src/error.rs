@@ -63,6 +63,10 @@ pub(crate) enum RequestError {
     Failed { attempts: u32, last: String },
     #[error("the deadline of {deadline:?} passed")]
     Deadline { deadline: Duration },
+    #[error(
+        "no stream has the event {last:?}, or it is too long ago; ask again without Last-Event-ID"
+    )]
+    StreamGone { last: String },
     #[error("request {id} was cancelled")]
     Cancelled { id: RequestId },
     #[error("the router is shutting down; ask another one")]
@@ -151,7 +155,7 @@ impl Refuse for RequestError {
             | RequestError::NoSuchToken { .. }
             | RequestError::RefusedByNode { .. } => Code::InvalidArgument,
             RequestError::ContextLength { .. } | RequestError::TooLarge { .. } => Code::OutOfRange,
-            RequestError::UnknownModel { .. } => Code::NotFound,
+            RequestError::UnknownModel { .. } | RequestError::StreamGone { .. } => Code::NotFound,
             RequestError::TooMany { .. } | RequestError::NodesFull { .. } => {
                 Code::ResourceExhausted
             }
@@ -193,6 +197,7 @@ impl Refuse for RequestError {
             RequestError::Failed { .. } => "ATTEMPTS_FAILED",
             RequestError::Deadline { .. } => "DEADLINE_EXCEEDED",
             RequestError::Cancelled { .. } => "CANCELLED",
+            RequestError::StreamGone { .. } => "STREAM_GONE",
             RequestError::ShuttingDown => "SHUTTING_DOWN",
             RequestError::Internal(_) => "INTERNAL",
         }

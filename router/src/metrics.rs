@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::error::Outcome;
+use crate::{error::Outcome, request::Slo};
 
 /// A router's metrics. Clones share them.
 #[derive(Clone)]
@@ -25,6 +25,7 @@ pub(crate) struct RouterMetrics {
     tpot: Histogram,
     in_flight: Gauge,
     queued: Gauge,
+    objectives: Family<ObjectiveLabel, Counter>,
     retries: Family<ReasonLabel, Counter>,
     nodes: Family<RoleLabel, Gauge>,
 }
@@ -32,6 +33,12 @@ pub(crate) struct RouterMetrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ObjectiveLabel {
+    objective: &'static str,
+    met: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,6 +70,7 @@ impl RouterMetrics {
             tpot,
             in_flight: Gauge::default(),
             queued: Gauge::default(),
+            objectives: Family::default(),
             retries: Family::default(),
             nodes: Family::default(),
         };
@@ -80,6 +88,11 @@ impl RouterMetrics {
             self.ttft.clone(),
         );
         router.register("tpot_seconds", "Mean time between a request's tokens", self.tpot.clone());
+        router.register(
+            "objectives",
+            "Objectives that requests named, and whether they were met",
+            self.objectives.clone(),
+        );
         router.register("in_flight", "Requests that run or wait", self.in_flight.clone());
         router.register("queued", "Requests that wait for a place", self.queued.clone());
         router.register("retries", "Attempts that failed and were repeated", self.retries.clone());
@@ -126,6 +139,19 @@ impl Tally {
             if let Some(time) = time {
                 histogram.observe(time.as_secs_f64());
             }
+        }
+    }
+}
+
+impl Tally {
+    /// Counts how the client's own objectives fared. What never came came too late; a single token
+    /// has no time between tokens.
+    pub(crate) fn objectives(&self, slo: Slo, ttft: Option<Duration>, tpot: Option<Duration>) {
+        let ttft = slo.ttft.map(|target| ("ttft", ttft.is_some_and(|took| took <= target)));
+        let tpot = slo.tpot.zip(tpot).map(|(target, took)| ("tpot", took <= target));
+        for (objective, met) in [ttft, tpot].into_iter().flatten() {
+            let met = if met { "true" } else { "false" };
+            self.metrics.objectives.get_or_create(&ObjectiveLabel { objective, met }).inc();
         }
     }
 }

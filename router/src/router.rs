@@ -9,7 +9,9 @@ use baton_node::{clock::Clock, ops::Operable};
 use baton_types::RouterId;
 use rand::Rng;
 
-use crate::{cluster::Cluster, config::RouterConfig, metrics::RouterMetrics, request::Inside};
+use crate::{
+    cluster::Cluster, config::RouterConfig, http::Streams, metrics::RouterMetrics, request::Inside,
+};
 
 #[derive(Debug)]
 pub(crate) struct Router {
@@ -20,6 +22,8 @@ pub(crate) struct Router {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) inside: Arc<Inside>,
     pub(crate) metrics: RouterMetrics,
+    /// Streamed answers that a client may take up again.
+    pub(crate) streams: Arc<Streams>,
     last_number: AtomicU64,
 }
 
@@ -32,6 +36,7 @@ impl Router {
             cluster: Arc::new(Cluster::new(&config, clock)),
             inside: Arc::new(Inside::new(config.limits.max_in_flight)),
             metrics: RouterMetrics::new(),
+            streams: Arc::default(),
             last_number: AtomicU64::new(0),
             config,
         }

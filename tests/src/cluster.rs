@@ -34,15 +34,23 @@ pub struct Options {
     pub decode: u32,
     /// Keys of every node's configuration.
     pub node_set: Vec<String>,
+    /// Keys of the router's.
+    pub router_set: Vec<String>,
 }
 
 impl Options {
     pub fn new(engine: Engine) -> Self {
-        Options { engine, prefill: 1, decode: 2, node_set: Vec::new() }
+        Options { engine, prefill: 1, decode: 2, node_set: Vec::new(), router_set: Vec::new() }
     }
 
     pub fn nodes(self, prefill: u32, decode: u32) -> Self {
         Options { prefill, decode, ..self }
+    }
+
+    /// Sets a key of the router's configuration.
+    pub fn router_set(mut self, pair: impl Into<String>) -> Self {
+        self.router_set.push(pair.into());
+        self
     }
 
     /// Sets a key of every node's configuration, such as `scheduler.chunk_tokens=64`.
@@ -101,7 +109,8 @@ impl Cluster {
             .arg(format!("--decode={}", options.decode))
             .args(["--kv-size=256MiB", "--node-set=log.format=\"json\"", "--log-dir"])
             .arg(logs.path())
-            .args(options.node_set.iter().map(|set| format!("--node-set={set}")));
+            .args(options.node_set.iter().map(|set| format!("--node-set={set}")))
+            .args(options.router_set.iter().map(|set| format!("--router-set={set}")));
         match options.engine {
             Engine::Sim => command.arg("--engine=sim"),
             Engine::Llama => command.arg("--model").arg(model()),

@@ -40,8 +40,23 @@ pub fn get(url: &str) -> anyhow::Result<Reply> {
 }
 
 pub fn post(url: &str, body: &Value) -> anyhow::Result<Reply> {
-    let response = agent().post(url).header("content-type", "application/json");
-    reply(response.send(body.to_string()).with_context(|| url.to_owned())?)
+    post_with(url, body, &[])
+}
+
+/// With more headers.
+pub fn post_with(url: &str, body: &Value, headers: &[(&str, &str)]) -> anyhow::Result<Reply> {
+    reply(send(url, body, headers)?)
+}
+
+fn send(
+    url: &str,
+    body: &Value,
+    headers: &[(&str, &str)],
+) -> anyhow::Result<ureq::http::Response<ureq::Body>> {
+    let request = agent().post(url).header("content-type", "application/json");
+    let request =
+        headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    request.send(body.to_string()).with_context(|| url.to_owned())
 }
 
 fn reply(mut response: ureq::http::Response<ureq::Body>) -> anyhow::Result<Reply> {
@@ -56,18 +71,39 @@ pub fn events(
     url: &str,
     body: &Value,
 ) -> anyhow::Result<impl Iterator<Item = anyhow::Result<String>> + use<>> {
-    let request = agent().post(url).header("content-type", "application/json");
-    let response = request.send(body.to_string()).with_context(|| url.to_owned())?;
-    let (parts, body) = response.into_parts();
+    Ok(numbered_events(url, body, &[])?.map(|event| event.map(|event| event.data)))
+}
+
+/// One event of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    pub id: String,
+    pub data: String,
+}
+
+/// Events with their ids, asked for with more headers.
+pub fn numbered_events(
+    url: &str,
+    body: &Value,
+    headers: &[(&str, &str)],
+) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Event>> + use<>> {
+    let (parts, body) = send(url, body, headers)?.into_parts();
     anyhow::ensure!(
         parts.status == 200,
         "{}: {}",
         parts.status,
         body.into_with_config().read_to_string()?
     );
+    let mut id = String::new();
     let lines = BufReader::new(body.into_reader()).lines();
-    Ok(lines.filter_map(|line| match line {
-        Ok(line) => line.strip_prefix("data: ").map(|data| Ok(data.to_owned())),
+    Ok(lines.filter_map(move |line| match line {
+        Ok(line) => {
+            if let Some(given) = line.strip_prefix("id: ") {
+                given.clone_into(&mut id);
+            }
+            let data = line.strip_prefix("data: ")?.to_owned();
+            Some(Ok(Event { id: id.clone(), data }))
+        }
         Err(error) => Some(Err(error.into())),
     }))
 }

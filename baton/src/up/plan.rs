@@ -50,6 +50,9 @@ pub(crate) struct UpArgs {
     /// Any key of every node's configuration, such as scheduler.chunk_tokens=64. Repeatable.
     #[arg(long, value_name = "KEY=VALUE")]
     node_set: Vec<String>,
+    /// Any key of the router's configuration, such as timeouts.request=60s. Repeatable.
+    #[arg(long, value_name = "KEY=VALUE")]
+    router_set: Vec<String>,
     /// Leave after the first answer; exit code 0 when it was complete.
     #[arg(long)]
     pub(super) once: bool,
@@ -103,6 +106,8 @@ pub(super) fn plan(args: &UpArgs, model: Option<PathBuf>) -> Result<Plan, UpErro
     let threads = args.threads.map_or((cores / nodes).max(1), NonZeroUsize::get);
 
     let mut processes = vec![router(api, control)];
+    let set = args.router_set.iter().flat_map(|set| words(&["--set", set]));
+    processes[0].arguments.extend(set);
     let roles = [("prefill", args.prefill), ("decode", args.decode)];
     for (role, number) in
         roles.iter().flat_map(|(role, count)| (1..=*count).map(move |i| (role, i)))

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use baton_proto::{convert, node::v1 as proto};
 use baton_types::{Capability, FinishReason, SequenceSpec};
+use tonic::metadata::MetadataMap;
 
 use crate::error::RunError;
 
@@ -34,4 +35,10 @@ pub fn micros(duration: Duration) -> u64 {
 /// A finish reason as the wire has it.
 pub fn finish_reason(reason: FinishReason) -> i32 {
     proto::FinishReason::from(reason).into()
+}
+
+/// The trace a call belongs to, for logs (W3C Trace Context).
+pub fn trace(metadata: &MetadataMap) -> Option<String> {
+    let id = metadata.get("traceparent")?.to_str().ok()?.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| id.to_owned())
 }

@@ -1,14 +1,11 @@
 //! Answers in OpenAI's shapes: whole, or as server-sent events that end in `[DONE]`.
 
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use std::collections::VecDeque;
 
 use axum::{
     Json,
     http::HeaderMap,
-    response::{
-        IntoResponse, Response, Sse,
-        sse::{Event, KeepAlive},
-    },
+    response::{IntoResponse, Response},
 };
 use baton_proto::{
     convert::Sampled,
@@ -23,10 +20,8 @@ use super::{Asked, error, logprobs::Told, tools};
 use crate::{
     error::RequestError,
     request::{Answer, Ask, End, Said},
+    router::Router,
 };
-
-/// How often a silent stream says that it lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What differs between the interfaces.
 pub(super) trait Shape: Copy + Send + 'static {
@@ -79,7 +74,7 @@ pub(super) async fn answer<S: Shape>(
     };
     match streaming {
         None => whole(head, answer, choices, shape).await,
-        Some(usage) => streamed(head, answer, choices, shape, usage).await,
+        Some(usage) => streamed(asked.router, head, answer, choices, shape, usage).await,
     }
 }
 
@@ -169,6 +164,7 @@ async fn whole<S: Shape>(
 
 /// A stream that has been begun: refusals before the first token still have their status.
 async fn streamed<S: Shape>(
+    router: &Router,
     head: Head,
     mut answer: Answer,
     choices: u32,
@@ -185,14 +181,13 @@ async fn streamed<S: Shape>(
         }
     }
     events.take(Ok(first));
+    let name = events.head.id.clone();
     let events = stream::unfold(events, |mut events| async {
         let data = events.next().await?;
-        Some((Ok::<_, Infallible>(Event::default().data(data)), events))
+        Some((data, events))
     });
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-    // Proxies that gather answers would hold back the tokens.
-    let unbuffered = [("x-accel-buffering", "no")];
-    Ok((unbuffered, Sse::new(events).keep_alive(keep_alive)).into_response())
+    let grace = router.config.timeouts.resume.0;
+    Ok(router.streams.open(name, Box::pin(events), grace))
 }
 
 struct Events<S> {

@@ -20,6 +20,7 @@ use super::{
     grammar::grammar_param,
     params::{self, Params, missing, missing_in, wrong_type},
     sampling::{chat_logprobs, sampling},
+    sse::Streams,
     tools::{earlier_calls, tools},
 };
 use crate::{
@@ -34,6 +35,10 @@ pub(super) async fn chat(
     headers: HeaderMap,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Response {
+    if let Some(last) = Streams::last_event(&headers) {
+        let resumed = router.streams.resume(last, router.config.timeouts.resume.0);
+        return resumed.unwrap_or_else(|refused| error::response(&refused));
+    }
     let asked = Asked { router: &router, caller, headers: &headers };
     let answer = async {
         let params = Params::parse(&body(&router, bytes)?)?;

@@ -19,6 +19,7 @@ use super::{
     grammar::grammar_param,
     params::{self, Params, missing, wrong_type},
     sampling::{completion_logprobs, sampling},
+    sse::Streams,
 };
 use crate::{
     error::RequestError,
@@ -35,6 +36,10 @@ pub(super) async fn completions(
     headers: HeaderMap,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Response {
+    if let Some(last) = Streams::last_event(&headers) {
+        let resumed = router.streams.resume(last, router.config.timeouts.resume.0);
+        return resumed.unwrap_or_else(|refused| error::response(&refused));
+    }
     let asked = Asked { router: &router, caller, headers: &headers };
     let answer = async {
         let params = Params::parse(&body(&router, bytes)?)?;

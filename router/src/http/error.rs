@@ -83,6 +83,7 @@ fn classify(error: &RequestError) -> (u16, &'static str, Option<&'static str>) {
         RequestError::ContextLength { .. } => too_long,
         RequestError::TooLarge { .. } => (413, WRONG, Some("request_too_large")),
         RequestError::UnknownModel { .. } => (404, WRONG, Some("model_not_found")),
+        RequestError::StreamGone { .. } => (410, WRONG, Some("stream_gone")),
         RequestError::Policy(refusal) => match refusal {
             Refusal::UnknownModel { .. } => (404, WRONG, Some("model_not_found")),
             Refusal::EmptyPrompt | Refusal::NothingToGenerate => {

@@ -16,6 +16,7 @@ mod logprobs;
 mod models;
 mod params;
 mod sampling;
+mod sse;
 mod tokens;
 mod tools;
 
@@ -31,9 +32,10 @@ use axum::{
 };
 use baton_node::ops;
 
+pub(crate) use self::sse::Streams;
 pub(crate) use self::{
     asked::{chat_ask, completion_ask},
-    identity::{identify, printable_name},
+    identity::identify,
 };
 use crate::{error::RequestError, request::Caller, router::Router};
 

@@ -33,7 +33,6 @@ use super::{
 use crate::{
     error::RequestError,
     grpc,
-    http::printable_name,
     request::{Answer, Caller},
     router::Router,
 };
@@ -67,8 +66,9 @@ impl Context {
 
     /// The same call for one of its requests, by the client's name for it.
     fn for_request(&self, id: &str) -> Self {
-        let tag = printable_name(id).or_else(|| self.caller.tag.clone());
-        let caller = Caller { id: RequestId(rand::rng().random()), tag };
+        let tag = Caller::name(id).or_else(|| self.caller.tag.clone());
+        let id = RequestId(rand::rng().random());
+        let caller = Caller { id, tag, ..self.caller.clone() };
         Context { caller, until: self.until }
     }
 }

@@ -10,7 +10,9 @@ use baton_types::{
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use super::{Answer, Ask, MAX_CHOICES, Prompt, choices::Lead, inside::Entered, run::Run};
+use super::{
+    Answer, Ask, MAX_CHOICES, Prompt, Slo, Trace, choices::Lead, inside::Entered, run::Run,
+};
 use crate::{cluster::Served, error::RequestError, router::Router};
 
 /// More tokens that may end a sequence.
@@ -40,6 +42,8 @@ pub(crate) struct Admitted {
     /// Its place in line.
     pub(crate) number: u64,
     pub(crate) inside: Arc<Entered>,
+    pub(crate) trace: Option<Trace>,
+    pub(crate) slo: Slo,
 }
 
 impl Router {
@@ -47,10 +51,11 @@ impl Router {
     pub(crate) async fn submit(self: &Arc<Self>, ask: Ask) -> Result<Answer, RequestError> {
         let (id, arrived, choices) = (ask.caller.id, self.clock.now(), ask.choices);
         let tag = ask.caller.tag.clone();
+        let trace = ask.caller.trace.map(|trace| trace.to_string());
         let admitted = self.admit(ask, arrived).await.inspect_err(|error| {
             self.metrics.ended(error.outcome());
             // Its text may quote the request.
-            tracing::info!(%id, tag, reason = error.reason(), "request refused");
+            tracing::info!(%id, tag, trace, reason = error.reason(), "request refused");
         })?;
         let (out, said) = mpsc::channel(AHEAD);
         let (model, seed) = (admitted.model.clone(), admitted.sampling.seed);
@@ -58,7 +63,7 @@ impl Router {
         let prompt_tokens = admitted.prompt.len() as u32;
         let lead = Lead::default();
         let work = (0..choices as u16).map(ChoiceIndex).map(|choice| {
-            let span = tracing::info_span!("request", %id, tag, choice = choice.0, %model);
+            let span = tracing::info_span!("request", %id, tag, trace, choice = choice.0, %model);
             let mut admitted = admitted.clone();
             if choice.0 > 0 {
                 admitted.key.choice = choice;
@@ -74,6 +79,7 @@ impl Router {
     async fn admit(&self, ask: Ask, arrived: Time) -> Result<Admitted, RequestError> {
         let Ask { caller, model, prompt, mut sampling, mut grammar_param, .. } = ask;
         let inside = Arc::new(self.inside.enter(caller.id)?);
+        let (trace, slo) = (caller.trace, caller.slo?);
         if !(1..=MAX_CHOICES).contains(&ask.choices) {
             return Err(RequestError::Choices { given: ask.choices, max: MAX_CHOICES });
         }
@@ -124,6 +130,8 @@ impl Router {
             text: served.text,
             number: self.next_number(),
             inside,
+            trace,
+            slo,
         })
     }
 }

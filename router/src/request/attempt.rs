@@ -13,9 +13,13 @@ use baton_proto::{
 };
 use baton_types::{Capability, FinishReason, Role, SequenceSpec};
 use futures::{Stream, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
-use tonic::Status;
+use rand::Rng;
+use tonic::{Request, Status};
 
-use super::failure::{Failure, Pair};
+use super::{
+    Trace,
+    failure::{Failure, Pair},
+};
 use crate::cluster::{Peer, Place};
 
 /// Both nodes' streams. Dropping it cancels what still runs there.
@@ -48,7 +52,12 @@ pub(crate) enum Word {
 
 impl Attempt {
     /// Calls both nodes at the same time; the one that decodes is told where the pages will be.
-    pub(crate) fn start(place: &Place, spec: &SequenceSpec, capability: Capability) -> Self {
+    pub(crate) fn start(
+        place: &Place,
+        spec: &SequenceSpec,
+        capability: Capability,
+        trace: Option<Trace>,
+    ) -> Self {
         let (prefill, decode) = (&place.prefill, place.decode.as_ref());
         let model = prefill.hello.model.to_string();
         let request = PrefillRunRequest {
@@ -57,6 +66,7 @@ impl Attempt {
             sequence: Some(spec.clone().into()),
             capability: decode.map_or_else(Vec::new, |_| convert::to_bytes(capability.0)),
         };
+        let request = traced(request, trace);
         let channel = prefill.channel.clone();
         let mut client = PrefillClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let prefill_side = Side::open(prefill, async move { client.run(request).await });
@@ -73,6 +83,7 @@ impl Attempt {
                 sequence: Some(spec.clone().into()),
                 source: Some(source.into()),
             };
+            let request = traced(request, trace);
             let channel = peer.channel.clone();
             let mut client =
                 DecodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -203,6 +214,18 @@ fn decode_word(pair: &Pair, said: DecodeRunResponse) -> Result<Word, Failure> {
             Word::Finished(finish_reason(finished.reason).ok_or_else(garbled)?)
         }
     })
+}
+
+/// The call as part of its request's trace, under a span of its own.
+fn traced<T>(request: T, trace: Option<Trace>) -> Request<T> {
+    let mut request = Request::new(request);
+    if let Some(trace) = trace {
+        let (name, value) = trace.header(rand::rng().random());
+        if let Ok(value) = value.parse() {
+            request.metadata_mut().insert(name, value);
+        }
+    }
+    request
 }
 
 fn finish_reason(wire: i32) -> Option<FinishReason> {

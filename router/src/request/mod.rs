@@ -5,6 +5,7 @@
 
 mod admit;
 mod attempt;
+mod caller;
 mod choices;
 mod failure;
 mod inside;
@@ -20,7 +21,11 @@ use baton_types::{ChoiceIndex, FinishReason, ModelId, RequestId, SamplingSpec, T
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-pub(crate) use self::{admit::tokenise, inside::Inside};
+pub(crate) use self::{
+    admit::tokenise,
+    caller::{Caller, REQUEST_ID, Slo, Trace},
+    inside::Inside,
+};
 use crate::error::RequestError;
 
 /// The most answers of one request.
@@ -46,14 +51,6 @@ pub(crate) struct Ask {
     pub(crate) ignore_eos: bool,
     /// How long the client wants to wait, if it said so.
     pub(crate) deadline: Option<Duration>,
-}
-
-/// Which request it is: to the router, and to the client if it gave it a name.
-#[derive(Clone, Debug)]
-pub(crate) struct Caller {
-    pub(crate) id: RequestId,
-    /// As in the header `x-request-id`; for logs only.
-    pub(crate) tag: Option<String>,
 }
 
 #[derive(Clone, Debug)]

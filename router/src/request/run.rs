@@ -102,7 +102,9 @@ impl Run {
         let (prompt, output) = (self.request.prompt.len() as u32, self.merge.next_index());
         let outcome = result.as_ref().map_or_else(RequestError::outcome, |_| Outcome::ok);
         if let Some(tally) = &mut self.tally {
-            tally.ended(outcome, self.timing.ttft(), self.timing.tpot(output));
+            let (ttft, tpot) = (self.timing.ttft(), self.timing.tpot(output));
+            tally.ended(outcome, ttft, tpot);
+            tally.objectives(self.request.slo, ttft, tpot);
         }
         let timings = self.timing.timings(output);
         tracing::info!(
@@ -164,7 +166,7 @@ impl Run {
         }
         self.attempts += 1;
         let capability = Capability(rand::rng().random());
-        let mut attempt = Attempt::start(&place, &self.spec(), capability);
+        let mut attempt = Attempt::start(&place, &self.spec(), capability, self.request.trace);
         self.timing.placed(self.router.clock.now(), &attempt.pair);
         tracing::debug!(
             epoch = %self.epoch, prefill = %attempt.pair.prefill,

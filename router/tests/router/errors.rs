@@ -69,7 +69,7 @@ async fn wrong_conversations_are_refused_by_path() {
         (json!("hi"), "messages", json!("invalid_type"), "a string"),
         (json!([1]), "messages[0]", json!("invalid_type"), "an integer"),
         (json!([{ "content": "x" }]), "messages[0].role", json!("invalid_type"), "null"),
-        (json!([{ "role": "tool" }]), "messages[0].role", json!("invalid_value"), "tool"),
+        (json!([{ "role": "robot" }]), "messages[0].role", json!("invalid_value"), "robot"),
         (user(json!(5)), "messages[0].content", json!("invalid_type"), "an integer"),
         (user(image), "messages[0].content[1].type", unsupported.clone(), "image_url"),
     ] {

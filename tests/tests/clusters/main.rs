@@ -9,5 +9,6 @@ mod lifecycle;
 mod observe;
 mod open_inference;
 mod openai;
+mod resume;
 mod same_tokens;
 mod structured;
