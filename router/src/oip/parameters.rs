@@ -86,6 +86,7 @@ impl Parameters {
         let refused = [
             ("n", asks("n", &[Value::from(1)]), "send one request for each answer"),
             ("logprobs", asks("logprobs", &[]), "ask baton.v1 or HTTP for them"),
+            ("tools", asks("tools", &[Value::Array(Vec::new())]), "ask HTTP to call them"),
             ("sequence_id", asks("sequence_id", &off), "every request stands alone"),
         ];
         match refused.into_iter().find(|(_, asked, _)| *asked) {
@@ -194,9 +195,10 @@ mod tests {
             let read = Parameters::read(HashMap::new(), Some(json)).unwrap();
             assert_eq!(read.refuse_unsupported().is_ok(), supported, "{json}");
         };
-        check(r#"{"n": 1, "logprobs": null, "sequence_id": 0}"#, true);
+        check(r#"{"n": 1, "logprobs": null, "tools": [], "sequence_id": 0}"#, true);
         check(r#"{"n": 2}"#, false);
         check(r#"{"logprobs": 0}"#, false);
+        check(r#"{"tools": [{}]}"#, false);
         check(r#"{"sequence_id": 4}"#, false);
     }
 }
