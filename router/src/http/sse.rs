@@ -355,7 +355,7 @@ mod tests {
         let (sender, mut first) = open(&streams, GRACE);
         sender.try_send("1".to_owned()).unwrap();
         assert_eq!(next(&mut first).await, Some(event(1)));
-        let waiting = tokio::spawn(async move { next(&mut first).await });
+        let waiting = task::owned(async move { next(&mut first).await });
         tokio::task::yield_now().await;
         let mut second = events(streams.resume("s:1", GRACE).unwrap());
         assert_eq!(waiting.await.unwrap(), None, "it had the stream no more");

@@ -122,9 +122,8 @@ impl Cluster {
         let (url, body) = (format!("{}/v1/completions", self.url), completion(extra).to_string());
         blocking(move || {
             let response = agent().post(&url).send(body).unwrap();
-            let mut line = String::new();
-            BufReader::new(response.into_body().into_reader()).read_line(&mut line).unwrap();
-            line
+            let mut lines = BufReader::new(response.into_body().into_reader()).lines();
+            lines.find_map(|line| line.unwrap().strip_prefix("data: ").map(str::to_owned)).unwrap()
         })
         .await
     }

@@ -77,10 +77,6 @@ async fn wrong_conversations_are_refused_by_path() {
         let reply = cluster.post("/v1/chat/completions", body.to_string()).await;
         check(&reply, 400, json!(param), code, part);
     }
-    let tools = json!([{ "type": "function", "function": { "name": "f" } }]);
-    let body = json!({ "model": "fake", "messages": user(json!("hi")), "tools": tools });
-    let reply = cluster.post("/v1/chat/completions", body.to_string()).await;
-    check(&reply, 400, json!("tools"), unsupported, "function");
 }
 
 #[tokio::test]

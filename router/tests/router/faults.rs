@@ -198,7 +198,7 @@ async fn a_client_that_hangs_up_frees_the_nodes() {
     cluster.prefill[0].shared.script(vec![Step::Honest(Some(1)), Step::Hang]);
     cluster.decode[0].shared.script(vec![Step::Honest(Some(4)), Step::Hang]);
     let line = cluster.peek(json!({ "stream": true })).await;
-    assert!(line.starts_with("id: cmpl-"), "{line:?}");
+    assert!(line.starts_with('{'), "{line:?}");
     let open = || cluster.prefill[0].shared.open() + cluster.decode[0].shared.open();
     eventually("both nodes' streams are dropped", || open() == 0).await;
     check_exact(&cluster).await;
