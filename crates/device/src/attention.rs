@@ -4,6 +4,7 @@ use baton_types::{BlockId, KvDtype};
 
 use crate::{
     arena::{Arena, PageError},
+    element::{Element, Half, Single},
     locks::ReadLocks,
     math::exp_lanes,
     matmul::Output,
@@ -145,29 +146,6 @@ impl Kernel for AttentionPart<'_> {
             KvDtype::F16 => self.over::<S, Half>(s),
             KvDtype::F32 => self.over::<S, Single>(s),
         }
-    }
-}
-
-/// An element type of the cache.
-trait Element {
-    type Bits: Copy;
-    fn load<S: Simd>(s: S, x: &[Self::Bits; LANES]) -> S::F;
-}
-struct Half;
-struct Single;
-
-impl Element for Half {
-    type Bits = u16;
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[u16; LANES]) -> S::F {
-        s.load_f16(x)
-    }
-}
-impl Element for Single {
-    type Bits = f32;
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> S::F {
-        s.load(x)
     }
 }
 

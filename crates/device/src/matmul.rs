@@ -1,7 +1,9 @@
 //! Products of activations and packed weights.
 
 use crate::{
-    matrix::{BYTE_ZERO_POINT, ByteBlock, Matrix, NibbleBlock, Packed},
+    element::{Brain, Element, Half, Single},
+    matrix::{Matrix, Packed},
+    pack::{Pack, Quants},
     pool::ThreadPool,
     prefetch::prefetch,
     quantize::{Activations, BlockScale, QUANT_BLOCK},
@@ -72,164 +74,68 @@ impl Kernel for MatmulPart<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match &self.matrix.packed {
-            Packed::Nibbles { blocks, zero_point, has_minimum: true } => {
-                debug_assert_eq!(*zero_point, 0);
-                self.quantised::<S, _, true, 0>(s, blocks);
-            }
-            Packed::Nibbles { blocks, zero_point, has_minimum: false } => {
-                debug_assert_eq!(*zero_point, 8);
-                self.quantised::<S, _, false, 8>(s, blocks);
-            }
-            Packed::Bytes { blocks } => {
-                self.quantised::<S, _, false, BYTE_ZERO_POINT>(s, blocks);
-            }
-            Packed::Floats(values) => self.floats(s, values),
+            Packed::F32(values) => self.floats::<S, Single>(s, values),
+            Packed::F16(values) => self.floats::<S, Half>(s, values),
+            Packed::BF16(values) => self.floats::<S, Brain>(s, values),
+            Packed::Q4_0(packs) => self.quantised(s, packs),
+            Packed::Q4_1(packs) => self.quantised(s, packs),
+            Packed::Q5_0(packs) => self.quantised(s, packs),
+            Packed::Q5_1(packs) => self.quantised(s, packs),
+            Packed::Q8_0(packs) => self.quantised(s, packs),
+            Packed::Q4_K(packs) => self.quantised(s, packs),
+            Packed::Q5_K(packs) => self.quantised(s, packs),
+            Packed::Q6_K(packs) => self.quantised(s, packs),
         }
-    }
-}
-
-/// A packed block, as the product sees it.
-trait Block: Copy {
-    /// Calls `each(v, weights)` for the eight vectors of four inputs, `v` ascending in memory.
-    fn weights<S: Simd>(&self, s: S) -> [S::B; 8];
-    fn dot<S: Simd>(s: S, acc: S::I, w: S::B, a: [i8; 4]) -> S::I;
-    fn scales(&self) -> &[u16; LANES];
-    fn minimums(&self) -> &[u16; LANES];
-}
-
-impl Block for NibbleBlock {
-    #[inline(always)]
-    fn weights<S: Simd>(&self, s: S) -> [S::B; 8] {
-        let [a, b, c, d] = [
-            s.load_bytes(&self.nibbles[0]),
-            s.load_bytes(&self.nibbles[1]),
-            s.load_bytes(&self.nibbles[2]),
-            s.load_bytes(&self.nibbles[3]),
-        ];
-        [
-            s.low_nibbles(a),
-            s.low_nibbles(b),
-            s.low_nibbles(c),
-            s.low_nibbles(d),
-            s.high_nibbles(a),
-            s.high_nibbles(b),
-            s.high_nibbles(c),
-            s.high_nibbles(d),
-        ]
-    }
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, acc: S::I, w: S::B, a: [i8; 4]) -> S::I {
-        s.dot_nibbles(acc, w, a)
-    }
-    #[inline(always)]
-    fn scales(&self) -> &[u16; LANES] {
-        &self.scales
-    }
-    #[inline(always)]
-    fn minimums(&self) -> &[u16; LANES] {
-        &self.minimums
-    }
-}
-
-impl Block for ByteBlock {
-    #[inline(always)]
-    fn weights<S: Simd>(&self, s: S) -> [S::B; 8] {
-        let w = &self.bytes;
-        [
-            s.load_bytes(&w[0]),
-            s.load_bytes(&w[1]),
-            s.load_bytes(&w[2]),
-            s.load_bytes(&w[3]),
-            s.load_bytes(&w[4]),
-            s.load_bytes(&w[5]),
-            s.load_bytes(&w[6]),
-            s.load_bytes(&w[7]),
-        ]
-    }
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, acc: S::I, w: S::B, a: [i8; 4]) -> S::I {
-        s.dot_bytes(acc, w, a)
-    }
-    #[inline(always)]
-    fn scales(&self) -> &[u16; LANES] {
-        &self.scales
-    }
-    #[inline(always)]
-    fn minimums(&self) -> &[u16; LANES] {
-        &self.scales
     }
 }
 
 impl MatmulPart<'_> {
     #[inline(always)]
-    fn quantised<S: Simd, B: Block, const MINIMUM: bool, const ZERO: i32>(
-        &self,
-        s: S,
-        blocks: &[B],
-    ) {
-        let per_row = self.x.cols() / QUANT_BLOCK;
+    fn quantised<S: Simd, P: Pack>(&self, s: S, packs: &[P]) {
+        let per_row = self.x.cols() / (P::BLOCKS * QUANT_BLOCK);
         for group in self.first_group..self.end_group {
-            let blocks = &blocks[group * per_row..][..per_row];
+            let packs = &packs[group * per_row..][..per_row];
             let (mut row, rows) = (0, self.x.rows());
             // As many rows share one unpacking of the weights as the registers hold.
             while S::WIDE && row + 8 <= rows {
-                self.tile::<S, B, MINIMUM, ZERO, 8>(s, blocks, group, row);
+                self.tile::<S, P, 8>(s, packs, group, row);
                 row += 8;
             }
             while row + 4 <= rows {
-                self.tile::<S, B, MINIMUM, ZERO, 4>(s, blocks, group, row);
+                self.tile::<S, P, 4>(s, packs, group, row);
                 row += 4;
             }
             while row + 2 <= rows {
-                self.tile::<S, B, MINIMUM, ZERO, 2>(s, blocks, group, row);
+                self.tile::<S, P, 2>(s, packs, group, row);
                 row += 2;
             }
             if row < rows {
-                self.tile::<S, B, MINIMUM, ZERO, 1>(s, blocks, group, row);
+                self.tile::<S, P, 1>(s, packs, group, row);
             }
         }
     }
 
     /// `R` activation rows × 16 outputs. Per output, blocks in ascending order.
     #[inline(always)]
-    fn tile<S: Simd, B: Block, const MINIMUM: bool, const ZERO: i32, const R: usize>(
-        &self,
-        s: S,
-        blocks: &[B],
-        group: usize,
-        row: usize,
-    ) {
-        let per_row = blocks.len();
+    fn tile<S: Simd, P: Pack, const R: usize>(&self, s: S, packs: &[P], group: usize, row: usize) {
+        let per_row = packs.len() * P::BLOCKS;
         let mut acc = [s.splat(0.0); R];
         let quants: [&[[i8; 4]]; R] =
             std::array::from_fn(|r| &self.x.quants[(row + r) * per_row * 8..][..per_row * 8]);
         let scales: [&[BlockScale]; R] =
             std::array::from_fn(|r| &self.x.blocks[(row + r) * per_row..][..per_row]);
-        for (k, block) in blocks.iter().enumerate() {
-            if row == 0 && R <= 4 {
-                prefetch((&raw const *block).wrapping_add(BLOCKS_AHEAD), size_of::<B>());
-            }
-            let weights = block.weights(s);
-            let a: [&[[i8; 4]; 8]; R] =
-                std::array::from_fn(|r| quants[r][k * 8..][..8].try_into().expect("eight fours"));
-            let a_scales: [BlockScale; R] = std::array::from_fn(|r| scales[r][k]);
-            let mut isum = a_scales.map(|a| s.isplat(-ZERO * a.sum));
-            for v in 0..8 {
-                // Rows innermost: their sums don't wait for each other.
-                for r in 0..R {
-                    isum[r] = B::dot(s, isum[r], weights[v], a[r][v]);
+        for (index, pack) in packs.iter().enumerate() {
+            for block in 0..P::BLOCKS {
+                let k = index * P::BLOCKS + block;
+                if row == 0 && R <= 4 {
+                    let ahead = (&raw const *pack.quants(block)).cast::<u8>();
+                    let distance = BLOCKS_AHEAD * size_of::<P>() / P::BLOCKS;
+                    prefetch(ahead.wrapping_add(distance), size_of::<P>() / P::BLOCKS);
                 }
-            }
-            let weight_scale = s.load_f16(block.scales());
-            for r in 0..R {
-                let product = s.mul(weight_scale, s.splat(a_scales[r].scale));
-                acc[r] = s.fma(product, s.to_f32(isum[r]), acc[r]);
-            }
-            if MINIMUM {
-                let minimum = s.load_f16(block.minimums());
-                for r in 0..R {
-                    acc[r] = s.fma(minimum, s.splat(a_scales[r].scaled_sum), acc[r]);
-                }
+                let a: [&[[i8; 4]; 8]; R] = std::array::from_fn(|r| {
+                    quants[r][k * 8..][..8].try_into().expect("eight fours")
+                });
+                add_block(s, pack, block, a, std::array::from_fn(|r| scales[r][k]), &mut acc);
             }
         }
         for (r, &acc) in acc.iter().enumerate() {
@@ -251,12 +157,12 @@ impl MatmulPart<'_> {
 
     /// Float weights: 16 virtual lanes over the inputs, then the tree.
     #[inline(always)]
-    fn floats<S: Simd>(&self, s: S, values: &[f32]) {
+    fn floats<S: Simd, E: Element>(&self, s: S, values: &[E::Bits]) {
         let (outputs, cols) = (self.matrix.rows, self.matrix.cols);
         for row in 0..self.x.rows() {
             let Tail(x) = self.x.row(row);
             for output in self.first_group * LANES..(self.end_group * LANES).min(outputs) {
-                let sum = dot(s, x, &values[output * cols..][..cols]);
+                let sum = dot::<S, E>(s, x, &values[output * cols..][..cols]);
                 // SAFETY: one element of this part's columns, inside `out`.
                 unsafe { self.out.slice(row * outputs + output, 1)[0] = sum };
             }
@@ -264,15 +170,56 @@ impl MatmulPart<'_> {
     }
 }
 
+/// Adds one 32-block's products of `R` activation rows to their sums: a scale's quants, one part
+/// after the other, then the minimum.
 #[inline(always)]
-fn dot<S: Simd>(s: S, x: &[f32], y: &[f32]) -> f32 {
+fn add_block<S: Simd, P: Pack, const R: usize>(
+    s: S,
+    pack: &P,
+    block: usize,
+    a: [&[[i8; 4]; 8]; R],
+    a_scales: [BlockScale; R],
+    acc: &mut [S::F; R],
+) {
+    let weights = pack.quants(block).vectors(s);
+    for part in 0..P::SCALES {
+        let mut isum = [s.isplat(0); R];
+        for r in 0..R {
+            let [first, second] = a_scales[r].half_sums;
+            let sum = if P::SCALES == 1 { first + second } else { [first, second][part] };
+            isum[r] = s.isplat(-P::ZERO * sum);
+        }
+        for v in part * 8 / P::SCALES..(part + 1) * 8 / P::SCALES {
+            // Rows innermost: their sums don't wait for each other.
+            for r in 0..R {
+                isum[r] = P::Quants::dot(s, isum[r], weights[v], a[r][v]);
+            }
+        }
+        let weight_scale = pack.scale(s, block, part);
+        for r in 0..R {
+            let product = s.mul(weight_scale, s.splat(a_scales[r].scale));
+            acc[r] = s.fma(product, s.to_f32(isum[r]), acc[r]);
+        }
+    }
+    if P::MINIMUM {
+        let minimum = pack.minimum(s, block);
+        for r in 0..R {
+            acc[r] = s.fma(minimum, s.splat(a_scales[r].scaled_sum), acc[r]);
+        }
+    }
+}
+
+#[inline(always)]
+fn dot<S: Simd, E: Element>(s: S, x: &[f32], y: &[E::Bits]) -> f32 {
     let mut acc = s.splat(0.0);
     let ((x, x_tail), (y, y_tail)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
     for (x, y) in x.iter().zip(y) {
-        acc = s.fma(s.load(x), s.load(y), acc);
+        acc = s.fma(s.load(x), E::load(s, y), acc);
     }
     if !x_tail.is_empty() {
-        acc = s.fma(load_padded(s, x_tail, 0.0), load_padded(s, y_tail, 0.0), acc);
+        let mut y = [E::Bits::default(); LANES];
+        y[..y_tail.len()].copy_from_slice(y_tail);
+        acc = s.fma(load_padded(s, x_tail, 0.0), E::load(s, &y), acc);
     }
     tree_sum(s, acc)
 }

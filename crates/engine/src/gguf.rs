@@ -11,7 +11,7 @@ use baton_text::TextAssets;
 use candle_core::{
     Device,
     quantized::{
-        GgmlDType, QTensor,
+        GgmlDType,
         gguf_file::{Content, Value},
     },
 };
@@ -33,7 +33,7 @@ pub enum LoadError {
     Metadata { key: String, why: String },
     #[error("tensor {name:?} is {given:?}, expected {expected:?}")]
     Shape { name: String, given: Vec<usize>, expected: Vec<usize> },
-    #[error("tensor {name:?} is stored as {given:?}; this engine takes F32, F16, Q4_0, Q4_1, Q8_0")]
+    #[error("tensor {name:?} is stored as {given:?}; this engine takes {:?}", Format::ALL)]
     Format { name: String, given: GgmlDType },
     #[error("tensor {name:?}: {source}")]
     Tensor { name: String, source: candle_core::Error },
@@ -198,8 +198,8 @@ impl Tensors {
         })
     }
 
-    /// A tensor of `expected` dimensions, outermost first.
-    fn tensor(&mut self, name: &str, expected: &[usize]) -> Result<QTensor, LoadError> {
+    /// How a tensor of `expected` dimensions, outermost first, is stored, and its bytes.
+    fn tensor(&mut self, name: &str, expected: &[usize]) -> Result<(Format, Vec<u8>), LoadError> {
         let info = self.content.tensor_infos.get(name).ok_or_else(|| LoadError::Metadata {
             key: name.to_owned(),
             why: "the tensor is missing".to_owned(),
@@ -209,32 +209,46 @@ impl Tensors {
             let (given, expected) = (info.shape.dims().to_vec(), expected.to_vec());
             return Err(LoadError::Shape { name: name.to_owned(), given, expected });
         }
-        self.content
+        let given = info.ggml_dtype;
+        let format =
+            format(given).ok_or_else(|| LoadError::Format { name: name.to_owned(), given })?;
+        let tensor = self
+            .content
             .tensor(&mut self.reader, name, &Device::Cpu)
-            .map_err(|source| LoadError::Tensor { name: name.to_owned(), source })
+            .and_then(|tensor| Ok(tensor.data()?.into_owned()))
+            .map_err(|source| LoadError::Tensor { name: name.to_owned(), source })?;
+        Ok((format, tensor))
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, LoadError> {
-        let tensor = self.tensor(name, &[rows, cols])?;
-        let format = match tensor.dtype() {
-            GgmlDType::F32 => Format::F32,
-            GgmlDType::F16 => Format::F16,
-            GgmlDType::Q4_0 => Format::Q4_0,
-            GgmlDType::Q4_1 => Format::Q4_1,
-            GgmlDType::Q8_0 => Format::Q8_0,
-            given => return Err(LoadError::Format { name: name.to_owned(), given }),
-        };
-        let data =
-            tensor.data().map_err(|source| LoadError::Tensor { name: name.to_owned(), source })?;
+        let (format, data) = self.tensor(name, &[rows, cols])?;
         Matrix::pack(format, rows, cols, &data)
             .map_err(|source| LoadError::Matrix { name: name.to_owned(), source })
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
-        let tensor = self.tensor(name, &[len])?;
-        tensor
-            .dequantize(&Device::Cpu)
-            .and_then(|tensor| tensor.to_vec1())
-            .map_err(|source| LoadError::Tensor { name: name.to_owned(), source })
+        let (format, data) = self.tensor(name, &[len])?;
+        let matrix = Matrix::pack(format, 1, len, &data)
+            .map_err(|source| LoadError::Matrix { name: name.to_owned(), source })?;
+        let mut values = vec![0.0; len];
+        matrix.row(0, &mut values);
+        Ok(values)
     }
+}
+
+fn format(dtype: GgmlDType) -> Option<Format> {
+    Some(match dtype {
+        GgmlDType::F32 => Format::F32,
+        GgmlDType::F16 => Format::F16,
+        GgmlDType::BF16 => Format::BF16,
+        GgmlDType::Q4_0 => Format::Q4_0,
+        GgmlDType::Q4_1 => Format::Q4_1,
+        GgmlDType::Q5_0 => Format::Q5_0,
+        GgmlDType::Q5_1 => Format::Q5_1,
+        GgmlDType::Q8_0 => Format::Q8_0,
+        GgmlDType::Q4K => Format::Q4_K,
+        GgmlDType::Q5K => Format::Q5_K,
+        GgmlDType::Q6K => Format::Q6_K,
+        GgmlDType::Q8_1 | GgmlDType::Q2K | GgmlDType::Q3K | GgmlDType::Q8K => return None,
+    })
 }

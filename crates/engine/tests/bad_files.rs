@@ -75,7 +75,7 @@ fn what_the_file_says_is_refused_with_both_values() {
             &["blk.1.attn_k.weight", "[64, 64]", "[32, 64]"],
         ),
         (tiny().tensor("rope_freqs.weight", zeros(&[8])), &["rope_freqs.weight"]),
-        (Tiny::new(GgmlDType::Q5_0), &["Q5_0", "Q4_1"]),
+        (Tiny::new(GgmlDType::Q8_1), &["Q8_1", "Q4_1", "Q6_K"]),
     ];
     for (spoiled, parts) in table {
         let error = refusal(&spoiled).to_string();
