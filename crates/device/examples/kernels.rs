@@ -9,8 +9,8 @@
 use std::{hint::black_box, time::Instant};
 
 use baton_device::{
-    Activations, Arena, AttentionHeads, AttentionScratch, AttentionSequence, Format, Isa, Kernels,
-    Matrix, ThreadPool, math,
+    Activation, Activations, Arena, AttentionHeads, AttentionScratch, AttentionSequence, Format,
+    Isa, Kernels, Matrix, ThreadPool, math,
 };
 use baton_types::{BlockId, KvDtype, KvLayout};
 
@@ -156,7 +156,7 @@ impl Machine {
         line("quantise 512 × 576", best(9, || kernels.quantize(&hidden, HIDDEN, &mut x)));
         line("quantise 512 × 1536", best(9, || kernels.quantize(&up, FFN, &mut x)));
         line("norm 512 × 576", best(9, || kernels.rms_norm(&hidden, &weight, 1e-5, &mut out)));
-        line("silu 512 × 1536", best(9, || kernels.silu_mul(&mut wide, &up)));
+        line("silu 512 × 1536", best(9, || kernels.gate_mul(Activation::Silu, &mut wide, &up)));
         line("add 512 × 576", best(9, || kernels.add(&mut out, &hidden)));
         let positions: Vec<u32> = (0..n as u32).collect();
         line(
@@ -177,7 +177,7 @@ impl Machine {
                 kernels.store_kv(&self.arena, layer, &sequence, &kv, &kv).expect("free pages");
             });
             line(&format!("store {tokens} tokens at {start}"), stored);
-            let heads = AttentionHeads { heads: HEADS, scale: 0.125 };
+            let heads = AttentionHeads { heads: HEADS, scale: 0.125, window: None };
             let (arena, pool, scratch) = (&self.arena, &mut self.pool, &mut self.scratch);
             let attended = best(if tokens == 1 { 120 } else { 30 }, || {
                 let layer = layers.next().expect("a cycle");
@@ -254,7 +254,7 @@ impl Model {
         let Machine { pool, kernels, scratch, arena, blocks, table } = machine;
         let (n, eps) = (tokens, 1e-5);
         let sequence = [AttentionSequence { blocks, start, tokens: tokens as u32, first_row: 0 }];
-        let heads = AttentionHeads { heads: HEADS, scale: 0.125 };
+        let heads = AttentionHeads { heads: HEADS, scale: 0.125, window: None };
         let positions: Vec<u32> = (start..start + tokens as u32).collect();
         let mut residual = noise(n * HIDDEN);
         let mut activations = Activations::default();
@@ -281,7 +281,7 @@ impl Model {
             kernels.quantize(&normed, HIDDEN, &mut activations);
             kernels.matmul(pool, &layer.gate, &activations, &mut gate);
             kernels.matmul(pool, &layer.up, &activations, &mut up);
-            kernels.silu_mul(&mut gate, &up);
+            kernels.gate_mul(Activation::Silu, &mut gate, &up);
             kernels.quantize(&gate, FFN, &mut activations);
             kernels.matmul(pool, &layer.down, &activations, &mut added);
             kernels.add(&mut residual, &added);

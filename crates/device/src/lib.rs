@@ -28,6 +28,7 @@ mod store;
 
 pub use arena::{Arena, ArenaError, PageError, PageRead, PageWrite};
 pub use attention::{AttentionHeads, AttentionScratch, AttentionSequence};
+pub use elementwise::Activation;
 pub use format::Format;
 pub use kernels::{Isa, IsaError, Kernels};
 pub use matrix::{Matrix, MatrixError};

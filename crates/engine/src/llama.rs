@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use baton_device::{
-    Activations, Arena, AttentionHeads, AttentionScratch, AttentionSequence, Kernels, Matrix,
-    NUMERICS, PageError, ThreadPool, math,
+    Activation, Activations, Arena, AttentionHeads, AttentionScratch, AttentionSequence, Kernels,
+    Matrix, NUMERICS, PageError, ThreadPool, math,
 };
 use baton_scheduler::{Engine, EngineError, EngineInfo, Sampled, SequenceStep, StepObserver};
 use baton_types::{KvDtype, KvLayout, NumericsId};
@@ -269,7 +269,11 @@ impl LayerStep<'_> {
             self.arena,
             self.index,
             self.rows,
-            AttentionHeads { heads: heads as u32, scale: 1.0 / (head_dim as f32).sqrt() },
+            AttentionHeads {
+                heads: heads as u32,
+                scale: 1.0 / (head_dim as f32).sqrt(),
+                window: None,
+            },
             q,
             mixed,
             &mut compute.attention,
@@ -287,7 +291,7 @@ impl LayerStep<'_> {
         kernels.quantize(normed, layer.gate.cols(), &mut compute.activations);
         compute.project_again(&layer.gate, gate);
         compute.project_again(&layer.up, up);
-        kernels.silu_mul(gate, up);
+        kernels.gate_mul(Activation::Silu, gate, up);
         compute.project(&layer.down, gate, projected);
         kernels.add(x, projected);
     }
