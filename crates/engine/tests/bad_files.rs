@@ -54,7 +54,10 @@ fn what_the_file_says_is_refused_with_both_values() {
     let number = |number| Some(Value::U32(number));
     let key = |key: &str, value| tiny().set(key, value);
     let table: Vec<(Tiny, &[&str])> = vec![
-        (key("general.architecture", text("gemma")), &["\"gemma\"", "\"llama\""]),
+        (
+            key("general.architecture", text("gemma")),
+            &["\"gemma\"", "\"llama\"", "\"qwen2\"", "\"qwen3\"", "\"gemma3\""],
+        ),
         (key("general.architecture", None), &["general.architecture", "missing"]),
         (key("llama.block_count", None), &["llama.block_count", "missing"]),
         (key("llama.block_count", number(0)), &["llama.block_count", "0"]),
@@ -65,16 +68,19 @@ fn what_the_file_says_is_refused_with_both_values() {
         (key("llama.attention.head_count_kv", number(3)), &["4 over 3"]),
         (key("llama.attention.key_length", number(24)), &["head_dim", "24", "16"]),
         (key("llama.rope.dimension_count", number(8)), &["dimension_count", "8"]),
-        (key("llama.rope.scaling.type", text("yarn")), &["scaling", "yarn"]),
+        (key("llama.rope.scaling.type", text("longrope")), &["scaling", "longrope", "yarn"]),
+        (key("llama.rope.scaling.type", text("yarn")), &["rope.scaling.factor", "missing"]),
         (key("llama.context_length", None), &["llama.context_length", "missing"]),
-        (key("tokenizer.ggml.model", text("llama")), &["tokenizer.ggml.model", "gpt2"]),
+        (key("tokenizer.ggml.model", text("bert")), &["tokenizer.ggml.model", "bert", "gpt2"]),
+        (key("tokenizer.ggml.model", text("llama")), &["tokenizer.ggml.scores", "missing"]),
         (key("tokenizer.ggml.tokens", None), &["tokenizer.ggml.tokens", "missing"]),
         (tiny().tensor("output_norm.weight", None), &["output_norm.weight", "missing"]),
         (
             tiny().tensor("blk.1.attn_k.weight", zeros(&[64, 64])),
             &["blk.1.attn_k.weight", "[64, 64]", "[32, 64]"],
         ),
-        (tiny().tensor("rope_freqs.weight", zeros(&[8])), &["rope_freqs.weight"]),
+        (tiny().tensor("rope_freqs.weight", zeros(&[7])), &["rope_freqs.weight", "[7]", "[8]"]),
+        (tiny().tensor("blk.0.attn_q.bias", zeros(&[64])), &["blk.0.attn_q.bias", "llama"]),
         (Tiny::new(GgmlDType::Q8_1), &["Q8_1", "Q4_1", "Q6_K"]),
     ];
     for (spoiled, parts) in table {
@@ -90,6 +96,8 @@ fn a_file_that_is_none_is_refused() {
     let whole = bytes(&tiny());
     assert!(load_bytes(&whole).is_ok());
     assert!(matches!(Model::load("/no/such/file".as_ref()), Err(LoadError::Open { .. })));
+    let error = Model::load("Qwen/Qwen2.5-0.5B-Instruct".as_ref()).unwrap_err().to_string();
+    assert!(error.contains("hf download Qwen/Qwen2.5-0.5B-Instruct"), "{error}");
     for foreign in [&b""[..], b"GG", b"PK\x03\x04 a zip", b"GGUF\x63\0\0\0 of another version"] {
         let error = load_bytes(foreign).unwrap_err();
         assert!(matches!(error, LoadError::Gguf { .. }), "{error}");
@@ -103,7 +111,7 @@ fn a_file_cut_anywhere_is_refused() {
     for length in (0..whole.len()).step_by(97) {
         let error = load_bytes(&whole[..length]).unwrap_err();
         assert!(
-            matches!(error, LoadError::Gguf { .. } | LoadError::Tensor { .. }),
+            matches!(error, LoadError::Gguf { .. } | LoadError::Truncated { .. }),
             "{length} of {} bytes: {error}",
             whole.len()
         );

@@ -8,17 +8,22 @@
 //! writes the whole prompt, control tokens included.
 
 mod assets;
+mod bpe;
 mod bytes;
 mod detokenize;
+mod hugging_face;
 mod model;
 mod output;
+mod pieces;
 mod pre;
 mod stop;
 mod template;
 
-pub use assets::{TextAssets, TokenizerKind};
+pub use assets::{SpacePrefix, TextAssets, TokenizerKind};
 pub use detokenize::Detokenizer;
+pub use hugging_face::{AssetsError, HuggingFace};
 pub use model::{TextError, TextModel};
 pub use output::{OutputText, Shown};
+pub use pieces::merges_of_scores;
 pub use stop::{Matched, StopError, StopMatcher};
 pub use template::ChatMessage;

@@ -157,3 +157,44 @@ pub fn results(running: &Running) -> Vec<(u32, u64)> {
 pub fn golden_runs() -> Vec<(u64, usize)> {
     vec![(1, 1), (2, 17), (3, 64), (4, 300)]
 }
+
+/// Runs `tokens` one after the other from `start` on, and gives each one's logits.
+pub fn each_logits(engine: &mut LlamaEngine, tokens: &[TokenId], start: usize) -> Vec<Vec<f32>> {
+    let layout = engine.info().layout;
+    let blocks: Vec<_> =
+        (0..blocks_for(tokens.len(), layout.block_tokens) as u32).map(BlockId).collect();
+    let mut logits = Vec::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        let end = if at < start { start } else { at + 1 };
+        let step = SequenceStep {
+            key: key(1),
+            tokens: &tokens[at..end],
+            start: at as u32,
+            blocks: &blocks,
+            sample: Some(SampleStep::new(const { &SamplingSpec::GREEDY }, 0)),
+        };
+        engine.step(&[step], &mut Unobserved, &mut Vec::new()).unwrap();
+        logits.push(engine.logits().to_vec());
+        at = end;
+    }
+    logits
+}
+
+/// ‖ours − theirs‖ / ‖theirs‖ of every row, ascending.
+pub fn relative_errors(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> Vec<f64> {
+    assert_eq!(ours.len(), theirs.len());
+    let norm = |row: &mut dyn Iterator<Item = f64>| row.map(|x| x * x).sum::<f64>().sqrt();
+    let errors = ours.iter().zip(theirs).map(|(ours, theirs)| {
+        assert_eq!(ours.len(), theirs.len());
+        let off = norm(&mut ours.iter().zip(theirs).map(|(a, b)| f64::from(a - b)));
+        off / norm(&mut theirs.iter().map(|&x| f64::from(x)))
+    });
+    let mut errors: Vec<_> = errors.collect();
+    errors.sort_by(f64::total_cmp);
+    errors
+}
+
+pub fn worst_error(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> f64 {
+    relative_errors(ours, theirs).pop().expect("a row")
+}
