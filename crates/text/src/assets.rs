@@ -40,7 +40,7 @@ pub enum TokenizerKind {
 pub enum SpacePrefix {
     #[default]
     Never,
-    /// Where the whole begins, unless with a control token.
+    /// Where the whole begins, unless with a control token or a space.
     First,
     /// Also after every control token.
     EveryText,

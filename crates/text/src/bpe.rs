@@ -72,7 +72,7 @@ impl Bpe {
             Some(prefix) => {
                 let prefixed = match prefix {
                     SpacePrefix::Never => false,
-                    SpacePrefix::First => first,
+                    SpacePrefix::First => first && !text.starts_with(' '),
                     SpacePrefix::EveryText => true,
                 };
                 let text = text.replace(' ', SPACE);

@@ -182,6 +182,7 @@ fn own_metadata(family: Family, sizes: Sizes) -> Vec<(&'static str, Value)> {
     ];
     if sizes.head_dim != sizes.hidden / sizes.heads {
         metadata.push(("attention.key_length", number(sizes.head_dim)));
+        metadata.push(("attention.value_length", number(sizes.head_dim)));
     }
     metadata.extend(family.window().map(|tokens| ("attention.sliding_window", number(tokens))));
     metadata
