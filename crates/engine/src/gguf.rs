@@ -17,9 +17,10 @@ use crate::{
     architecture::{Architecture, Declared},
     error::LoadError,
     model::Model,
+    reader::{Reader, Stored, Tensors, vector},
     rope::Scaling,
     text::text_assets,
-    weights::{Reader, Shape, Stored, Tensors, vector},
+    weights::Shape,
 };
 
 pub(crate) fn load(path: &Path) -> Result<Model, LoadError> {

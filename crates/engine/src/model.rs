@@ -37,6 +37,24 @@ impl Model {
         }
     }
 
+    /// Bytes of weights that [`Model::load`] would read at `path`: about what they take in memory.
+    pub fn stored_bytes(path: &Path) -> Result<u64, LoadError> {
+        let found = fs::metadata(path).map_err(|source| absent(path, source))?;
+        if !found.is_dir() {
+            return Ok(found.len());
+        }
+        let open = |source| LoadError::Open { path: path.to_owned(), source };
+        let mut bytes = 0;
+        for entry in fs::read_dir(path).map_err(open)? {
+            let path = entry.map_err(open)?.path();
+            if path.extension().is_some_and(|extension| extension == "safetensors") {
+                // Hubs' caches are links.
+                bytes += fs::metadata(&path).map_err(open)?.len();
+            }
+        }
+        Ok(bytes)
+    }
+
     /// The longest sequence the model was trained for, in tokens.
     pub fn max_context(&self) -> u32 {
         self.shape.context

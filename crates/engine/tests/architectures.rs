@@ -11,6 +11,7 @@ mod tiny;
 
 use std::{path::Path, sync::Arc};
 
+use baton_device::Isa;
 use baton_engine::Model;
 use baton_types::{KvDtype, TokenId};
 use candle_core::{
@@ -133,4 +134,25 @@ fn rounded(mut tiny: Tiny, dtype: DType) -> Tiny {
         }
     }
     tiny
+}
+
+/// same-tokens, for every architecture: instruction sets, chunks, threads and blocks change no bit.
+#[test]
+fn logits_are_the_same_however_they_are_run() {
+    for family in FAMILIES {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("tiny.gguf");
+        Tiny::of(family, GgmlDType::Q8_0).write(&path);
+        let model = Arc::new(Model::load(&path).unwrap());
+        let tokens = tokens();
+        let one_by_one = each_logits(&mut engine(&model, Setup::default()), &tokens, 0);
+        for isa in Isa::available() {
+            for (threads, block_tokens, chunk) in [(1, 16, 40), (3, 48, 23), (2, 32, 9)] {
+                let setup = Setup { isa, threads, block_tokens, ..Setup::default() };
+                let given = each_logits(&mut engine(&model, setup), &tokens, chunk);
+                let rest = &one_by_one[chunk - 1..];
+                assert_eq!(given, rest, "{family:?} {isa} {threads} {block_tokens} {chunk}");
+            }
+        }
+    }
 }

@@ -2,10 +2,12 @@
 //! what was expected, and nothing worse happens.
 #![allow(clippy::unwrap_used, unreachable_pub, missing_debug_implementations)]
 
+#[path = "common/folder.rs"]
+mod folder;
 #[path = "common/tiny.rs"]
 mod tiny;
 
-use std::{fs, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use baton_device::{Arena, Isa, Kernels};
 use baton_engine::{LlamaEngine, LoadError, Model};
@@ -15,8 +17,10 @@ use candle_core::{
     DType, Device, Tensor,
     quantized::{GgmlDType, gguf_file::Value},
 };
+use folder::Folder;
 use proptest::prelude::*;
-use tiny::Tiny;
+use serde_json::{Value as Json, json};
+use tiny::{Family, Tiny};
 
 /// What loading `tiny` says.
 fn refusal(tiny: &Tiny) -> LoadError {
@@ -89,6 +93,115 @@ fn what_the_file_says_is_refused_with_both_values() {
             assert!(error.contains(part), "{part} isn't in: {error}");
         }
     }
+}
+
+fn plain_folder() -> Folder {
+    Folder::new(&tiny(), DType::F32)
+}
+
+/// What loading `folder` says after `spoil` has been there.
+fn folder_refusal(folder: &Folder, spoil: impl FnOnce(&Path)) -> LoadError {
+    let place = tempfile::tempdir().unwrap();
+    folder.write(place.path());
+    spoil(place.path());
+    Model::load(place.path()).expect_err("it isn't loadable")
+}
+
+#[test]
+fn what_a_folder_says_is_refused_with_both_values() {
+    let key = |key: &str, value: Json| plain_folder().set(key, value);
+    let tensor = |name: &str, tensor: Option<Tensor>| {
+        let mut folder = plain_folder();
+        folder.shards[0].1.remove(name);
+        folder.shards[0].1.extend(tensor.map(|tensor| (name.to_owned(), tensor)));
+        folder
+    };
+    let integers = Tensor::zeros(&[64], DType::I64, &Device::Cpu).unwrap();
+    let gemma = || Folder::new(&Tiny::of(Family::Gemma3, GgmlDType::F32), DType::F32);
+    let linear = json!({ "type": "linear", "rope_type": "linear" });
+    let table: Vec<(Folder, &[&str])> = vec![
+        (key("model_type", json!("bert")), &["\"bert\"", "\"mistral\"", "\"gemma3_text\""]),
+        (key("model_type", Json::Null), &["model_type", "missing"]),
+        (key("hidden_size", Json::Null), &["hidden_size", "missing"]),
+        (key("hidden_size", json!("large")), &["config.json", "large"]),
+        (key("num_hidden_layers", json!(0)), &["num_hidden_layers", "0"]),
+        (key("num_key_value_heads", json!(3)), &["4 over 3"]),
+        (key("hidden_act", json!("relu")), &["hidden_act", "relu"]),
+        (key("attention_bias", json!(true)), &["attention_bias", "true"]),
+        (key("quantization_config", json!({ "bits": 4 })), &["quantization_config", "GGUF"]),
+        (key("rope_scaling", json!({ "rope_type": "longrope" })), &["longrope", "yarn"]),
+        (key("rope_scaling", linear), &["rope_scaling.factor", "missing"]),
+        (gemma().set("sliding_window", Json::Null), &["sliding_window", "missing"]),
+        (tensor("model.norm.weight", None), &["model.norm.weight", "missing"]),
+        (tensor("model.norm.weight", zeros(&[32])), &["model.norm.weight", "[32]", "[64]"]),
+        (tensor("model.norm.weight", Some(integers)), &["model.norm.weight", "I64", "BF16"]),
+        (tensor("model.extra.weight", zeros(&[4])), &["model.extra.weight", "llama"]),
+    ];
+    for (folder, parts) in table {
+        let error = folder_refusal(&folder, |_| ()).to_string();
+        for part in parts {
+            assert!(error.contains(part), "{part} isn't in: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_folder_that_is_not_whole_is_refused() {
+    let weights = "model.safetensors";
+    let cut = |to: usize| {
+        move |place: &Path| {
+            let bytes = fs::read(place.join(weights)).unwrap();
+            fs::write(place.join(weights), &bytes[..to.min(bytes.len() - 1)]).unwrap();
+        }
+    };
+    for to in [0, 7, 8, 100, 3_000, 100_000, usize::MAX] {
+        let error = folder_refusal(&plain_folder(), cut(to));
+        assert!(matches!(error, LoadError::Safetensors { .. }), "{to} bytes: {error}");
+    }
+    for name in ["config.json", "tokenizer.json", weights] {
+        let error = folder_refusal(&plain_folder(), |place| {
+            fs::remove_file(place.join(name)).unwrap();
+        });
+        assert!(matches!(error, LoadError::Open { .. }), "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    let error = folder_refusal(&plain_folder(), |place| {
+        fs::write(place.join("tokenizer.json"), "{}").unwrap();
+    });
+    assert!(matches!(error, LoadError::Text(_)), "{error}");
+}
+
+#[test]
+fn an_index_may_not_point_elsewhere() {
+    for outside in ["../elsewhere.safetensors", "/etc/passwd", "deeper/file.safetensors", ""] {
+        let error = folder_refusal(&plain_folder().split(), |place| {
+            let map = json!({ "weight_map": { "model.norm.weight": outside } });
+            fs::write(place.join("model.safetensors.index.json"), map.to_string()).unwrap();
+        });
+        assert!(matches!(error, LoadError::OutsideFolder { .. }), "{error}");
+        assert!(error.to_string().contains("model.norm.weight"), "{error}");
+    }
+    let error = folder_refusal(&plain_folder().split(), |place| {
+        fs::remove_file(place.join("second.safetensors")).unwrap();
+    });
+    assert!(error.to_string().contains("second.safetensors"), "{error}");
+}
+
+/// Same weights, same words: one hash. Anything else in a file that is read: another.
+#[test]
+fn the_numerics_id_is_that_of_everything_read() {
+    let numerics = |folder: &Folder| {
+        let place = tempfile::tempdir().unwrap();
+        folder.write(place.path());
+        let model = Arc::new(Model::load(place.path()).unwrap());
+        let arena = Arena::new(LlamaEngine::layout(&model, 16, KvDtype::F32), 4).unwrap();
+        let kernels = Kernels::new(Isa::best()).unwrap();
+        LlamaEngine::new(model, Arc::new(arena), kernels, 1, None).info().numerics
+    };
+    let id = numerics(&plain_folder());
+    assert_eq!(numerics(&plain_folder()), id);
+    assert_ne!(numerics(&plain_folder().split()), id);
+    assert_ne!(numerics(&plain_folder().set("eos_token_id", json!(5))), id);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use baton_device::Activation;
 
 use super::{Architecture, Declared, Parts, Reach, Span};
-use crate::{error::LoadError, rope::Scaling, weights::Pairs};
+use crate::{error::LoadError, reader::Pairs, rope::Scaling};
 
 pub(super) const GEMMA3: Architecture = Architecture {
     gguf: "gemma3",

@@ -2,7 +2,7 @@
 //! TinyLlama, and Mistral in GGUF files.
 
 use super::{Architecture, Parts, Reach};
-use crate::weights::Pairs;
+use crate::reader::Pairs;
 
 pub(super) const LLAMA: Architecture = Architecture {
     gguf: "llama",

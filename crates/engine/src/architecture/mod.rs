@@ -15,8 +15,9 @@ use baton_device::Activation;
 
 use crate::{
     error::LoadError,
+    reader::Pairs,
     rope::{Rope, Scaling},
-    weights::{Pairs, Shape},
+    weights::Shape,
 };
 
 /// One family of models.

@@ -1,7 +1,7 @@
 //! Qwen2 and Qwen2.5 (Qwen Team, 2024): queries, keys and values have biases.
 
 use super::{Architecture, Parts, Reach};
-use crate::weights::Pairs;
+use crate::reader::Pairs;
 
 pub(super) const QWEN2: Architecture = Architecture {
     gguf: "qwen2",

@@ -1,7 +1,7 @@
 //! Qwen3, dense (Qwen Team, 2025): the heads of queries and keys are normed; no biases.
 
 use super::{Architecture, Parts, Reach};
-use crate::weights::Pairs;
+use crate::reader::Pairs;
 
 pub(super) const QWEN3: Architecture = Architecture {
     gguf: "qwen3",

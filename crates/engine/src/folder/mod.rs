@@ -15,7 +15,7 @@ use crate::{
         shards::Shards,
     },
     model::Model,
-    weights::{Pairs, Reader},
+    reader::{Pairs, Reader},
 };
 
 pub(crate) fn load(path: &Path) -> Result<Model, LoadError> {

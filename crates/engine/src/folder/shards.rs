@@ -15,7 +15,7 @@ use super::hash_name;
 use crate::{
     error::LoadError,
     gguf::{bytes_of, read_at},
-    weights::{Stored, Tensors},
+    reader::{Stored, Tensors},
 };
 
 const SINGLE: &str = "model.safetensors";
