@@ -14,14 +14,15 @@ mod architecture;
 mod error;
 mod folder;
 mod gguf;
-mod llama;
+
 mod model;
 mod reader;
 mod rope;
 mod sampler;
 mod text;
+mod transformer;
 mod weights;
 
 pub use error::LoadError;
-pub use llama::LlamaEngine;
 pub use model::Model;
+pub use transformer::TransformerEngine;

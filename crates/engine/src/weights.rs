@@ -20,10 +20,20 @@ pub(crate) struct Shape {
     pub(crate) eps: f32,
 }
 
+/// Beyond any model, and small enough that no product of two overflows.
+const MAX_LAYERS: usize = 1024;
+const MAX_SIZE: usize = 1 << 28;
+
 impl Shape {
     /// Refuses what the kernels don't compute.
     pub(crate) fn check(&self) -> Result<(), LoadError> {
-        let Shape { heads, kv_heads, head_dim, .. } = *self;
+        let Shape { layers, hidden, heads, kv_heads, head_dim, ffn, vocab, .. } = *self;
+        if layers > MAX_LAYERS {
+            return Err(LoadError::unsupported("layers", layers, "up to 1024 are"));
+        }
+        if let Some(given) = [hidden, heads, ffn, vocab].into_iter().find(|&size| size > MAX_SIZE) {
+            return Err(LoadError::unsupported("a size", given, "each is at most 2^28"));
+        }
         if !heads.is_multiple_of(kv_heads) || heads / kv_heads > 16 {
             let given = format!("{heads} over {kv_heads}");
             let why = "kv heads serve 1 to 16 heads each";

@@ -10,7 +10,7 @@ mod tiny;
 use std::{fs, path::Path, sync::Arc};
 
 use baton_device::{Arena, Isa, Kernels};
-use baton_engine::{LlamaEngine, LoadError, Model};
+use baton_engine::{LoadError, Model, TransformerEngine};
 use baton_scheduler::{Engine, EngineError, SampleStep, SequenceStep, Unobserved};
 use baton_types::{BlockId, ChoiceIndex, KvDtype, RequestId, SamplingSpec, SequenceKey, TokenId};
 use candle_core::{
@@ -194,9 +194,9 @@ fn the_numerics_id_is_that_of_everything_read() {
         let place = tempfile::tempdir().unwrap();
         folder.write(place.path());
         let model = Arc::new(Model::load(place.path()).unwrap());
-        let arena = Arena::new(LlamaEngine::layout(&model, 16, KvDtype::F32), 4).unwrap();
+        let arena = Arena::new(TransformerEngine::layout(&model, 16, KvDtype::F32), 4).unwrap();
         let kernels = Kernels::new(Isa::best()).unwrap();
-        LlamaEngine::new(model, Arc::new(arena), kernels, 1, None).info().numerics
+        TransformerEngine::new(model, Arc::new(arena), kernels, 1, None).info().numerics
     };
     let id = numerics(&plain_folder());
     assert_eq!(numerics(&plain_folder()), id);
@@ -246,16 +246,53 @@ proptest! {
         }
         let _ = load_bytes(&spoiled);
     }
+
+    /// The same of a folder's header and sizes.
+    #[test]
+    fn any_damage_to_a_folder_is_an_error_or_another_model(
+        damage in prop::collection::vec((0..3_000_usize, any::<u8>()), 1..6),
+        size in prop::option::of((
+            prop::sample::select(SIZES.as_slice()),
+            prop_oneof![0..300_u64, any::<u64>()],
+        )),
+    ) {
+        let place = tempfile::tempdir().unwrap();
+        let folder = match size {
+            Some((key, size)) => plain_folder().set(key, json!(size)),
+            None => plain_folder(),
+        };
+        folder.write(place.path());
+        let weights = place.path().join("model.safetensors");
+        let mut spoiled = fs::read(&weights).unwrap();
+        if size.is_none() {
+            for (at, byte) in damage {
+                spoiled[at] = byte;
+            }
+        }
+        fs::write(&weights, spoiled).unwrap();
+        let _ = Model::load(place.path());
+    }
 }
+
+const SIZES: [&str; 8] = [
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "vocab_size",
+    "sliding_window_pattern",
+];
 
 #[test]
 fn broken_weights_end_a_step_with_its_sequence() {
     let nan = Tensor::full(f32::NAN, &[64], &Device::Cpu).unwrap();
     let model = load_bytes(&bytes(&tiny().tensor("output_norm.weight", Some(nan)))).unwrap();
-    let layout = LlamaEngine::layout(&model, 16, KvDtype::F32);
+    let layout = TransformerEngine::layout(&model, 16, KvDtype::F32);
     let arena = Arc::new(Arena::new(layout, 4).unwrap());
     let kernels = Kernels::new(Isa::best()).unwrap();
-    let mut engine = LlamaEngine::new(Arc::new(model), arena, kernels, 1, None);
+    let mut engine = TransformerEngine::new(Arc::new(model), arena, kernels, 1, None);
     let key = SequenceKey { request: RequestId(3), choice: ChoiceIndex(0) };
     let sample = Some(SampleStep::new(const { &SamplingSpec::GREEDY }, 0));
     let step = SequenceStep { key, tokens: &[TokenId(5)], start: 0, blocks: &[BlockId(0)], sample };

@@ -108,7 +108,8 @@ impl HuggingFace<'_> {
         };
         let bos = id_of(settings.bos_token.as_ref()).or(self.bos);
         let mut eos: Vec<TokenId> = Vec::new();
-        for id in self.eos.into_iter().chain(id_of(settings.eos_token.as_ref())) {
+        // The first is what templates call the end.
+        for id in id_of(settings.eos_token.as_ref()).into_iter().chain(self.eos) {
             if !eos.contains(&id) {
                 eos.push(id);
             }

@@ -141,7 +141,7 @@ fn the_neighbours_of_a_tokenizer_json_are_read() {
         "chat_template": [{ "name": "tools", "template": "x" }, { "name": "default", "template": "y" }] }"#;
     let told = HuggingFace { settings: Some(settings), ..folder.clone() }.assets().unwrap();
     assert_eq!((told.bos, told.add_bos), (Some(TokenId(2)), true));
-    assert_eq!(told.eos, [TokenId(1), TokenId(3)]);
+    assert_eq!(told.eos, [TokenId(3), TokenId(1)]);
     assert_eq!(told.chat_template, "y");
     let beside = HuggingFace { settings: Some(settings), template: Some("z"), ..folder.clone() };
     assert_eq!(beside.assets().unwrap().chat_template, "z");

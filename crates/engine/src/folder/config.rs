@@ -122,17 +122,18 @@ impl Config {
 
     pub(super) fn declared(&self, architecture: &Architecture) -> Result<Declared, LoadError> {
         self.check(architecture)?;
+        let shape = self.shape()?;
         let single = |number: Option<f64>| number.map(|number| number as f32);
         let rope = self.rope();
         let local = self.rope_parameters.as_ref().and_then(|rope| rope.sliding_attention.as_ref());
         let local_base = local.and_then(|rope| rope.rope_theta).or(self.rope_local_base_freq);
         Ok(Declared {
-            shape: self.shape()?,
+            shape,
             rope_base: single(self.rope_theta.or(rope.and_then(|rope| rope.rope_theta))),
             scaling: rope.map_or(Ok(Scaling::None), RopeScaling::scaling)?,
             local_rope_base: single(local_base),
             window: self.sliding_window,
-            windowed: self.windowed(),
+            windowed: self.windowed(shape.layers),
             query_scalar: single(self.query_pre_attn_scalar),
         })
     }
@@ -145,13 +146,11 @@ impl Config {
     }
 
     /// Which layers have a window.
-    fn windowed(&self) -> Option<Vec<bool>> {
+    fn windowed(&self, layers: usize) -> Option<Vec<bool>> {
         let listed = self.layer_types.as_ref();
         let listed = listed.map(|types| types.iter().map(|kind| kind == "sliding_attention"));
         let pattern = self.sliding_window_pattern.filter(|&pattern| pattern > 0);
-        let every = |pattern| {
-            (1..=self.num_hidden_layers.unwrap_or(0)).map(move |n| n % pattern != 0).collect()
-        };
+        let every = |pattern| (1..=layers).map(move |n| n % pattern != 0).collect();
         listed.map(Iterator::collect).or_else(|| pattern.map(every))
     }
 

@@ -24,12 +24,13 @@ pub(crate) fn load(path: &Path) -> Result<Model, LoadError> {
     let architecture = config.architecture()?;
     let declared = config.declared(architecture)?;
     let reach = (architecture.reach)(&declared)?;
-    let text = folder.text(&config, declared.shape.vocab)?;
     let mut shards = Shards::open(path, architecture.renamed, &mut folder.hasher)?;
     let (shape, parts) = (declared.shape, architecture.parts);
     let (pairs, norm_offset) = (Pairs::Halves, architecture.norm_offset);
     let weights = Reader { tensors: &mut shards, shape, parts, pairs, norm_offset }.weights()?;
     shards.all_read(architecture.model_type)?;
+    // Only now is the vocabulary known to be as large as it is said to be.
+    let text = folder.text(&config, shape.vocab)?;
     let hash = *folder.hasher.finalize().as_bytes();
     Ok(Model { weights, shape, parts, reach, hash, text })
 }

@@ -4,7 +4,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use baton_device::{Arena, Isa, Kernels};
-use baton_engine::{LlamaEngine, Model};
+use baton_engine::{Model, TransformerEngine};
 use baton_scheduler::{Engine, SampleStep, Sampled, SequenceStep, Unobserved};
 use baton_types::{
     BlockId, ChoiceIndex, KvDtype, RequestId, SamplingSpec, SequenceKey, TokenId, blocks_for,
@@ -46,11 +46,11 @@ impl Default for Setup {
     }
 }
 
-pub fn engine(model: &Arc<Model>, setup: Setup) -> LlamaEngine {
-    let layout = LlamaEngine::layout(model, setup.block_tokens, setup.dtype);
+pub fn engine(model: &Arc<Model>, setup: Setup) -> TransformerEngine {
+    let layout = TransformerEngine::layout(model, setup.block_tokens, setup.dtype);
     let arena = Arc::new(Arena::new(layout, setup.blocks).expect("an arena"));
     let kernels = Kernels::new(setup.isa).expect("the instructions are there");
-    LlamaEngine::new(Arc::clone(model), arena, kernels, setup.threads, None)
+    TransformerEngine::new(Arc::clone(model), arena, kernels, setup.threads, None)
 }
 
 pub fn key(id: u128) -> SequenceKey {
@@ -121,7 +121,7 @@ impl Running {
 }
 
 /// One step of all `running`, chunks of at most `chunk`.
-pub fn step(engine: &mut LlamaEngine, running: &mut [Running], chunk: usize) {
+pub fn step(engine: &mut TransformerEngine, running: &mut [Running], chunk: usize) {
     let steps: Vec<_> = running.iter().map(|sequence| sequence.step(chunk)).collect();
     let lens: Vec<_> = steps.iter().map(|step| step.tokens.len()).collect();
     let mut sampled = Vec::new();
@@ -134,7 +134,7 @@ pub fn step(engine: &mut LlamaEngine, running: &mut [Running], chunk: usize) {
 
 /// What `prompt` gives alone: `outputs` tokens with their logits digests.
 pub fn alone(
-    engine: &mut LlamaEngine,
+    engine: &mut TransformerEngine,
     prompt: &[TokenId],
     outputs: usize,
     chunk: usize,
@@ -159,7 +159,11 @@ pub fn golden_runs() -> Vec<(u64, usize)> {
 }
 
 /// Runs `tokens` one after the other from `start` on, and gives each one's logits.
-pub fn each_logits(engine: &mut LlamaEngine, tokens: &[TokenId], start: usize) -> Vec<Vec<f32>> {
+pub fn each_logits(
+    engine: &mut TransformerEngine,
+    tokens: &[TokenId],
+    start: usize,
+) -> Vec<Vec<f32>> {
     let layout = engine.info().layout;
     let blocks: Vec<_> =
         (0..blocks_for(tokens.len(), layout.block_tokens) as u32).map(BlockId).collect();

@@ -18,7 +18,7 @@ use crate::{
 
 /// A model and the KV arena it works in.
 #[derive(Debug)]
-pub struct LlamaEngine {
+pub struct TransformerEngine {
     model: Arc<Model>,
     arena: Arc<Arena>,
     info: EngineInfo,
@@ -55,7 +55,7 @@ struct Buffers {
     logits: Vec<f32>,
 }
 
-impl LlamaEngine {
+impl TransformerEngine {
     /// The layout of an arena for `model`.
     pub fn layout(model: &Model, block_tokens: u32, dtype: KvDtype) -> KvLayout {
         let Shape { layers, kv_heads, head_dim, .. } = model.shape;
@@ -68,7 +68,7 @@ impl LlamaEngine {
         }
     }
 
-    /// An engine over `arena`, which has [`LlamaEngine::layout`]'s layout. `max_context` can only
+    /// An engine over `arena`, which has [`TransformerEngine::layout`]'s layout. `max_context` can only
     /// shorten the model's own.
     pub fn new(
         model: Arc<Model>,
@@ -95,7 +95,7 @@ impl LlamaEngine {
         };
         let ropes = model.reach.spans.iter().map(|span| span.rope.table(max_context)).collect();
         let (buffers, sampler) = (Buffers::default(), Sampler::default());
-        LlamaEngine { model, arena, info, ropes, compute, buffers, sampler }
+        TransformerEngine { model, arena, info, ropes, compute, buffers, sampler }
     }
 
     pub fn arena(&self) -> &Arc<Arena> {
@@ -180,7 +180,7 @@ impl LlamaEngine {
     }
 }
 
-impl Engine for LlamaEngine {
+impl Engine for TransformerEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
     }
