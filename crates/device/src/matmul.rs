@@ -10,9 +10,6 @@ use crate::{
     simd::{Kernel, LANES, Simd, load_padded, tree_sum},
 };
 
-/// One row of float activations.
-pub(crate) struct Tail<'a>(pub(crate) &'a [f32]);
-
 /// Row groups a task takes: enough work to be worth handing out, few enough to share evenly.
 const TASK_GROUPS: usize = 4;
 /// Blocks ahead of the one in work that decode asks the caches for: its weights come from memory,
@@ -155,17 +152,48 @@ impl MatmulPart<'_> {
         }
     }
 
-    /// Float weights: 16 virtual lanes over the inputs, then the tree.
+    /// Float weights. As many products side by side as the registers hold, for each is one chain.
     #[inline(always)]
     fn floats<S: Simd, E: Element>(&self, s: S, values: &[E::Bits]) {
-        let (outputs, cols) = (self.matrix.rows, self.matrix.cols);
-        for row in 0..self.x.rows() {
-            let Tail(x) = self.x.row(row);
-            for output in self.first_group * LANES..(self.end_group * LANES).min(outputs) {
-                let sum = dot::<S, E>(s, x, &values[output * cols..][..cols]);
-                // SAFETY: one element of this part's columns, inside `out`.
-                unsafe { self.out.slice(row * outputs + output, 1)[0] = sum };
+        let end = (self.end_group * LANES).min(self.matrix.rows);
+        let side = if S::WIDE { 4 } else { 2 };
+        let mut row = 0;
+        while row < self.x.rows() {
+            let rows = if row + side <= self.x.rows() { side } else { 1 };
+            let mut output = self.first_group * LANES;
+            while output < end {
+                let outputs = if output + side <= end { side } else { 1 };
+                match (rows, outputs) {
+                    (4, 4) => self.float_tile::<S, E, 4, 4>(s, values, row, output),
+                    (4, _) => self.float_tile::<S, E, 4, 1>(s, values, row, output),
+                    (2, 2) => self.float_tile::<S, E, 2, 2>(s, values, row, output),
+                    (2, _) => self.float_tile::<S, E, 2, 1>(s, values, row, output),
+                    (_, 4) => self.float_tile::<S, E, 1, 4>(s, values, row, output),
+                    (_, 2) => self.float_tile::<S, E, 1, 2>(s, values, row, output),
+                    _ => self.float_tile::<S, E, 1, 1>(s, values, row, output),
+                }
+                output += outputs;
             }
+            row += rows;
+        }
+    }
+
+    /// `R` activation rows × `O` outputs.
+    #[inline(always)]
+    fn float_tile<S: Simd, E: Element, const R: usize, const O: usize>(
+        &self,
+        s: S,
+        values: &[E::Bits],
+        row: usize,
+        output: usize,
+    ) {
+        let (outputs, cols) = (self.matrix.rows, self.matrix.cols);
+        let x = std::array::from_fn(|r| self.x.row(row + r));
+        let y = std::array::from_fn(|o| &values[(output + o) * cols..][..cols]);
+        for (r, products) in dots::<S, E, R, O>(s, x, y).iter().enumerate() {
+            // SAFETY: elements of this part's columns in any row, inside `out` as `matmul` asserts.
+            let out = unsafe { self.out.slice((row + r) * outputs + output, O) };
+            out.copy_from_slice(products);
         }
     }
 }
@@ -209,17 +237,38 @@ fn add_block<S: Simd, P: Pack, const R: usize>(
     }
 }
 
+/// Each of `x` times each of `y`: 16 virtual lanes over the inputs, then the tree.
 #[inline(always)]
-fn dot<S: Simd, E: Element>(s: S, x: &[f32], y: &[E::Bits]) -> f32 {
-    let mut acc = s.splat(0.0);
-    let ((x, x_tail), (y, y_tail)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
-    for (x, y) in x.iter().zip(y) {
-        acc = s.fma(s.load(x), E::load(s, y), acc);
+fn dots<S: Simd, E: Element, const R: usize, const O: usize>(
+    s: S,
+    x: [&[f32]; R],
+    y: [&[E::Bits]; O],
+) -> [[f32; O]; R] {
+    let mut acc = [[s.splat(0.0); O]; R];
+    let (x, y) = (x.map(|x| x.as_chunks::<LANES>()), y.map(|y| y.as_chunks::<LANES>()));
+    for k in 0..x[0].0.len() {
+        let mut weights = [s.splat(0.0); O];
+        for o in 0..O {
+            weights[o] = E::load(s, &y[o].0[k]);
+        }
+        for r in 0..R {
+            let x = s.load(&x[r].0[k]);
+            for o in 0..O {
+                acc[r][o] = s.fma(x, weights[o], acc[r][o]);
+            }
+        }
     }
-    if !x_tail.is_empty() {
-        let mut y = [E::Bits::default(); LANES];
-        y[..y_tail.len()].copy_from_slice(y_tail);
-        acc = s.fma(load_padded(s, x_tail, 0.0), E::load(s, &y), acc);
+    let mut out = [[0.0; O]; R];
+    for r in 0..R {
+        let x = load_padded(s, x[r].1, 0.0);
+        for o in 0..O {
+            let mut tail = [E::Bits::default(); LANES];
+            tail[..y[o].1.len()].copy_from_slice(y[o].1);
+            if !y[o].1.is_empty() {
+                acc[r][o] = s.fma(x, E::load(s, &tail), acc[r][o]);
+            }
+            out[r][o] = tree_sum(s, acc[r][o]);
+        }
     }
-    tree_sum(s, acc)
+    out
 }

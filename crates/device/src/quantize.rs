@@ -1,9 +1,6 @@
 //! Activations rounded to int8, so that products with quantised weights are exact integers.
 
-use crate::{
-    matmul::Tail,
-    simd::{Kernel, LANES, Simd, tree_sum},
-};
+use crate::simd::{Kernel, LANES, Simd, tree_sum};
 
 /// Inputs that share one scale.
 pub const QUANT_BLOCK: usize = 32;
@@ -51,6 +48,11 @@ impl Activations {
         self.quants.resize(if quantised { rows * cols / 4 } else { 0 }, [0; 4]);
         self.blocks
             .resize(if quantised { rows * cols / QUANT_BLOCK } else { 0 }, BlockScale::default());
+    }
+
+    /// A row as it was given.
+    pub(crate) fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.cols..][..self.cols]
     }
 
     pub(crate) fn is_quantised(&self) -> bool {
@@ -110,11 +112,4 @@ fn quantize_block<S: Simd>(s: S, x: &[f32], quants: &mut [[i8; 4]]) -> BlockScal
     }
     let scale = amax / 127.0;
     BlockScale { scale, scaled_sum: scale * (half_sums[0] + half_sums[1]) as f32, half_sums }
-}
-
-/// Float rows as a kernel's tail wants them.
-impl Activations {
-    pub(crate) fn row(&self, row: usize) -> Tail<'_> {
-        Tail(&self.values[row * self.cols..][..self.cols])
-    }
 }
