@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
 use baton_device::{Arena, Isa, Kernels};
-use baton_engine::{LlamaEngine, Model};
+use baton_engine::{Model, TransformerEngine};
 use baton_grammar::Grammars;
 use baton_kv_cache::KvCache;
 use baton_scheduler::{
@@ -47,13 +47,13 @@ impl Reference {
     /// A GGUF model with the widest kernels of this machine.
     pub fn llama(path: &Path) -> anyhow::Result<Self> {
         let model = Arc::new(Model::load(path)?);
-        let (layout, blocks) = (LlamaEngine::layout(&model, 16, KvDtype::F16), 512);
+        let (layout, blocks) = (TransformerEngine::layout(&model, 16, KvDtype::F16), 512);
         let arena = Arc::new(Arena::new(layout, blocks)?);
         let stop = StopTokens(model.text.eos.clone());
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let kernels = Kernels::new(Isa::best())?;
         let grammars = Grammars::of_assets(model.text.clone());
-        let engine = Box::new(LlamaEngine::new(model, arena, kernels, threads, None));
+        let engine = Box::new(TransformerEngine::new(model, arena, kernels, threads, None));
         Ok(Reference { engine, blocks, stop, grammars })
     }
 

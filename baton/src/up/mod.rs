@@ -32,8 +32,8 @@ pub(crate) enum UpError {
     Port { host: std::net::IpAddr, port: u16, reason: String, flag: &'static str },
     #[error("--port and --control-port are both {port}; they must differ")]
     SamePort { port: u16 },
-    #[error("there is no model file {}", path.display())]
-    NoModel { path: PathBuf },
+    #[error("--model: {0}")]
+    Model(#[from] baton_engine::LoadError),
     #[error(
         "{nodes} nodes need about {needed_mib} MiB of memory ({kv_mib} MiB of KV pool and \
          {weights_mib} MiB of weights each) and {available_mib} MiB are available; \

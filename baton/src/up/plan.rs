@@ -6,13 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use baton_engine::Model;
+
 use super::{UpError, memory};
 
 pub(super) const ROUTER: &str = "router";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum EngineChoice {
-    /// A GGUF model.
+    /// A model's weights.
     Llama,
     /// No model: tokens are hashes of the KV pages they depend on. For trying and testing.
     Sim,
@@ -38,8 +40,8 @@ pub(crate) struct UpArgs {
     /// What computes.
     #[arg(long, value_enum, default_value = "llama")]
     engine: EngineChoice,
-    /// GGUF file to serve instead of the default model.
-    #[arg(long, value_name = "FILE.gguf")]
+    /// GGUF file, or folder of safetensors files, to serve instead of the default model.
+    #[arg(long, value_name = "MODEL")]
     pub(super) model: Option<PathBuf>,
     /// Compute threads of each node. Left out: the cores divided among the nodes.
     #[arg(long, value_name = "N")]
@@ -202,14 +204,10 @@ fn free_ports(args: &UpArgs) -> Result<(SocketAddr, SocketAddr), UpError> {
 
 /// Refuses a cluster whose pools and weights can't fit.
 fn check_memory(args: &UpArgs, model: &Path) -> Result<(), UpError> {
-    let file = std::fs::metadata(model)
-        .ok()
-        .filter(std::fs::Metadata::is_file)
-        .ok_or_else(|| UpError::NoModel { path: model.to_path_buf() })?;
     let need = memory::Need {
         nodes: u64::from(args.prefill) + u64::from(args.decode),
         kv: args.kv_size.0,
-        weights: file.len(),
+        weights: Model::stored_bytes(model)?,
     };
     match memory::available() {
         Some(available) => need.fits(available),

@@ -1,18 +1,19 @@
 //! How fast are the kernels on this machine?
 //!
 //! `cargo run --release -p baton-device --example kernels [threads] [isa]` prints one line a kernel
-//! in the shapes of SmolLM2-135M (Q4_1, embedding Q8_0), then whole steps of such a model with
-//! random weights. Every number is the best of several runs.
+//! in the shapes of SmolLM2-135M (Q4_1, embedding Q8_0) and for every format, then whole steps of
+//! such a model with random weights. Every number is the best of several runs.
 
 #![allow(clippy::print_stdout, reason = "it is what the program is for")]
 
 use std::{hint::black_box, time::Instant};
 
 use baton_device::{
-    Activations, Arena, AttentionHeads, AttentionScratch, AttentionSequence, Format, Isa, Kernels,
-    Matrix, ThreadPool, math,
+    Activation, Activations, Arena, AttentionHeads, AttentionScratch, AttentionSequence, Format,
+    Isa, Kernels, Matrix, ThreadPool, math,
 };
 use baton_types::{BlockId, KvDtype, KvLayout};
+use half::{bf16, f16};
 
 const LAYERS: u32 = 30;
 const HIDDEN: usize = 576;
@@ -60,19 +61,31 @@ fn noise(n: usize) -> Vec<f32> {
 
 /// Random weights small enough that no activation overflows.
 fn matrix(format: Format, rows: usize, cols: usize) -> Matrix {
+    let values = || noise(rows * cols).into_iter();
+    let data = match format {
+        Format::F32 => values().flat_map(f32::to_le_bytes).collect(),
+        Format::F16 => values().flat_map(|x| f16::from_f32(x).to_le_bytes()).collect(),
+        Format::BF16 => values().flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect(),
+        _ => quantised(format, rows * cols),
+    };
+    Matrix::pack(format, rows, cols, &data).expect("a valid shape")
+}
+
+fn quantised(format: Format, elements: usize) -> Vec<u8> {
     let (block, block_bytes) = format.block();
-    let mut data = vec![0_u8; rows * cols / block * block_bytes];
+    let mut data = vec![0_u8; elements / block * block_bytes];
     for (i, byte) in data.iter_mut().enumerate() {
         *byte = (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[2];
     }
+    let (scale, minimum) = ([0x00, 0x14], [0x00, 0x9c]);
     for block in data.chunks_exact_mut(block_bytes) {
-        let scale = [0x00, 0x14];
-        block[..2].copy_from_slice(&scale);
-        if format == Format::Q4_1 {
-            block[2..4].copy_from_slice(&[0x00, 0x9c]);
+        let at = if format == Format::Q6_K { 208 } else { 0 };
+        block[at..at + 2].copy_from_slice(&scale);
+        if matches!(format, Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K) {
+            block[2..4].copy_from_slice(&minimum);
         }
     }
-    Matrix::pack(format, rows, cols, &data).expect("a valid shape")
+    data
 }
 
 struct Machine {
@@ -113,14 +126,15 @@ impl Machine {
     }
 
     fn products(&mut self) {
-        for (format, rows, cols) in [
+        let own = [
             (Format::Q4_1, HIDDEN, HIDDEN),
             (Format::Q4_1, FFN, HIDDEN),
             (Format::Q4_1, HIDDEN, FFN),
-            (Format::Q4_0, FFN, HIDDEN),
-            (Format::Q8_0, FFN, HIDDEN),
             (Format::Q8_0, VOCAB, HIDDEN),
-        ] {
+        ];
+        // Every format in rows of whole K blocks.
+        let all = Format::ALL.map(|format| (format, FFN, FFN));
+        for (format, rows, cols) in own.into_iter().chain(all) {
             // As many matrices as a model has, so that decode streams them from where it would.
             let one = matrix(format, rows, cols);
             let matrices = vec![one; 60_000_000 / (rows * cols) + 1];
@@ -156,7 +170,7 @@ impl Machine {
         line("quantise 512 × 576", best(9, || kernels.quantize(&hidden, HIDDEN, &mut x)));
         line("quantise 512 × 1536", best(9, || kernels.quantize(&up, FFN, &mut x)));
         line("norm 512 × 576", best(9, || kernels.rms_norm(&hidden, &weight, 1e-5, &mut out)));
-        line("silu 512 × 1536", best(9, || kernels.silu_mul(&mut wide, &up)));
+        line("silu 512 × 1536", best(9, || kernels.gate_mul(Activation::Silu, &mut wide, &up)));
         line("add 512 × 576", best(9, || kernels.add(&mut out, &hidden)));
         let positions: Vec<u32> = (0..n as u32).collect();
         line(
@@ -177,7 +191,7 @@ impl Machine {
                 kernels.store_kv(&self.arena, layer, &sequence, &kv, &kv).expect("free pages");
             });
             line(&format!("store {tokens} tokens at {start}"), stored);
-            let heads = AttentionHeads { heads: HEADS, scale: 0.125 };
+            let heads = AttentionHeads { heads: HEADS, scale: 0.125, window: None };
             let (arena, pool, scratch) = (&self.arena, &mut self.pool, &mut self.scratch);
             let attended = best(if tokens == 1 { 120 } else { 30 }, || {
                 let layer = layers.next().expect("a cycle");
@@ -254,7 +268,7 @@ impl Model {
         let Machine { pool, kernels, scratch, arena, blocks, table } = machine;
         let (n, eps) = (tokens, 1e-5);
         let sequence = [AttentionSequence { blocks, start, tokens: tokens as u32, first_row: 0 }];
-        let heads = AttentionHeads { heads: HEADS, scale: 0.125 };
+        let heads = AttentionHeads { heads: HEADS, scale: 0.125, window: None };
         let positions: Vec<u32> = (start..start + tokens as u32).collect();
         let mut residual = noise(n * HIDDEN);
         let mut activations = Activations::default();
@@ -281,7 +295,7 @@ impl Model {
             kernels.quantize(&normed, HIDDEN, &mut activations);
             kernels.matmul(pool, &layer.gate, &activations, &mut gate);
             kernels.matmul(pool, &layer.up, &activations, &mut up);
-            kernels.silu_mul(&mut gate, &up);
+            kernels.gate_mul(Activation::Silu, &mut gate, &up);
             kernels.quantize(&gate, FFN, &mut activations);
             kernels.matmul(pool, &layer.down, &activations, &mut added);
             kernels.add(&mut residual, &added);

@@ -1,9 +1,12 @@
 //! Attention over paged keys and values.
 
+use std::ops::Range;
+
 use baton_types::{BlockId, KvDtype};
 
 use crate::{
     arena::{Arena, PageError},
+    element::{Element, Half, Single},
     locks::ReadLocks,
     math::exp_lanes,
     matmul::Output,
@@ -58,6 +61,8 @@ pub struct AttentionHeads {
     pub heads: u32,
     /// Scores are multiplied by it.
     pub scale: f32,
+    /// How many tokens a row sees, its own and the last ones before it; `None`: all of them.
+    pub window: Option<u32>,
 }
 
 /// Memory the kernel needs again and again.
@@ -76,7 +81,8 @@ struct Task {
     queries: u32,
 }
 
-/// For every row: `softmax(scale · q·K) · V` over the tokens up to its own position.
+/// For every row: `softmax(scale · q·K) · V` over the tokens up to its own position, or the last
+/// ones of them when there is a window.
 ///
 /// `q` and `out` are `[row][head][head dim]`. A row's result depends on its own position and pages
 /// alone: ranges of [`RANGE`] tokens from position 0, merged in ascending order.
@@ -148,33 +154,24 @@ impl Kernel for AttentionPart<'_> {
     }
 }
 
-/// An element type of the cache.
-trait Element {
-    type Bits: Copy;
-    fn load<S: Simd>(s: S, x: &[Self::Bits; LANES]) -> S::F;
-}
-struct Half;
-struct Single;
-
-impl Element for Half {
-    type Bits = u16;
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[u16; LANES]) -> S::F {
-        s.load_f16(x)
-    }
-}
-impl Element for Single {
-    type Bits = f32;
-    #[inline(always)]
-    fn load<S: Simd>(s: S, x: &[f32; LANES]) -> S::F {
-        s.load(x)
-    }
-}
-
 /// Scores, then weights, of one query in one range.
 type Scores = [f32; RANGE];
 /// Something with a value for every dim of a head.
 type Head = [f32; MAX_HEAD_DIM];
+
+/// The tokens of one range that a query sees: `from..to`, counted from the range's first.
+#[derive(Clone, Copy)]
+struct Seen {
+    from: usize,
+    to: usize,
+}
+
+impl Seen {
+    #[inline(always)]
+    fn contains(self, token: usize) -> bool {
+        self.from <= token && token < self.to
+    }
+}
 
 /// A query's maximum score and sum of weights.
 #[derive(Clone, Copy, Default)]
@@ -195,21 +192,26 @@ impl AttentionPart<'_> {
         let mut sums: [Head; TASK_QUERIES] = [[0.0; MAX_HEAD_DIM]; TASK_QUERIES];
         let mut partial: [Head; TASK_QUERIES] = [[0.0; MAX_HEAD_DIM]; TASK_QUERIES];
         let positions: [usize; TASK_QUERIES] = std::array::from_fn(|i| self.position(i));
+        let begins = positions.map(|position| self.first_seen(position));
         let end = positions[queries - 1] + 1;
-        for range in (0..end).step_by(RANGE) {
-            // The queries that see something of this range, and how many tokens each.
+        for range in (begins[0] / RANGE * RANGE..end).step_by(RANGE) {
+            // The queries that see something of this range, and which tokens each.
             let first = positions[..queries].partition_point(|&position| position < range);
-            let seen = positions.map(|position| (position + 1).saturating_sub(range).min(RANGE));
-            let tokens = (end - range).min(RANGE);
-            self.scores::<S, E>(s, range, tokens, first, &q, &mut scores);
+            let last = begins[..queries].partition_point(|&begin| begin < range + RANGE);
+            let seen: [Seen; TASK_QUERIES] = std::array::from_fn(|i| Seen {
+                from: begins[i].saturating_sub(range),
+                to: (positions[i] + 1).saturating_sub(range).min(RANGE),
+            });
+            let tokens = seen[first].from..(end - range).min(RANGE);
+            self.scores::<S, E>(s, range, tokens, first..last, &q, &mut scores);
             let mut softmax = [Softmax::default(); TASK_QUERIES];
-            for i in first..queries {
+            for i in first..last {
                 softmax[i] = soften(s, &mut scores[i], seen[i], self.heads.scale);
             }
-            self.values::<S, E>(s, range, first, &seen, &scores, &mut partial);
-            for i in first..queries {
+            self.values::<S, E>(s, range, first..last, &seen, &scores, &mut partial);
+            for i in first..last {
                 let (sums, partial) = (&mut sums[i][..head_dim], &partial[i][..head_dim]);
-                merge(s, &mut merged[i], sums, softmax[i], partial, range == 0);
+                merge(s, &mut merged[i], sums, softmax[i], partial, begins[i] >= range);
             }
         }
         for i in 0..queries {
@@ -228,6 +230,12 @@ impl AttentionPart<'_> {
     /// Position of this task's `i`th query.
     fn position(&self, i: usize) -> usize {
         self.sequence.start as usize + (self.task.first_query as usize + i) / self.group()
+    }
+
+    /// The first token that a query at `position` sees.
+    fn first_seen(&self, position: usize) -> usize {
+        let window = self.heads.window.map_or(usize::MAX, |window| window as usize);
+        (position + 1).saturating_sub(window)
     }
 
     /// Where this task's `i`th query stands in `q` and `out`.
@@ -278,30 +286,29 @@ impl AttentionPart<'_> {
         }
     }
 
-    /// Raw scores of queries `first..` against `tokens` tokens from `range`, in whole vectors:
-    /// those beyond a query's own position are garbage, and ignored by [`soften`].
+    /// Raw scores of some queries against some tokens, counted from `range`, in whole vectors: those
+    /// that a query doesn't see are garbage, and ignored by [`soften`].
     #[inline(always)]
     fn scores<S: Simd, E: Element>(
         &self,
         s: S,
         range: usize,
-        tokens: usize,
-        first: usize,
+        tokens: Range<usize>,
+        queries: Range<usize>,
         q: &[[f32; TASK_QUERIES]; MAX_HEAD_DIM],
         scores: &mut [Scores; TASK_QUERIES],
     ) {
         let block_tokens = self.arena.layout().block_tokens as usize;
-        let queries = self.task.queries as usize;
-        for token in (0..tokens).step_by(LANES) {
+        for token in (tokens.start / LANES * LANES..tokens.end).step_by(LANES) {
             let keys = self.page::<E>(range + token, false);
             let slot = (range + token) % block_tokens;
             if slot == 0 {
                 self.prefetch::<E>(range + token);
             }
             // Queries side by side, as many as the registers hold; missing ones cost little.
-            let mut query = first - first % 4;
-            while query < queries {
-                if S::WIDE && query.is_multiple_of(8) && query + 4 < queries {
+            let mut query = queries.start / 4 * 4;
+            while query < queries.end {
+                if S::WIDE && query.is_multiple_of(8) && query + 4 < queries.end {
                     score::<S, E, 8>(s, keys, block_tokens, slot, q, query, token, scores);
                     query += 8;
                 } else {
@@ -318,15 +325,15 @@ impl AttentionPart<'_> {
         &self,
         s: S,
         range: usize,
-        first: usize,
-        seen: &[usize; TASK_QUERIES],
+        queries: Range<usize>,
+        seen: &[Seen; TASK_QUERIES],
         weights: &[Scores; TASK_QUERIES],
         out: &mut [Head; TASK_QUERIES],
     ) {
         let head_dim = self.arena.layout().head_dim as usize;
-        let (mut query, queries) = (first, self.task.queries as usize);
-        while query < queries {
-            let count = (queries - query).min(if S::WIDE { 4 } else { 2 });
+        let mut query = queries.start;
+        while query < queries.end {
+            let count = (queries.end - query).min(if S::WIDE { 4 } else { 2 });
             let mut d = 0;
             while d < head_dim {
                 let left = head_dim - d;
@@ -355,11 +362,12 @@ impl AttentionPart<'_> {
         let (head_dim, block_tokens) = (layout.head_dim as usize, layout.block_tokens as usize);
         // Missing queries repeat the last one.
         let weights: [&Scores; Q] = std::array::from_fn(|i| &weights[query + i.min(count - 1)]);
-        let seen: [usize; Q] = std::array::from_fn(|i| seen[query + i.min(count - 1)]);
-        // All queries see the tokens that the first of them sees.
-        let (shared, most) = (seen[0], seen[count - 1]);
+        let seen: [Seen; Q] = std::array::from_fn(|i| seen[query + i.min(count - 1)]);
+        // What a query sees begins and ends no later than what the next one sees.
+        let shared = Seen { from: seen[count - 1].from, to: seen[0].to };
+        let most = seen[count - 1].to;
         let mut acc = [[s.splat(0.0); N]; Q];
-        let mut token = 0;
+        let mut token = seen[0].from;
         while token < most {
             // A range may begin inside a block: block sizes need not divide it.
             let first_slot = (range + token) % block_tokens;
@@ -368,7 +376,7 @@ impl AttentionPart<'_> {
             for (token, values) in (token..end).zip(values.chunks_exact(head_dim)) {
                 let values = values[d..d + N * LANES].as_chunks::<LANES>().0;
                 for i in 0..Q {
-                    if token < shared || token < seen[i] {
+                    if shared.contains(token) || seen[i].contains(token) {
                         let p = s.splat(weights[i][token]);
                         for n in 0..N {
                             acc[i][n] = s.fma(p, E::load(s, &values[n]), acc[i][n]);
@@ -395,7 +403,7 @@ struct Slab<'a> {
     query: usize,
     count: usize,
     d: usize,
-    seen: &'a [usize; TASK_QUERIES],
+    seen: &'a [Seen; TASK_QUERIES],
     weights: &'a [Scores; TASK_QUERIES],
 }
 
@@ -426,12 +434,14 @@ fn score<S: Simd, E: Element, const Q: usize>(
     }
 }
 
-/// Turns the first `seen` raw scores into `e^(scale·score − max)` and the others into 0. Gives the
-/// maximum and the sum: over 16 virtual lanes, then the tree.
+/// Turns the raw scores that are seen into `e^(scale·score − max)` and the others of their vectors
+/// into 0. Gives the maximum and the sum: over 16 virtual lanes, then the tree.
 #[inline(always)]
-fn soften<S: Simd>(s: S, scores: &mut Scores, seen: usize, scale: f32) -> Softmax {
-    scores[seen..seen.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
-    let chunks = &mut scores.as_chunks_mut::<LANES>().0[..seen.div_ceil(LANES)];
+fn soften<S: Simd>(s: S, scores: &mut Scores, seen: Seen, scale: f32) -> Softmax {
+    let Seen { from, to } = seen;
+    scores[from / LANES * LANES..from].fill(f32::NEG_INFINITY);
+    scores[to..to.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
+    let chunks = &mut scores.as_chunks_mut::<LANES>().0[from / LANES..to.div_ceil(LANES)];
     let mut max = s.splat(f32::NEG_INFINITY);
     for chunk in chunks.iter_mut() {
         let scaled = s.mul(s.load(chunk), s.splat(scale));

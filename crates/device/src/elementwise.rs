@@ -41,37 +41,65 @@ impl Kernel for RmsNorm<'_> {
     }
 }
 
-/// `gate = gate / (1 + e^−gate) · up`.
-pub(crate) struct SiluMul<'a> {
+/// What a gated feed-forward layer does to its gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · σ(x)`.
+    Silu,
+    /// The tanh form of GELU (Hendrycks & Gimpel, 2016): `x · σ(√(8/π) · (x + 0.044715·x³))`.
+    GeluTanh,
+}
+
+/// `gate = activation(gate) · up`.
+pub(crate) struct GateMul<'a> {
+    pub(crate) activation: Activation,
     pub(crate) gate: &'a mut [f32],
     pub(crate) up: &'a [f32],
 }
 
-impl Kernel for SiluMul<'_> {
+impl Kernel for GateMul<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         assert_eq!(self.gate.len(), self.up.len(), "gate and up");
-        let (gates, gate_tail) = self.gate.as_chunks_mut::<LANES>();
-        let (ups, up_tail) = self.up.as_chunks::<LANES>();
-        for (gate, up) in gates.iter_mut().zip(ups) {
-            s.store(silu_mul(s, s.load(gate), s.load(up)), gate);
+        match self.activation {
+            Activation::Silu => gate_mul::<S, false>(s, self.gate, self.up),
+            Activation::GeluTanh => gate_mul::<S, true>(s, self.gate, self.up),
         }
-        let tail = silu_mul(s, load_padded(s, gate_tail, 0.0), load_padded(s, up_tail, 0.0));
-        gate_tail.copy_from_slice(&to_array(s, tail)[..gate_tail.len()]);
     }
 }
 
+#[inline(always)]
+fn gate_mul<S: Simd, const GELU: bool>(s: S, gate: &mut [f32], up: &[f32]) {
+    let (gates, gate_tail) = gate.as_chunks_mut::<LANES>();
+    let (ups, up_tail) = up.as_chunks::<LANES>();
+    for (gate, up) in gates.iter_mut().zip(ups) {
+        s.store(gated::<S, GELU>(s, s.load(gate), s.load(up)), gate);
+    }
+    let (gate, up) = (load_padded(s, gate_tail, 0.0), load_padded(s, up_tail, 0.0));
+    let tail = gated::<S, GELU>(s, gate, up);
+    gate_tail.copy_from_slice(&to_array(s, tail)[..gate_tail.len()]);
+}
+
+/// `gate / (1 + e^−z) · up`, where `z` is what the activation gives the sigmoid.
 // A function, not a closure: those can't be forced inline, and outside a function that has the
 // instructions every operation is a call.
 #[inline(always)]
-fn silu_mul<S: Simd>(s: S, gate: S::F, up: S::F) -> S::F {
-    let denominator = s.add(s.splat(1.0), exp_lanes(s, s.sub(s.splat(0.0), gate)));
+fn gated<S: Simd, const GELU: bool>(s: S, gate: S::F, up: S::F) -> S::F {
+    let z = if GELU { gelu_argument(s, gate) } else { gate };
+    let denominator = s.add(s.splat(1.0), exp_lanes(s, s.sub(s.splat(0.0), z)));
     s.mul(s.div(gate, denominator), up)
 }
 
-/// Rotary positions in GGUF's order for Llama: neighbours are a pair (Su et al., 2021).
+#[inline(always)]
+fn gelu_argument<S: Simd>(s: S, x: S::F) -> S::F {
+    const SQRT_8_OVER_PI: f32 = 1.595_769;
+    let cubic = s.fma(s.splat(0.044_715), s.mul(x, x), s.splat(1.0));
+    s.mul(s.splat(SQRT_8_OVER_PI), s.mul(x, cubic))
+}
+
+/// Rotary positions: neighbours are a pair (Su et al., 2021).
 pub(crate) struct Rope<'a> {
     /// `[n][heads][head_dim]`.
     pub(crate) x: &'a mut [f32],
@@ -102,7 +130,7 @@ impl Kernel for Rope<'_> {
     }
 }
 
-/// `x += y`.
+/// `x += y` for every row of `y.len()`.
 pub(crate) struct Add<'a> {
     pub(crate) x: &'a mut [f32],
     pub(crate) y: &'a [f32],
@@ -113,9 +141,11 @@ impl Kernel for Add<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        assert_eq!(self.x.len(), self.y.len(), "residual");
-        for (x, &y) in self.x.iter_mut().zip(self.y) {
-            *x += y;
+        assert!(self.x.len().is_multiple_of(self.y.len()), "rows of {}", self.y.len());
+        for row in self.x.chunks_exact_mut(self.y.len().max(1)) {
+            for (x, &y) in row.iter_mut().zip(self.y) {
+                *x += y;
+            }
         }
     }
 }

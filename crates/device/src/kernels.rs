@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use crate::{
     arena::{Arena, PageError},
     attention::{AttentionHeads, AttentionScratch, AttentionSequence, attention},
-    elementwise::{Add, RmsNorm, Rope, SiluMul},
+    elementwise::{Activation, Add, GateMul, RmsNorm, Rope},
     matmul::matmul,
     matrix::Matrix,
     pool::ThreadPool,
@@ -128,12 +128,12 @@ impl Kernels {
         self.run(RmsNorm { x, weight, eps, out });
     }
 
-    /// `gate = silu(gate) · up`.
-    pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
-        self.run(SiluMul { gate, up });
+    /// `gate = activation(gate) · up`.
+    pub fn gate_mul(&self, activation: Activation, gate: &mut [f32], up: &[f32]) {
+        self.run(GateMul { activation, gate, up });
     }
 
-    /// `x += y`.
+    /// `x += y` for every row of `y.len()`.
     pub fn add(&self, x: &mut [f32], y: &[f32]) {
         self.run(Add { x, y });
     }
@@ -165,7 +165,7 @@ impl Kernels {
     }
 
     /// `out[row][head][head dim] = softmax(scale · q·K) · V` for every row of a ragged step, over
-    /// the tokens up to its own position.
+    /// the tokens up to its own position that `heads.window` leaves.
     #[allow(clippy::too_many_arguments)]
     pub fn attention(
         &self,

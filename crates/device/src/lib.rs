@@ -10,22 +10,28 @@
 
 mod arena;
 mod attention;
+mod element;
 mod elementwise;
+mod format;
 mod kernels;
 mod locks;
 pub mod math;
 mod matmul;
 mod matrix;
+mod pack;
 mod pool;
 mod prefetch;
 mod quantize;
+mod repack;
 mod simd;
 mod store;
 
 pub use arena::{Arena, ArenaError, PageError, PageRead, PageWrite};
 pub use attention::{AttentionHeads, AttentionScratch, AttentionSequence};
+pub use elementwise::Activation;
+pub use format::Format;
 pub use kernels::{Isa, IsaError, Kernels};
-pub use matrix::{Format, Matrix, MatrixError};
+pub use matrix::{Matrix, MatrixError};
 pub use pool::ThreadPool;
 pub use quantize::{Activations, QUANT_BLOCK};
 

@@ -1,15 +1,14 @@
 //! Products of activations and packed weights.
 
 use crate::{
-    matrix::{BYTE_ZERO_POINT, ByteBlock, Matrix, NibbleBlock, Packed},
+    element::{Brain, Element, Half, Single},
+    matrix::{Matrix, Packed},
+    pack::{Pack, Quants},
     pool::ThreadPool,
     prefetch::prefetch,
     quantize::{Activations, BlockScale, QUANT_BLOCK},
     simd::{Kernel, LANES, Simd, load_padded, tree_sum},
 };
-
-/// One row of float activations.
-pub(crate) struct Tail<'a>(pub(crate) &'a [f32]);
 
 /// Row groups a task takes: enough work to be worth handing out, few enough to share evenly.
 const TASK_GROUPS: usize = 4;
@@ -72,164 +71,68 @@ impl Kernel for MatmulPart<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         match &self.matrix.packed {
-            Packed::Nibbles { blocks, zero_point, has_minimum: true } => {
-                debug_assert_eq!(*zero_point, 0);
-                self.quantised::<S, _, true, 0>(s, blocks);
-            }
-            Packed::Nibbles { blocks, zero_point, has_minimum: false } => {
-                debug_assert_eq!(*zero_point, 8);
-                self.quantised::<S, _, false, 8>(s, blocks);
-            }
-            Packed::Bytes { blocks } => {
-                self.quantised::<S, _, false, BYTE_ZERO_POINT>(s, blocks);
-            }
-            Packed::Floats(values) => self.floats(s, values),
+            Packed::F32(values) => self.floats::<S, Single>(s, values),
+            Packed::F16(values) => self.floats::<S, Half>(s, values),
+            Packed::BF16(values) => self.floats::<S, Brain>(s, values),
+            Packed::Q4_0(packs) => self.quantised(s, packs),
+            Packed::Q4_1(packs) => self.quantised(s, packs),
+            Packed::Q5_0(packs) => self.quantised(s, packs),
+            Packed::Q5_1(packs) => self.quantised(s, packs),
+            Packed::Q8_0(packs) => self.quantised(s, packs),
+            Packed::Q4_K(packs) => self.quantised(s, packs),
+            Packed::Q5_K(packs) => self.quantised(s, packs),
+            Packed::Q6_K(packs) => self.quantised(s, packs),
         }
-    }
-}
-
-/// A packed block, as the product sees it.
-trait Block: Copy {
-    /// Calls `each(v, weights)` for the eight vectors of four inputs, `v` ascending in memory.
-    fn weights<S: Simd>(&self, s: S) -> [S::B; 8];
-    fn dot<S: Simd>(s: S, acc: S::I, w: S::B, a: [i8; 4]) -> S::I;
-    fn scales(&self) -> &[u16; LANES];
-    fn minimums(&self) -> &[u16; LANES];
-}
-
-impl Block for NibbleBlock {
-    #[inline(always)]
-    fn weights<S: Simd>(&self, s: S) -> [S::B; 8] {
-        let [a, b, c, d] = [
-            s.load_bytes(&self.nibbles[0]),
-            s.load_bytes(&self.nibbles[1]),
-            s.load_bytes(&self.nibbles[2]),
-            s.load_bytes(&self.nibbles[3]),
-        ];
-        [
-            s.low_nibbles(a),
-            s.low_nibbles(b),
-            s.low_nibbles(c),
-            s.low_nibbles(d),
-            s.high_nibbles(a),
-            s.high_nibbles(b),
-            s.high_nibbles(c),
-            s.high_nibbles(d),
-        ]
-    }
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, acc: S::I, w: S::B, a: [i8; 4]) -> S::I {
-        s.dot_nibbles(acc, w, a)
-    }
-    #[inline(always)]
-    fn scales(&self) -> &[u16; LANES] {
-        &self.scales
-    }
-    #[inline(always)]
-    fn minimums(&self) -> &[u16; LANES] {
-        &self.minimums
-    }
-}
-
-impl Block for ByteBlock {
-    #[inline(always)]
-    fn weights<S: Simd>(&self, s: S) -> [S::B; 8] {
-        let w = &self.bytes;
-        [
-            s.load_bytes(&w[0]),
-            s.load_bytes(&w[1]),
-            s.load_bytes(&w[2]),
-            s.load_bytes(&w[3]),
-            s.load_bytes(&w[4]),
-            s.load_bytes(&w[5]),
-            s.load_bytes(&w[6]),
-            s.load_bytes(&w[7]),
-        ]
-    }
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, acc: S::I, w: S::B, a: [i8; 4]) -> S::I {
-        s.dot_bytes(acc, w, a)
-    }
-    #[inline(always)]
-    fn scales(&self) -> &[u16; LANES] {
-        &self.scales
-    }
-    #[inline(always)]
-    fn minimums(&self) -> &[u16; LANES] {
-        &self.scales
     }
 }
 
 impl MatmulPart<'_> {
     #[inline(always)]
-    fn quantised<S: Simd, B: Block, const MINIMUM: bool, const ZERO: i32>(
-        &self,
-        s: S,
-        blocks: &[B],
-    ) {
-        let per_row = self.x.cols() / QUANT_BLOCK;
+    fn quantised<S: Simd, P: Pack>(&self, s: S, packs: &[P]) {
+        let per_row = self.x.cols() / (P::BLOCKS * QUANT_BLOCK);
         for group in self.first_group..self.end_group {
-            let blocks = &blocks[group * per_row..][..per_row];
+            let packs = &packs[group * per_row..][..per_row];
             let (mut row, rows) = (0, self.x.rows());
             // As many rows share one unpacking of the weights as the registers hold.
             while S::WIDE && row + 8 <= rows {
-                self.tile::<S, B, MINIMUM, ZERO, 8>(s, blocks, group, row);
+                self.tile::<S, P, 8>(s, packs, group, row);
                 row += 8;
             }
             while row + 4 <= rows {
-                self.tile::<S, B, MINIMUM, ZERO, 4>(s, blocks, group, row);
+                self.tile::<S, P, 4>(s, packs, group, row);
                 row += 4;
             }
             while row + 2 <= rows {
-                self.tile::<S, B, MINIMUM, ZERO, 2>(s, blocks, group, row);
+                self.tile::<S, P, 2>(s, packs, group, row);
                 row += 2;
             }
             if row < rows {
-                self.tile::<S, B, MINIMUM, ZERO, 1>(s, blocks, group, row);
+                self.tile::<S, P, 1>(s, packs, group, row);
             }
         }
     }
 
     /// `R` activation rows × 16 outputs. Per output, blocks in ascending order.
     #[inline(always)]
-    fn tile<S: Simd, B: Block, const MINIMUM: bool, const ZERO: i32, const R: usize>(
-        &self,
-        s: S,
-        blocks: &[B],
-        group: usize,
-        row: usize,
-    ) {
-        let per_row = blocks.len();
+    fn tile<S: Simd, P: Pack, const R: usize>(&self, s: S, packs: &[P], group: usize, row: usize) {
+        let per_row = packs.len() * P::BLOCKS;
         let mut acc = [s.splat(0.0); R];
         let quants: [&[[i8; 4]]; R] =
             std::array::from_fn(|r| &self.x.quants[(row + r) * per_row * 8..][..per_row * 8]);
         let scales: [&[BlockScale]; R] =
             std::array::from_fn(|r| &self.x.blocks[(row + r) * per_row..][..per_row]);
-        for (k, block) in blocks.iter().enumerate() {
-            if row == 0 && R <= 4 {
-                prefetch((&raw const *block).wrapping_add(BLOCKS_AHEAD), size_of::<B>());
-            }
-            let weights = block.weights(s);
-            let a: [&[[i8; 4]; 8]; R] =
-                std::array::from_fn(|r| quants[r][k * 8..][..8].try_into().expect("eight fours"));
-            let a_scales: [BlockScale; R] = std::array::from_fn(|r| scales[r][k]);
-            let mut isum = a_scales.map(|a| s.isplat(-ZERO * a.sum));
-            for v in 0..8 {
-                // Rows innermost: their sums don't wait for each other.
-                for r in 0..R {
-                    isum[r] = B::dot(s, isum[r], weights[v], a[r][v]);
+        for (index, pack) in packs.iter().enumerate() {
+            for block in 0..P::BLOCKS {
+                let k = index * P::BLOCKS + block;
+                if row == 0 && R <= 4 {
+                    let ahead = (&raw const *pack.quants(block)).cast::<u8>();
+                    let distance = BLOCKS_AHEAD * size_of::<P>() / P::BLOCKS;
+                    prefetch(ahead.wrapping_add(distance), size_of::<P>() / P::BLOCKS);
                 }
-            }
-            let weight_scale = s.load_f16(block.scales());
-            for r in 0..R {
-                let product = s.mul(weight_scale, s.splat(a_scales[r].scale));
-                acc[r] = s.fma(product, s.to_f32(isum[r]), acc[r]);
-            }
-            if MINIMUM {
-                let minimum = s.load_f16(block.minimums());
-                for r in 0..R {
-                    acc[r] = s.fma(minimum, s.splat(a_scales[r].scaled_sum), acc[r]);
-                }
+                let a: [&[[i8; 4]; 8]; R] = std::array::from_fn(|r| {
+                    quants[r][k * 8..][..8].try_into().expect("eight fours")
+                });
+                add_block(s, pack, block, a, std::array::from_fn(|r| scales[r][k]), &mut acc);
             }
         }
         for (r, &acc) in acc.iter().enumerate() {
@@ -249,30 +152,123 @@ impl MatmulPart<'_> {
         }
     }
 
-    /// Float weights: 16 virtual lanes over the inputs, then the tree.
+    /// Float weights. As many products side by side as the registers hold, for each is one chain.
     #[inline(always)]
-    fn floats<S: Simd>(&self, s: S, values: &[f32]) {
-        let (outputs, cols) = (self.matrix.rows, self.matrix.cols);
-        for row in 0..self.x.rows() {
-            let Tail(x) = self.x.row(row);
-            for output in self.first_group * LANES..(self.end_group * LANES).min(outputs) {
-                let sum = dot(s, x, &values[output * cols..][..cols]);
-                // SAFETY: one element of this part's columns, inside `out`.
-                unsafe { self.out.slice(row * outputs + output, 1)[0] = sum };
+    fn floats<S: Simd, E: Element>(&self, s: S, values: &[E::Bits]) {
+        let end = (self.end_group * LANES).min(self.matrix.rows);
+        let side = if S::WIDE { 4 } else { 2 };
+        let mut row = 0;
+        while row < self.x.rows() {
+            let rows = if row + side <= self.x.rows() { side } else { 1 };
+            let mut output = self.first_group * LANES;
+            while output < end {
+                let outputs = if output + side <= end { side } else { 1 };
+                match (rows, outputs) {
+                    (4, 4) => self.float_tile::<S, E, 4, 4>(s, values, row, output),
+                    (4, _) => self.float_tile::<S, E, 4, 1>(s, values, row, output),
+                    (2, 2) => self.float_tile::<S, E, 2, 2>(s, values, row, output),
+                    (2, _) => self.float_tile::<S, E, 2, 1>(s, values, row, output),
+                    (_, 4) => self.float_tile::<S, E, 1, 4>(s, values, row, output),
+                    (_, 2) => self.float_tile::<S, E, 1, 2>(s, values, row, output),
+                    _ => self.float_tile::<S, E, 1, 1>(s, values, row, output),
+                }
+                output += outputs;
             }
+            row += rows;
+        }
+    }
+
+    /// `R` activation rows × `O` outputs.
+    #[inline(always)]
+    fn float_tile<S: Simd, E: Element, const R: usize, const O: usize>(
+        &self,
+        s: S,
+        values: &[E::Bits],
+        row: usize,
+        output: usize,
+    ) {
+        let (outputs, cols) = (self.matrix.rows, self.matrix.cols);
+        let x = std::array::from_fn(|r| self.x.row(row + r));
+        let y = std::array::from_fn(|o| &values[(output + o) * cols..][..cols]);
+        for (r, products) in dots::<S, E, R, O>(s, x, y).iter().enumerate() {
+            // SAFETY: elements of this part's columns in any row, inside `out` as `matmul` asserts.
+            let out = unsafe { self.out.slice((row + r) * outputs + output, O) };
+            out.copy_from_slice(products);
         }
     }
 }
 
+/// Adds one 32-block's products of `R` activation rows to their sums: a scale's quants, one part
+/// after the other, then the minimum.
 #[inline(always)]
-fn dot<S: Simd>(s: S, x: &[f32], y: &[f32]) -> f32 {
-    let mut acc = s.splat(0.0);
-    let ((x, x_tail), (y, y_tail)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
-    for (x, y) in x.iter().zip(y) {
-        acc = s.fma(s.load(x), s.load(y), acc);
+fn add_block<S: Simd, P: Pack, const R: usize>(
+    s: S,
+    pack: &P,
+    block: usize,
+    a: [&[[i8; 4]; 8]; R],
+    a_scales: [BlockScale; R],
+    acc: &mut [S::F; R],
+) {
+    let weights = pack.quants(block).vectors(s);
+    for part in 0..P::SCALES {
+        let mut isum = [s.isplat(0); R];
+        for r in 0..R {
+            let [first, second] = a_scales[r].half_sums;
+            let sum = if P::SCALES == 1 { first + second } else { [first, second][part] };
+            isum[r] = s.isplat(-P::ZERO * sum);
+        }
+        for v in part * 8 / P::SCALES..(part + 1) * 8 / P::SCALES {
+            // Rows innermost: their sums don't wait for each other.
+            for r in 0..R {
+                isum[r] = P::Quants::dot(s, isum[r], weights[v], a[r][v]);
+            }
+        }
+        let weight_scale = pack.scale(s, block, part);
+        for r in 0..R {
+            let product = s.mul(weight_scale, s.splat(a_scales[r].scale));
+            acc[r] = s.fma(product, s.to_f32(isum[r]), acc[r]);
+        }
     }
-    if !x_tail.is_empty() {
-        acc = s.fma(load_padded(s, x_tail, 0.0), load_padded(s, y_tail, 0.0), acc);
+    if P::MINIMUM {
+        let minimum = pack.minimum(s, block);
+        for r in 0..R {
+            acc[r] = s.fma(minimum, s.splat(a_scales[r].scaled_sum), acc[r]);
+        }
     }
-    tree_sum(s, acc)
+}
+
+/// Each of `x` times each of `y`: 16 virtual lanes over the inputs, then the tree.
+#[inline(always)]
+fn dots<S: Simd, E: Element, const R: usize, const O: usize>(
+    s: S,
+    x: [&[f32]; R],
+    y: [&[E::Bits]; O],
+) -> [[f32; O]; R] {
+    let mut acc = [[s.splat(0.0); O]; R];
+    let (x, y) = (x.map(|x| x.as_chunks::<LANES>()), y.map(|y| y.as_chunks::<LANES>()));
+    for k in 0..x[0].0.len() {
+        let mut weights = [s.splat(0.0); O];
+        for o in 0..O {
+            weights[o] = E::load(s, &y[o].0[k]);
+        }
+        for r in 0..R {
+            let x = s.load(&x[r].0[k]);
+            for o in 0..O {
+                acc[r][o] = s.fma(x, weights[o], acc[r][o]);
+            }
+        }
+    }
+    let mut out = [[0.0; O]; R];
+    for r in 0..R {
+        let x = load_padded(s, x[r].1, 0.0);
+        for o in 0..O {
+            let mut tail = [E::Bits::default(); LANES];
+            tail[..y[o].1.len()].copy_from_slice(y[o].1);
+            if !y[o].1.is_empty() {
+                acc[r][o] = s.fma(x, E::load(s, &tail), acc[r][o]);
+            }
+            out[r][o] = tree_sum(s, acc[r][o]);
+        }
+    }
+    out
 }

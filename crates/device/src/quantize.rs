@@ -1,9 +1,6 @@
 //! Activations rounded to int8, so that products with quantised weights are exact integers.
 
-use crate::{
-    matmul::Tail,
-    simd::{Kernel, LANES, Simd, tree_sum},
-};
+use crate::simd::{Kernel, LANES, Simd, tree_sum};
 
 /// Inputs that share one scale.
 pub const QUANT_BLOCK: usize = 32;
@@ -30,8 +27,8 @@ pub(crate) struct BlockScale {
     pub(crate) scale: f32,
     /// `d · Σ q`, for formats with a minimum.
     pub(crate) scaled_sum: f32,
-    /// `Σ q`, for formats with a zero point.
-    pub(crate) sum: i32,
+    /// `Σ q` of either half, for formats with a zero point.
+    pub(crate) half_sums: [i32; 2],
 }
 
 impl Activations {
@@ -51,6 +48,11 @@ impl Activations {
         self.quants.resize(if quantised { rows * cols / 4 } else { 0 }, [0; 4]);
         self.blocks
             .resize(if quantised { rows * cols / QUANT_BLOCK } else { 0 }, BlockScale::default());
+    }
+
+    /// A row as it was given.
+    pub(crate) fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.cols..][..self.cols]
     }
 
     pub(crate) fn is_quantised(&self) -> bool {
@@ -94,27 +96,20 @@ fn quantize_block<S: Simd>(s: S, x: &[f32], quants: &mut [[i8; 4]]) -> BlockScal
     if amax == 0.0 || !amax.is_finite() {
         quants.fill([0; 4]);
         let scale = if amax == 0.0 { 0.0 } else { f32::NAN };
-        return BlockScale { scale, scaled_sum: scale, sum: 0 };
+        return BlockScale { scale, scaled_sum: scale, half_sums: [0; 2] };
     }
     let inverse = s.splat((127.0 / amax).min(f32::MAX));
-    let mut sums = s.splat(0.0);
-    for (x, quants) in x.as_chunks::<LANES>().0.iter().zip(quants.as_chunks_mut::<4>().0) {
+    let mut half_sums = [0; 2];
+    let halves = x.as_chunks::<LANES>().0.iter().zip(quants.as_chunks_mut::<4>().0);
+    for ((x, quants), sum) in halves.zip(&mut half_sums) {
         // A subnormal amax makes an inverse too large to be a float; the clamp keeps q in range.
         let q = s.round(s.mul(s.load(x), inverse));
         let q = s.max(s.splat(-127.0), s.min(s.splat(127.0), q));
-        // Sums of small integers: exact in any order.
-        sums = s.add(sums, q);
+        // A sum of small integers: exact in any order.
+        *sum = tree_sum(s, q) as i32;
         let bytes = s.to_bytes(q);
         quants.copy_from_slice(bytes.as_chunks::<4>().0);
     }
-    let sum = tree_sum(s, sums) as i32;
     let scale = amax / 127.0;
-    BlockScale { scale, scaled_sum: scale * sum as f32, sum }
-}
-
-/// Float rows as a kernel's tail wants them.
-impl Activations {
-    pub(crate) fn row(&self, row: usize) -> Tail<'_> {
-        Tail(&self.values[row * self.cols..][..self.cols])
-    }
+    BlockScale { scale, scaled_sum: scale * (half_sums[0] + half_sums[1]) as f32, half_sums }
 }

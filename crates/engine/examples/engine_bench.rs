@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use baton_device::{Arena, Isa, Kernels};
-use baton_engine::{LlamaEngine, Model};
+use baton_engine::{Model, TransformerEngine};
 use baton_scheduler::{Engine, SampleStep, SequenceStep, Unobserved};
 use baton_types::{BlockId, ChoiceIndex, KvDtype, RequestId, SamplingSpec, SequenceKey, TokenId};
 
@@ -17,10 +17,10 @@ fn main() {
     };
     let threads = threads.parse().expect("a number of threads");
     let model = Arc::new(Model::load(Path::new(&model)).expect("the model loads"));
-    let layout = LlamaEngine::layout(&model, 16, KvDtype::F16);
+    let layout = TransformerEngine::layout(&model, 16, KvDtype::F16);
     let arena = Arc::new(Arena::new(layout, 2048).expect("memory"));
     let kernels = Kernels::new(Isa::best()).expect("the best there is");
-    let mut engine = LlamaEngine::new(model, arena, kernels, threads, None);
+    let mut engine = TransformerEngine::new(model, arena, kernels, threads, None);
     prefill(&mut engine, 64);
     let mut rows = Vec::new();
     for len in [512, 2048] {
@@ -36,7 +36,7 @@ fn main() {
     println!("[{}]", rows.join(","));
 }
 
-fn step(engine: &mut LlamaEngine, batch: &[(u32, &[TokenId], &[BlockId])]) {
+fn step(engine: &mut TransformerEngine, batch: &[(u32, &[TokenId], &[BlockId])]) {
     let steps: Vec<_> = batch
         .iter()
         .enumerate()
@@ -52,7 +52,7 @@ fn step(engine: &mut LlamaEngine, batch: &[(u32, &[TokenId], &[BlockId])]) {
 }
 
 /// Tokens a second of one prompt of `len`.
-fn prefill(engine: &mut LlamaEngine, len: usize) -> f64 {
+fn prefill(engine: &mut TransformerEngine, len: usize) -> f64 {
     let tokens: Vec<_> = (0..len as u32).map(|i| TokenId(i * 37 % 49_000)).collect();
     let blocks: Vec<_> = (0..len.div_ceil(16) as u32).map(BlockId).collect();
     let begin = Instant::now();
@@ -63,7 +63,7 @@ fn prefill(engine: &mut LlamaEngine, len: usize) -> f64 {
 }
 
 /// Tokens a second of `batch` sequences with contexts of 128 to 192.
-fn decode(engine: &mut LlamaEngine, batch: usize) -> f64 {
+fn decode(engine: &mut TransformerEngine, batch: usize) -> f64 {
     const STEPS: u32 = 64;
     let blocks: Vec<Vec<_>> =
         (0..batch as u32).map(|i| (0..12).map(|b| BlockId(i * 12 + b)).collect()).collect();

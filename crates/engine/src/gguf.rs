@@ -1,84 +1,49 @@
-//! GGUF files, read by candle and checked here.
+//! GGUF files: candle reads what they say, the tensors are taken as they lie.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
-    io::{self, BufReader, Seek},
-    path::{Path, PathBuf},
+    io::{self, BufReader, Read, Seek, SeekFrom},
+    path::Path,
 };
 
-use baton_device::{Format, Matrix, MatrixError};
-use baton_text::TextAssets;
-use candle_core::{
-    Device,
-    quantized::{
-        GgmlDType, QTensor,
-        gguf_file::{Content, Value},
-    },
+use baton_device::Format;
+use candle_core::quantized::{
+    GgmlDType,
+    gguf_file::{Content, Value},
 };
 
 use crate::{
+    architecture::{Architecture, Declared},
+    error::LoadError,
+    model::Model,
+    reader::{Reader, Stored, Tensors, vector},
+    rope::Scaling,
     text::text_assets,
-    weights::{Layer, Shape, Weights},
+    weights::Shape,
 };
 
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    #[error("cannot read {}: {source}", path.display())]
-    Open { path: PathBuf, source: io::Error },
-    #[error("{} is not a whole GGUF file: {source}", path.display())]
-    Gguf { path: PathBuf, source: candle_core::Error },
-    #[error("the model's architecture is {given:?}; this engine runs \"llama\"")]
-    Architecture { given: String },
-    #[error("the model file has no usable {key:?}: {why}")]
-    Metadata { key: String, why: String },
-    #[error("tensor {name:?} is {given:?}, expected {expected:?}")]
-    Shape { name: String, given: Vec<usize>, expected: Vec<usize> },
-    #[error("tensor {name:?} is stored as {given:?}; this engine takes F32, F16, Q4_0, Q4_1, Q8_0")]
-    Format { name: String, given: GgmlDType },
-    #[error("tensor {name:?}: {source}")]
-    Tensor { name: String, source: candle_core::Error },
-    #[error("tensor {name:?}: {source}")]
-    Matrix { name: String, source: MatrixError },
-    #[error("{key} = {given} is not supported: {why}")]
-    Unsupported { key: &'static str, given: String, why: &'static str },
-}
-
-/// A loaded model: weights packed for the kernels, and the language it speaks.
-#[derive(Debug)]
-pub struct Model {
-    pub(crate) weights: Weights,
-    pub(crate) shape: Shape,
-    /// BLAKE3 of the whole file.
-    pub(crate) hash: [u8; 32],
-    pub text: TextAssets,
-}
-
-impl Model {
-    /// Reads and repacks the file at `path`. Takes about as long as reading it twice.
-    pub fn load(path: &Path) -> Result<Self, LoadError> {
-        let open = |source| LoadError::Open { path: path.to_owned(), source };
-        let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(open)?);
-        let mut hasher = blake3::Hasher::new();
-        io::copy(&mut reader, &mut hasher).map_err(open)?;
-        reader.rewind().map_err(open)?;
-        let content = Content::read(&mut reader)
-            .map_err(|source| LoadError::Gguf { path: path.to_owned(), source })?;
-        let shape = shape(&content)?;
-        let text = text_assets(&content)?;
-        let mut file = Tensors { content, reader };
-        let weights = file.weights(&shape)?;
-        Ok(Model { weights, shape, hash: *hasher.finalize().as_bytes(), text })
+pub(crate) fn load(path: &Path) -> Result<Model, LoadError> {
+    let open = |source| LoadError::Open { path: path.to_owned(), source };
+    let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(open)?);
+    let mut hasher = blake3::Hasher::new();
+    let len = io::copy(&mut reader, &mut hasher).map_err(open)?;
+    reader.rewind().map_err(open)?;
+    let content = Content::read(&mut reader)
+        .map_err(|source| LoadError::Gguf { path: path.to_owned(), source })?;
+    let name = value(&content, "general.architecture", Value::to_string)?;
+    let architecture = Architecture::of_gguf(name)?;
+    let text = text_assets(&content)?;
+    let unread = content.tensor_infos.keys().cloned().collect();
+    let mut file = GgufTensors { content, reader, len, unread };
+    let declared = declared(&mut file, architecture)?;
+    let reach = (architecture.reach)(&declared)?;
+    let (shape, parts, pairs) = (declared.shape, architecture.parts, architecture.gguf_pairs);
+    let weights = Reader { tensors: &mut file, shape, parts, pairs, norm_offset: 0.0 }.weights()?;
+    if let Some(name) = file.unread.pop_first() {
+        return Err(LoadError::UnknownTensor { name, architecture: architecture.gguf });
     }
-
-    /// The longest sequence the model was trained for, in tokens.
-    pub fn max_context(&self) -> u32 {
-        self.shape.context
-    }
-
-    /// Bytes the weights take in memory.
-    pub fn weight_bytes(&self) -> usize {
-        self.weights.bytes()
-    }
+    Ok(Model { weights, shape, parts, reach, hash: *hasher.finalize().as_bytes(), text })
 }
 
 /// A metadata value, or why it is of no use.
@@ -87,8 +52,7 @@ pub(crate) fn value<'a, T>(
     key: &str,
     read: impl Fn(&'a Value) -> candle_core::Result<T>,
 ) -> Result<T, LoadError> {
-    optional(content, key, read)?
-        .ok_or_else(|| LoadError::Metadata { key: key.to_owned(), why: "it is missing".to_owned() })
+    optional(content, key, read)?.ok_or_else(|| LoadError::missing(key))
 }
 
 /// A metadata value that may be missing.
@@ -104,137 +68,172 @@ pub(crate) fn optional<'a, T>(
     content.metadata.get(key).map(read).transpose().map_err(refuse)
 }
 
-fn shape(content: &Content) -> Result<Shape, LoadError> {
-    let architecture = value(content, "general.architecture", Value::to_string)?;
-    if architecture != "llama" {
-        return Err(LoadError::Architecture { given: architecture.clone() });
-    }
-    let number = |key: &str| match value(content, key, Value::to_u32)? {
-        0 => Err(LoadError::Metadata { key: key.to_owned(), why: "it is 0".to_owned() }),
-        number => Ok(number as usize),
-    };
-    let hidden = number("llama.embedding_length")?;
-    let heads = number("llama.attention.head_count")?;
-    let head_dim = optional(content, "llama.attention.key_length", Value::to_u32)?
-        .map_or(hidden / heads, |dim| dim as usize);
-    let kv_heads = number("llama.attention.head_count_kv")?;
-    let vocab = value(content, "tokenizer.ggml.tokens", Value::to_vec)?.len();
-    let rope_base = optional(content, "llama.rope.freq_base", Value::to_f32)?.unwrap_or(10_000.0);
-    let shape = Shape {
-        hidden,
-        heads,
-        kv_heads,
-        head_dim,
-        vocab,
-        rope_base,
-        layers: number("llama.block_count")?,
-        ffn: number("llama.feed_forward_length")?,
-        context: number("llama.context_length")? as u32,
-        eps: value(content, "llama.attention.layer_norm_rms_epsilon", Value::to_f32)?,
-    };
-    supported(content, &shape)?;
-    Ok(shape)
+/// Metadata of one architecture: its keys begin with its name.
+struct Keys<'a> {
+    content: &'a Content,
+    prefix: &'static str,
 }
 
-fn supported(content: &Content, shape: &Shape) -> Result<(), LoadError> {
-    let refuse = |key, given: String, why| Err(LoadError::Unsupported { key, given, why });
-    let Shape { heads, kv_heads, head_dim, .. } = *shape;
-    if !heads.is_multiple_of(kv_heads) || heads / kv_heads > 16 {
-        let given = format!("{heads} over {kv_heads}");
-        return refuse("llama.attention.head_count", given, "kv heads serve 1 to 16 heads each");
+impl Keys<'_> {
+    fn optional_size(&self, key: &str) -> Result<Option<usize>, LoadError> {
+        let key = format!("{}.{key}", self.prefix);
+        match optional(self.content, &key, Value::to_u32)? {
+            Some(0) => Err(LoadError::Metadata { key, why: "it is 0".to_owned() }),
+            size => Ok(size.map(|size| size as usize)),
+        }
     }
-    if !head_dim.is_multiple_of(16) || head_dim == 0 || head_dim > 256 {
-        return refuse("head_dim", head_dim.to_string(), "a multiple of 16 up to 256 is");
+
+    fn size(&self, key: &str) -> Result<usize, LoadError> {
+        self.optional_size(key)?.ok_or_else(|| LoadError::missing(format!("{}.{key}", self.prefix)))
     }
-    let rope = optional(content, "llama.rope.dimension_count", Value::to_u32)?;
-    if let Some(given) = rope.filter(|&dims| dims as usize != head_dim) {
-        let why = "positions must turn the whole head";
-        return refuse("llama.rope.dimension_count", given.to_string(), why);
+
+    fn optional_float(&self, key: &str) -> Result<Option<f32>, LoadError> {
+        optional(self.content, &format!("{}.{key}", self.prefix), Value::to_f32)
     }
-    let scaling = optional(content, "llama.rope.scaling.type", Value::to_string)?;
-    if let Some(given) = scaling.filter(|&kind| kind != "none") {
-        return refuse("llama.rope.scaling.type", given.clone(), "only unscaled positions are");
+
+    fn float(&self, key: &str) -> Result<f32, LoadError> {
+        self.optional_float(key)?
+            .ok_or_else(|| LoadError::missing(format!("{}.{key}", self.prefix)))
     }
-    if content.tensor_infos.contains_key("rope_freqs.weight") {
-        let given = "present".to_owned();
-        return refuse("rope_freqs.weight", given, "only unscaled positions are");
+
+    fn shape(&self) -> Result<Shape, LoadError> {
+        let (hidden, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
+        let head_dim = self.optional_size("attention.key_length")?.unwrap_or(hidden / heads);
+        let shape = Shape {
+            hidden,
+            heads,
+            head_dim,
+            kv_heads: self.size("attention.head_count_kv")?,
+            vocab: value(self.content, "tokenizer.ggml.tokens", Value::to_vec)?.len(),
+            layers: self.size("block_count")?,
+            ffn: self.size("feed_forward_length")?,
+            context: self.size("context_length")? as u32,
+            eps: self.float("attention.layer_norm_rms_epsilon")?,
+        };
+        shape.check()?;
+        for (key, why) in [
+            ("rope.dimension_count", "positions must turn the whole head"),
+            ("attention.value_length", "keys and values must have one size"),
+        ] {
+            if let Some(given) = self.optional_size(key)?.filter(|&given| given != head_dim) {
+                return Err(LoadError::unsupported(key, given, why));
+            }
+        }
+        Ok(shape)
     }
-    Ok(())
+
+    fn scaling(&self) -> Result<Scaling, LoadError> {
+        let key = format!("{}.rope.scaling.type", self.prefix);
+        let kind = optional(self.content, &key, Value::to_string)?.map_or("none", String::as_str);
+        let factor = || Ok::<_, LoadError>(f64::from(self.float("rope.scaling.factor")?));
+        match kind {
+            "none" => Ok(Scaling::None),
+            "linear" => Ok(Scaling::Linear { factor: factor()? }),
+            "yarn" => Ok(Scaling::Yarn {
+                factor: factor()?,
+                fast: 32.0,
+                slow: 1.0,
+                original_context: self.size("rope.scaling.original_context_length")? as f64,
+                amplitude: None,
+            }),
+            given => {
+                Err(LoadError::unsupported("rope.scaling.type", given, "none, linear and yarn are"))
+            }
+        }
+    }
 }
 
-struct Tensors {
+fn declared(
+    file: &mut GgufTensors,
+    architecture: &'static Architecture,
+) -> Result<Declared, LoadError> {
+    const DIVISORS: &str = "rope_freqs.weight";
+    let keys = Keys { content: &file.content, prefix: architecture.gguf };
+    let shape = keys.shape()?;
+    let mut declared = Declared {
+        shape,
+        rope_base: keys.optional_float("rope.freq_base")?,
+        scaling: keys.scaling()?,
+        local_rope_base: keys.optional_float("rope.freq_base_swa")?,
+        window: keys.optional_size("attention.sliding_window")?.map(|window| window as u32),
+        windowed: None,
+        query_scalar: None,
+    };
+    if file.contains(DIVISORS) {
+        declared.scaling = Scaling::Divisors(vector(file, DIVISORS, shape.head_dim / 2)?);
+    }
+    Ok(declared)
+}
+
+struct GgufTensors {
     content: Content,
     reader: BufReader<File>,
+    /// Bytes of the file.
+    len: u64,
+    unread: BTreeSet<String>,
 }
 
-impl Tensors {
-    fn weights(&mut self, shape: &Shape) -> Result<Weights, LoadError> {
-        let Shape { hidden, heads, kv_heads, head_dim, ffn, .. } = *shape;
-        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
-        let mut layers = Vec::with_capacity(shape.layers);
-        for index in 0..shape.layers {
-            let name = |part: &str| format!("blk.{index}.{part}.weight");
-            layers.push(Layer {
-                attention_norm: self.vector(&name("attn_norm"), hidden)?,
-                q: self.matrix(&name("attn_q"), q, hidden)?,
-                k: self.matrix(&name("attn_k"), kv, hidden)?,
-                v: self.matrix(&name("attn_v"), kv, hidden)?,
-                attention_out: self.matrix(&name("attn_output"), hidden, q)?,
-                ffn_norm: self.vector(&name("ffn_norm"), hidden)?,
-                gate: self.matrix(&name("ffn_gate"), ffn, hidden)?,
-                up: self.matrix(&name("ffn_up"), ffn, hidden)?,
-                down: self.matrix(&name("ffn_down"), hidden, ffn)?,
-            });
-        }
-        let own_output = self.content.tensor_infos.contains_key("output.weight");
-        Ok(Weights {
-            embedding: self.matrix("token_embd.weight", shape.vocab, hidden)?,
-            layers,
-            output_norm: self.vector("output_norm.weight", hidden)?,
-            output: match own_output {
-                true => Some(self.matrix("output.weight", shape.vocab, hidden)?),
-                false => None,
-            },
-        })
+impl Tensors for GgufTensors {
+    fn contains(&self, name: &str) -> bool {
+        self.content.tensor_infos.contains_key(name)
     }
 
-    /// A tensor of `expected` dimensions, outermost first.
-    fn tensor(&mut self, name: &str, expected: &[usize]) -> Result<QTensor, LoadError> {
-        let info = self.content.tensor_infos.get(name).ok_or_else(|| LoadError::Metadata {
-            key: name.to_owned(),
-            why: "the tensor is missing".to_owned(),
-        })?;
-        // Before any byte is read: a lying shape must not decide an allocation.
+    fn read(&mut self, name: &str, expected: &[usize]) -> Result<Stored, LoadError> {
+        let info = self.content.tensor_infos.get(name).ok_or_else(|| LoadError::missing(name))?;
         if info.shape.dims() != expected {
             let (given, expected) = (info.shape.dims().to_vec(), expected.to_vec());
             return Err(LoadError::Shape { name: name.to_owned(), given, expected });
         }
-        self.content
-            .tensor(&mut self.reader, name, &Device::Cpu)
-            .map_err(|source| LoadError::Tensor { name: name.to_owned(), source })
+        let format = format(info.ggml_dtype).ok_or_else(|| LoadError::Format {
+            name: name.to_owned(),
+            given: format!("{:?}", info.ggml_dtype),
+        })?;
+        let start = self.content.tensor_data_offset.saturating_add(info.offset);
+        let data = read_at(&mut self.reader, self.len, start, bytes_of(format, expected), name)?;
+        self.unread.remove(name);
+        Ok(Stored { format, data })
     }
+}
 
-    fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, LoadError> {
-        let tensor = self.tensor(name, &[rows, cols])?;
-        let format = match tensor.dtype() {
-            GgmlDType::F32 => Format::F32,
-            GgmlDType::F16 => Format::F16,
-            GgmlDType::Q4_0 => Format::Q4_0,
-            GgmlDType::Q4_1 => Format::Q4_1,
-            GgmlDType::Q8_0 => Format::Q8_0,
-            given => return Err(LoadError::Format { name: name.to_owned(), given }),
-        };
-        let data =
-            tensor.data().map_err(|source| LoadError::Tensor { name: name.to_owned(), source })?;
-        Matrix::pack(format, rows, cols, &data)
-            .map_err(|source| LoadError::Matrix { name: name.to_owned(), source })
-    }
+/// Bytes of a tensor of `dims` in `format`.
+pub(crate) fn bytes_of(format: Format, dims: &[usize]) -> u64 {
+    let (block, bytes) = format.block();
+    let elements = dims.iter().fold(1_usize, |all, &dim| all.saturating_mul(dim));
+    (elements.div_ceil(block) as u64).saturating_mul(bytes as u64)
+}
 
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
-        let tensor = self.tensor(name, &[len])?;
-        tensor
-            .dequantize(&Device::Cpu)
-            .and_then(|tensor| tensor.to_vec1())
-            .map_err(|source| LoadError::Tensor { name: name.to_owned(), source })
+/// The `bytes` from `start` on of a file of `len`, which are tensor `name`.
+pub(crate) fn read_at(
+    file: &mut (impl Read + Seek),
+    len: u64,
+    start: u64,
+    bytes: u64,
+    name: &str,
+) -> Result<Vec<u8>, LoadError> {
+    let end = start.saturating_add(bytes);
+    if end > len {
+        return Err(LoadError::Truncated { name: name.to_owned(), end, len });
     }
+    let mut data = vec![0; bytes as usize];
+    file.seek(SeekFrom::Start(start))
+        .and_then(|_| file.read_exact(&mut data))
+        .map_err(|source| LoadError::Tensor { name: name.to_owned(), source })?;
+    Ok(data)
+}
+
+fn format(dtype: GgmlDType) -> Option<Format> {
+    Some(match dtype {
+        GgmlDType::F32 => Format::F32,
+        GgmlDType::F16 => Format::F16,
+        GgmlDType::BF16 => Format::BF16,
+        GgmlDType::Q4_0 => Format::Q4_0,
+        GgmlDType::Q4_1 => Format::Q4_1,
+        GgmlDType::Q5_0 => Format::Q5_0,
+        GgmlDType::Q5_1 => Format::Q5_1,
+        GgmlDType::Q8_0 => Format::Q8_0,
+        GgmlDType::Q4K => Format::Q4_K,
+        GgmlDType::Q5K => Format::Q5_K,
+        GgmlDType::Q6K => Format::Q6_K,
+        GgmlDType::Q8_1 | GgmlDType::Q2K | GgmlDType::Q3K | GgmlDType::Q8K => return None,
+    })
 }

@@ -1,6 +1,10 @@
+//! A model's weights, as the forward pass wants them.
+
 use baton_device::Matrix;
 
-/// Sizes of a Llama model.
+use crate::error::LoadError;
+
+/// Sizes of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Shape {
     pub(crate) layers: usize,
@@ -12,9 +16,35 @@ pub(crate) struct Shape {
     pub(crate) vocab: usize,
     /// Tokens the model was trained for.
     pub(crate) context: u32,
-    pub(crate) rope_base: f32,
     /// Of the norms.
     pub(crate) eps: f32,
+}
+
+/// Beyond any model, and small enough that no product of two overflows.
+const MAX_LAYERS: usize = 1024;
+const MAX_SIZE: usize = 1 << 28;
+
+impl Shape {
+    /// Refuses what the kernels don't compute.
+    pub(crate) fn check(&self) -> Result<(), LoadError> {
+        let Shape { layers, hidden, heads, kv_heads, head_dim, ffn, vocab, .. } = *self;
+        if layers > MAX_LAYERS {
+            return Err(LoadError::unsupported("layers", layers, "up to 1024 are"));
+        }
+        if let Some(given) = [hidden, heads, ffn, vocab].into_iter().find(|&size| size > MAX_SIZE) {
+            return Err(LoadError::unsupported("a size", given, "each is at most 2^28"));
+        }
+        if !heads.is_multiple_of(kv_heads) || heads / kv_heads > 16 {
+            let given = format!("{heads} over {kv_heads}");
+            let why = "kv heads serve 1 to 16 heads each";
+            return Err(LoadError::unsupported("head_count", given, why));
+        }
+        if !head_dim.is_multiple_of(16) || head_dim == 0 || head_dim > 256 {
+            let why = "a multiple of 16 up to 256 is";
+            return Err(LoadError::unsupported("head_dim", head_dim, why));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -29,14 +59,26 @@ pub(crate) struct Weights {
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub(crate) attention_norm: Vec<f32>,
-    pub(crate) q: Matrix,
-    pub(crate) k: Matrix,
-    pub(crate) v: Matrix,
+    pub(crate) q: HeadProjection,
+    pub(crate) k: HeadProjection,
+    pub(crate) v: HeadProjection,
     pub(crate) attention_out: Matrix,
+    pub(crate) attention_post_norm: Option<Vec<f32>>,
     pub(crate) ffn_norm: Vec<f32>,
     pub(crate) gate: Matrix,
     pub(crate) up: Matrix,
     pub(crate) down: Matrix,
+    pub(crate) ffn_post_norm: Option<Vec<f32>>,
+}
+
+/// From hidden rows to heads: `norm(x · matrixᵀ + bias)`.
+#[derive(Debug)]
+pub(crate) struct HeadProjection {
+    pub(crate) matrix: Matrix,
+    /// `[heads][head_dim]`.
+    pub(crate) bias: Option<Vec<f32>>,
+    /// `[head_dim]`, of every head for itself.
+    pub(crate) norm: Option<Vec<f32>>,
 }
 
 impl Weights {
@@ -47,7 +89,9 @@ impl Weights {
     pub(crate) fn bytes(&self) -> usize {
         let layer = |layer: &Layer| {
             let Layer { q, k, v, attention_out, gate, up, down, .. } = layer;
-            [q, k, v, attention_out, gate, up, down].map(Matrix::bytes).iter().sum::<usize>()
+            let heads = [&q.matrix, &k.matrix, &v.matrix];
+            let matrices = heads.into_iter().chain([attention_out, gate, up, down]);
+            matrices.map(Matrix::bytes).sum::<usize>()
         };
         let output = self.output.as_ref().map_or(0, Matrix::bytes);
         self.embedding.bytes() + output + self.layers.iter().map(layer).sum::<usize>()

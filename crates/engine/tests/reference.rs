@@ -4,86 +4,19 @@
 mod common;
 #[path = "reference/plain.rs"]
 mod plain;
-#[path = "common/tiny.rs"]
-mod tiny;
 
-use std::{path::Path, sync::Arc};
-
-use baton_engine::{LlamaEngine, Model};
-use baton_scheduler::{Engine, SampleStep, SequenceStep, Unobserved};
 use baton_text::{ChatMessage, TextModel};
-use baton_types::{BlockId, KvDtype, SamplingSpec, TokenId, blocks_for};
-use candle_core::quantized::GgmlDType;
-use common::{Setup, engine, key, model, model_path};
+use baton_types::TokenId;
+use common::{Setup, each_logits, engine, model, model_path, relative_errors};
 use serde::Deserialize;
-use tiny::Tiny;
-
-/// Runs `tokens` one after the other from `start` on, and gives each one's logits.
-fn each_logits(engine: &mut LlamaEngine, tokens: &[TokenId], start: usize) -> Vec<Vec<f32>> {
-    let layout = engine.info().layout;
-    let blocks: Vec<_> =
-        (0..blocks_for(tokens.len(), layout.block_tokens) as u32).map(BlockId).collect();
-    let mut logits = Vec::new();
-    let mut at = 0;
-    while at < tokens.len() {
-        let end = if at < start { start } else { at + 1 };
-        let step = SequenceStep {
-            key: key(1),
-            tokens: &tokens[at..end],
-            start: at as u32,
-            blocks: &blocks,
-            sample: Some(SampleStep::new(const { &SamplingSpec::GREEDY }, 0)),
-        };
-        engine.step(&[step], &mut Unobserved, &mut Vec::new()).unwrap();
-        logits.push(engine.logits().to_vec());
-        at = end;
-    }
-    logits
-}
-
-/// ‖ours − plain‖ / ‖plain‖ of every row, ascending.
-fn relative_errors(path: &Path, dtype: KvDtype, tokens: &[TokenId]) -> Vec<f64> {
-    let model = Arc::new(Model::load(path).unwrap());
-    let mut engine = engine(&model, Setup { dtype, threads: 2, ..Setup::default() });
-    let (ours, plain) = (each_logits(&mut engine, tokens, 0), plain::forward(path, tokens));
-    assert_eq!(ours.len(), plain.len());
-    let norm = |row: &mut dyn Iterator<Item = f64>| row.map(|x| x * x).sum::<f64>().sqrt();
-    let errors = ours.iter().zip(&plain).map(|(ours, plain)| {
-        assert_eq!(ours.len(), plain.len());
-        let off = norm(&mut ours.iter().zip(plain).map(|(a, b)| f64::from(a - b)));
-        off / norm(&mut plain.iter().map(|&x| f64::from(x)))
-    });
-    let mut errors: Vec<_> = errors.collect();
-    errors.sort_by(f64::total_cmp);
-    errors
-}
-
-/// Where nothing is rounded to fewer bits, only the order of sums differs. Elsewhere cache and
-/// activations are: a few parts in a thousand with f16, in a hundred with eight bits.
-#[test]
-fn logits_are_those_of_a_plain_forward_pass() {
-    let folder = tempfile::tempdir().unwrap();
-    let tokens: Vec<_> = (0..40).map(|i| TokenId((i * 37 + 11) % tiny::VOCAB as u32)).collect();
-    for (dtype, kv, bound) in [
-        (GgmlDType::F32, KvDtype::F32, 1e-5),
-        (GgmlDType::F16, KvDtype::F16, 1e-2),
-        (GgmlDType::Q8_0, KvDtype::F16, 5e-2),
-        (GgmlDType::Q4_0, KvDtype::F16, 5e-2),
-        (GgmlDType::Q4_1, KvDtype::F16, 5e-2),
-    ] {
-        let path = folder.path().join("tiny.gguf");
-        Tiny::new(dtype).write(&path);
-        let errors = relative_errors(&path, kv, &tokens);
-        let worst = errors[errors.len() - 1];
-        assert!(worst < bound, "{dtype:?}, cache {kv}: {worst:e}, at most {bound:e}");
-    }
-}
 
 /// Thirty layers amplify what one rounds: single rows are further off.
 #[test]
 fn the_default_models_logits_are_those_of_a_plain_forward_pass() {
     let english = llama_cpp().english;
-    let errors = relative_errors(&model_path(), KvDtype::F16, &english[..48]);
+    let mut engine = engine(&model(), Setup { threads: 2, ..Setup::default() });
+    let ours = each_logits(&mut engine, &english[..48], 0);
+    let errors = relative_errors(&ours, &plain::forward(&model_path(), &english[..48]));
     let median = errors[errors.len() / 2];
     assert!(median < 0.05, "{median:e}");
 }

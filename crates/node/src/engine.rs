@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use baton_device::{Arena, ArenaError, Isa, IsaError, Kernels};
-use baton_engine::{LlamaEngine, Model};
+use baton_engine::{Model, TransformerEngine};
 use baton_scheduler::{
     Engine,
     sim::{SimConfig, SimConfigError, SimEngine},
@@ -57,7 +57,7 @@ fn load_llama(llama: &LlamaConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
     let isa = llama.isa.map_or_else(Isa::best, isa);
     let kernels = Kernels::new(isa)?;
     let model = Arc::new(Model::load(&llama.model)?);
-    let layout = LlamaEngine::layout(&model, llama.block_tokens, llama.kv_dtype);
+    let layout = TransformerEngine::layout(&model, llama.block_tokens, llama.kv_dtype);
     let arena = Arc::new(Arena::new(layout, pool_blocks(kv, &layout)?)?);
     let threads = llama.threads.unwrap_or_else(all_cores);
     tracing::info!(
@@ -65,7 +65,8 @@ fn load_llama(llama: &LlamaConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
         "read the model"
     );
     let text = model.text.clone();
-    let engine = LlamaEngine::new(model, Arc::clone(&arena), kernels, threads, llama.max_context);
+    let engine =
+        TransformerEngine::new(model, Arc::clone(&arena), kernels, threads, llama.max_context);
     Ok(Loaded { engine: Box::new(engine), arena, text })
 }
 

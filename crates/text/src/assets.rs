@@ -11,8 +11,11 @@ pub struct TextAssets {
     pub token_types: Vec<u32>,
     /// `left right`, best first.
     pub merges: Vec<String>,
-    /// GGUF's name of the pre-tokeniser.
+    /// How byte-level BPE cuts text: GGUF's name of the pre-tokeniser, or what a `tokenizer.json`
+    /// says of it, as JSON.
     pub pre: String,
+    /// Where [`TokenizerKind::SentencePiece`] puts a space before text.
+    pub space_prefix: SpacePrefix,
     /// Jinja; empty when the model has none.
     pub chat_template: String,
     pub bos: Option<TokenId>,
@@ -26,14 +29,30 @@ pub struct TextAssets {
 pub enum TokenizerKind {
     /// Byte-level BPE (GGUF's "gpt2").
     ByteBpe,
+    /// Pieces over characters, a space written `▁`, what is in no piece as bytes (GGUF's "llama").
+    SentencePiece,
     /// One token a byte, then one that ends a sequence: the simulated engine's.
     Bytes,
 }
 
+/// Where text gets a space before it, which is none of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SpacePrefix {
+    #[default]
+    Never,
+    /// Where the whole begins, unless with a control token or a space.
+    First,
+    /// Also after every control token.
+    EveryText,
+}
+
 /// GGUF's token types with a meaning here.
 pub(crate) const TYPE_NORMAL: u32 = 1;
+pub(crate) const TYPE_UNKNOWN: u32 = 2;
 pub(crate) const TYPE_CONTROL: u32 = 3;
 pub(crate) const TYPE_USER_DEFINED: u32 = 4;
+pub(crate) const TYPE_UNUSED: u32 = 5;
+pub(crate) const TYPE_BYTE: u32 = 6;
 
 /// The token after the 256 bytes ends a sequence.
 const BYTES_EOS: TokenId = TokenId(256);
@@ -49,6 +68,7 @@ impl TextAssets {
             token_types: Vec::new(),
             merges: Vec::new(),
             pre: String::new(),
+            space_prefix: SpacePrefix::Never,
             chat_template: BYTES_TEMPLATE.to_owned(),
             bos: None,
             add_bos: false,

@@ -1,6 +1,11 @@
-//! Byte-level BPE writes bytes as printable characters; this is the way back.
+//! Tokenisers write bytes and spaces as other characters; this is the way back.
 
-use crate::assets::{TYPE_CONTROL, TYPE_NORMAL, TextAssets, TokenizerKind};
+use crate::{
+    assets::{
+        TYPE_BYTE, TYPE_CONTROL, TYPE_NORMAL, TYPE_UNKNOWN, TYPE_UNUSED, TextAssets, TokenizerKind,
+    },
+    bpe::SPACE,
+};
 
 /// What each token stands for in the output: bytes, one after another.
 #[derive(Debug)]
@@ -28,6 +33,16 @@ impl TokenBytes {
                     }
                 }
             }
+            TokenizerKind::SentencePiece => {
+                for (index, token) in assets.tokens.iter().enumerate() {
+                    match assets.token_type(index) {
+                        TYPE_BYTE => table.push(byte_of(token).as_slice()),
+                        TYPE_CONTROL | TYPE_UNUSED => table.push(&[]),
+                        TYPE_UNKNOWN => table.push(UNKNOWN.as_bytes()),
+                        _ => table.push(token.replace(SPACE, " ").as_bytes()),
+                    }
+                }
+            }
         }
         table
     }
@@ -48,6 +63,15 @@ impl TokenBytes {
         self.bytes.extend_from_slice(bytes);
         self.ends.push(self.bytes.len() as u32);
     }
+}
+
+/// What SentencePiece shows for what it doesn't know.
+const UNKNOWN: &str = " \u{2047} ";
+
+/// The byte that `<0x41>` stands for.
+pub(crate) fn byte_of(token: &str) -> Option<u8> {
+    let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok()).flatten()
 }
 
 /// Printable characters stand for themselves; the other bytes, in order, for 256 and up (GPT-2).

@@ -8,21 +8,26 @@
 //! writes the whole prompt, control tokens included.
 
 mod assets;
+mod bpe;
 mod bytes;
 mod calls;
 mod chat;
 mod detokenize;
+mod hugging_face;
 mod model;
 mod output;
+mod pieces;
 mod pre;
 mod stop;
 mod template;
 mod tools;
 
-pub use assets::{TextAssets, TokenizerKind};
+pub use assets::{SpacePrefix, TextAssets, TokenizerKind};
 pub use calls::{CallPiece, CallSplitter, Split};
 pub use chat::{Chat, ChatMessage, Tool, ToolCall, ToolChoice};
 pub use detokenize::Detokenizer;
+pub use hugging_face::{AssetsError, HuggingFace};
 pub use model::{TextError, TextModel};
 pub use output::{OutputText, Shown};
+pub use pieces::merges_of_scores;
 pub use stop::{Matched, StopError, StopMatcher};

@@ -1,19 +1,17 @@
 use std::{collections::HashMap, sync::Arc};
 
-use ahash::AHashMap;
 use aho_corasick::{AhoCorasick, MatchKind};
 use baton_types::{Grammar, StopTokens, TokenId};
 use serde_json::{Value, json};
-use tokenizers::{TokenizerImpl, models::bpe::BPE};
 
 use crate::{
     assets::{TYPE_CONTROL, TYPE_USER_DEFINED, TextAssets, TokenizerKind},
+    bpe::Bpe,
     bytes::TokenBytes,
     calls::CallSplitter,
     chat::Chat,
     detokenize::Detokenizer,
     output::OutputText,
-    pre::{pre_tokenizer, whole_words_first},
     stop::{StopError, StopMatcher},
     template::ChatTemplate,
     tools::{self, ToolSupport},
@@ -55,14 +53,6 @@ pub struct TextModel {
     eos: StopTokens,
 }
 
-type Bpe = TokenizerImpl<
-    BPE,
-    tokenizers::NormalizerWrapper,
-    tokenizers::PreTokenizerWrapper,
-    tokenizers::PostProcessorWrapper,
-    tokenizers::DecoderWrapper,
->;
-
 impl TextModel {
     pub fn new(assets: TextAssets) -> Result<Self, TextError> {
         let table = Arc::new(TokenBytes::new(&assets));
@@ -100,7 +90,7 @@ impl TextModel {
             eos: StopTokens(assets.eos.clone()),
             bpe: match assets.kind {
                 TokenizerKind::Bytes => None,
-                TokenizerKind::ByteBpe => Some(bpe(assets)?),
+                TokenizerKind::ByteBpe | TokenizerKind::SentencePiece => Some(Bpe::new(assets)?),
             },
         })
     }
@@ -160,7 +150,9 @@ impl TextModel {
                 None => bytes.extend_from_slice(self.token_bytes(token)),
             }
         }
-        String::from_utf8_lossy(&bytes).into_owned()
+        let prefixed = self.bpe.as_ref().is_some_and(Bpe::puts_spaces_first);
+        let bytes = if prefixed { bytes.strip_prefix(b" ").unwrap_or(&bytes) } else { &bytes };
+        String::from_utf8_lossy(bytes).into_owned()
     }
 
     /// The tokens that end a sequence.
@@ -241,27 +233,28 @@ impl TextModel {
     fn encode_into(&self, text: &str, tokens: &mut Vec<TokenId>) -> Result<(), TextError> {
         let mut done = 0;
         for found in self.special.find_iter(text) {
-            self.encode_plain(&text[done..found.start()], tokens)?;
+            self.encode_plain(&text[done..found.start()], done == 0, tokens)?;
             tokens.push(self.special_ids[found.pattern().as_usize()]);
             done = found.end();
         }
-        self.encode_plain(&text[done..], tokens)
+        self.encode_plain(&text[done..], done == 0, tokens)
     }
 
-    fn encode_plain(&self, text: &str, tokens: &mut Vec<TokenId>) -> Result<(), TextError> {
+    /// Text without control tokens; `first`: nothing is before it.
+    fn encode_plain(
+        &self,
+        text: &str,
+        first: bool,
+        tokens: &mut Vec<TokenId>,
+    ) -> Result<(), TextError> {
         let text = text.replace(GUARD, "");
-        let Some(bpe) = &self.bpe else {
-            tokens.extend(text.bytes().map(|byte| TokenId(byte.into())));
-            return Ok(());
-        };
-        if text.is_empty() {
-            return Ok(());
+        match &self.bpe {
+            Some(bpe) => bpe.encode(text, first, tokens),
+            None => {
+                tokens.extend(text.bytes().map(|byte| TokenId(byte.into())));
+                Ok(())
+            }
         }
-        let encoding = bpe
-            .encode_fast(text, false)
-            .map_err(|error| TextError::Tokenizer { why: error.to_string() })?;
-        tokens.extend(encoding.get_ids().iter().map(|&id| TokenId(id)));
-        Ok(())
     }
 }
 
@@ -277,36 +270,10 @@ fn ends_with_beginning_of(text: &str, special: &str) -> bool {
     beginnings.any(|beginning| text.ends_with(beginning) && !beginning.trim().is_empty())
 }
 
-fn bpe(assets: TextAssets) -> Result<Bpe, TextError> {
-    let refuse = |error: tokenizers::Error| TextError::Tokenizer { why: error.to_string() };
-    let vocab: AHashMap<String, u32> =
-        assets.tokens.into_iter().enumerate().map(|(id, token)| (token, id as u32)).collect();
-    // The library slices without asking: only merges within the vocabulary may reach it.
-    let pair = |(index, merge): (usize, &String)| {
-        merge
-            .split_once(' ')
-            .filter(|&(left, right)| {
-                [left, right].iter().all(|&part| vocab.contains_key(part))
-                    && vocab.contains_key(&format!("{left}{right}"))
-            })
-            .map(|(left, right)| (left.to_owned(), right.to_owned()))
-            .ok_or_else(|| TextError::Merge { index, given: merge.clone() })
-    };
-    let merges = assets.merges.iter().enumerate().map(pair).collect::<Result<Vec<_>, _>>()?;
-    let model = BPE::builder()
-        .vocab_and_merges(vocab, merges)
-        .ignore_merges(whole_words_first(&assets.pre))
-        .build()
-        .map_err(refuse)?;
-    let mut tokenizer = Bpe::new(model);
-    tokenizer.with_pre_tokenizer(Some(pre_tokenizer(&assets.pre)?));
-    Ok(tokenizer)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ChatMessage;
+    use crate::{ChatMessage, assets::SpacePrefix};
 
     /// Bytes a–d and space, two merges, two control tokens.
     fn assets() -> TextAssets {
@@ -319,6 +286,7 @@ mod tests {
             token_types,
             merges: vec!["a b".to_owned(), "Ġ ab".to_owned()],
             pre: "smollm".to_owned(),
+            space_prefix: SpacePrefix::Never,
             chat_template: "{% for m in messages %}<|start|>{{ m.content }}<|end|>{% endfor %}"
                 .to_owned(),
             bos: None,

@@ -1,7 +1,8 @@
-//! How text is cut before merging, by GGUF's names.
+//! How text is cut before merging: by GGUF's names, or as a `tokenizer.json` says.
 
+use serde::{Deserialize, Serialize};
 use tokenizers::{
-    PreTokenizerWrapper, SplitDelimiterBehavior,
+    NormalizerWrapper, PreTokenizerWrapper, SplitDelimiterBehavior,
     pre_tokenizers::{
         byte_level::ByteLevel,
         digits::Digits,
@@ -15,8 +16,32 @@ use crate::model::TextError;
 const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// What happens to text before merging. Serialised, it has a `tokenizer.json`'s own words.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Preparation {
+    pub(crate) normalizer: Option<NormalizerWrapper>,
+    pub(crate) pre_tokenizer: Option<PreTokenizerWrapper>,
+    /// Whether a word that is in the vocabulary is that token, whatever merges would make of it.
+    pub(crate) ignore_merges: bool,
+}
+
+impl Preparation {
+    /// What [`crate::TextAssets::pre`] says.
+    pub(crate) fn new(pre: &str) -> Result<Self, TextError> {
+        if pre.starts_with('{') {
+            return serde_json::from_str(pre)
+                .map_err(|error| TextError::Tokenizer { why: error.to_string() });
+        }
+        Ok(Preparation {
+            normalizer: None,
+            pre_tokenizer: Some(pre_tokenizer(pre)?),
+            ignore_merges: is_llama_3(pre),
+        })
+    }
+}
+
 /// The pre-tokeniser GGUF calls `name`.
-pub(crate) fn pre_tokenizer(name: &str) -> Result<PreTokenizerWrapper, TextError> {
+fn pre_tokenizer(name: &str) -> Result<PreTokenizerWrapper, TextError> {
     // GPT-2's own expression is part of the byte-level step.
     let gpt_2 = || ByteLevel::new(false, true, true).into();
     let bytes_only = || PreTokenizerWrapper::from(ByteLevel::new(false, true, false));
@@ -34,11 +59,6 @@ pub(crate) fn pre_tokenizer(name: &str) -> Result<PreTokenizerWrapper, TextError
         _ => return Err(TextError::PreTokenizer { given: name.to_owned() }),
     };
     Ok(Sequence::new(steps).into())
-}
-
-/// Whether a word that is in the vocabulary is that token, whatever the merges would make of it.
-pub(crate) fn whole_words_first(pre: &str) -> bool {
-    is_llama_3(pre)
 }
 
 fn is_llama_3(pre: &str) -> bool {

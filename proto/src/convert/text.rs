@@ -1,4 +1,4 @@
-use baton_text::{TextAssets, TokenizerKind};
+use baton_text::{SpacePrefix, TextAssets, TokenizerKind};
 use baton_types::TokenId;
 
 use super::{ConvertError, MAX_STOP_TOKENS, MAX_TOKENS, at_most};
@@ -8,7 +8,13 @@ impl From<TextAssets> for node::TextAssets {
     fn from(assets: TextAssets) -> Self {
         let kind = match assets.kind {
             TokenizerKind::ByteBpe => node::TokenizerKind::ByteBpe,
+            TokenizerKind::SentencePiece => node::TokenizerKind::SentencePiece,
             TokenizerKind::Bytes => node::TokenizerKind::Bytes,
+        };
+        let space_prefix = match assets.space_prefix {
+            SpacePrefix::Never => node::SpacePrefix::Unspecified,
+            SpacePrefix::First => node::SpacePrefix::First,
+            SpacePrefix::EveryText => node::SpacePrefix::EveryText,
         };
         node::TextAssets {
             kind: kind.into(),
@@ -20,6 +26,7 @@ impl From<TextAssets> for node::TextAssets {
             bos: assets.bos.map(|token| token.0),
             add_bos: assets.add_bos,
             eos: assets.eos.into_iter().map(|token| token.0).collect(),
+            space_prefix: space_prefix.into(),
         }
     }
 }
@@ -29,17 +36,24 @@ impl TryFrom<node::TextAssets> for TextAssets {
 
     fn try_from(assets: node::TextAssets) -> Result<Self, ConvertError> {
         at_most("text.tokens", assets.tokens.len(), MAX_TOKENS)?;
-        at_most("text.merges", assets.merges.len(), 2 * MAX_TOKENS)?;
+        at_most("text.merges", assets.merges.len(), 4 * MAX_TOKENS)?;
         at_most("text.eos", assets.eos.len(), MAX_STOP_TOKENS)?;
         let kind = match assets.kind() {
             node::TokenizerKind::ByteBpe => TokenizerKind::ByteBpe,
+            node::TokenizerKind::SentencePiece => TokenizerKind::SentencePiece,
             node::TokenizerKind::Bytes => TokenizerKind::Bytes,
             node::TokenizerKind::Unspecified => {
                 return Err(ConvertError::Unknown { field: "text.kind", given: assets.kind });
             }
         };
+        let space_prefix = match assets.space_prefix() {
+            node::SpacePrefix::Unspecified => SpacePrefix::Never,
+            node::SpacePrefix::First => SpacePrefix::First,
+            node::SpacePrefix::EveryText => SpacePrefix::EveryText,
+        };
         Ok(TextAssets {
             kind,
+            space_prefix,
             tokens: assets.tokens,
             token_types: assets.token_types,
             merges: assets.merges,
@@ -58,7 +72,11 @@ mod tests {
 
     #[test]
     fn text_assets_round_trip() {
-        let assets = TextAssets::bytes();
-        assert_eq!(TextAssets::try_from(node::TextAssets::from(assets.clone())), Ok(assets));
+        let spaces = [SpacePrefix::Never, SpacePrefix::First, SpacePrefix::EveryText];
+        let kinds = [TokenizerKind::ByteBpe, TokenizerKind::SentencePiece, TokenizerKind::Bytes];
+        for (kind, space_prefix) in kinds.into_iter().zip(spaces) {
+            let assets = TextAssets { kind, space_prefix, ..TextAssets::bytes() };
+            assert_eq!(TextAssets::try_from(node::TextAssets::from(assets.clone())), Ok(assets));
+        }
     }
 }

@@ -130,6 +130,21 @@ impl Simd for Avx2 {
         ])
     }
     #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> F {
+        simd!({
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(8).cast()));
+            each([low, high], |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x)))
+        })
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> F {
+        simd!([
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().cast()))),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().add(8).cast()))),
+        ])
+    }
+    #[inline(always)]
     fn isplat(self, x: i32) -> I {
         simd!([_mm256_set1_epi32(x); 2])
     }
@@ -153,11 +168,11 @@ impl Simd for Avx2 {
         each(x, |x| simd!(_mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15))))
     }
     #[inline(always)]
-    fn dot_nibbles(self, acc: I, w: I, a: [i8; 4]) -> I {
+    fn dot_small_bytes(self, acc: I, w: I, a: [i8; 4]) -> I {
         let four = i32::from_le_bytes(a.map(|x| x as u8));
         zip(acc, w, |acc, w| {
             simd!({
-                // Pairs of 15 · 127 fit 16 bits: nothing saturates.
+                // Pairs of 127 · 127 fit 16 bits: nothing saturates.
                 let pairs = _mm256_maddubs_epi16(w, _mm256_set1_epi32(four));
                 _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
             })

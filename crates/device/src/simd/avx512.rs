@@ -102,6 +102,17 @@ impl Simd for Avx512 {
         simd!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
     }
     #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> __m512 {
+        simd!({
+            let halves = _mm256_loadu_si256(x.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        })
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> __m512 {
+        simd!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))))
+    }
+    #[inline(always)]
     fn isplat(self, x: i32) -> __m512i {
         simd!(_mm512_set1_epi32(x))
     }
@@ -122,7 +133,7 @@ impl Simd for Avx512 {
         simd!(_mm512_and_si512(_mm512_srli_epi16::<4>(x), _mm512_set1_epi8(15)))
     }
     #[inline(always)]
-    fn dot_nibbles(self, acc: __m512i, w: __m512i, a: [i8; 4]) -> __m512i {
+    fn dot_small_bytes(self, acc: __m512i, w: __m512i, a: [i8; 4]) -> __m512i {
         self.dot_bytes(acc, w, a)
     }
     #[inline(always)]

@@ -56,6 +56,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Widens 16 halves, exactly.
     fn load_f16(self, x: &[u16; LANES]) -> Self::F;
+    /// Widens 16 bfloat16s, exactly.
+    fn load_bf16(self, x: &[u16; LANES]) -> Self::F;
+    /// 16 small integers.
+    fn load_i8(self, x: &[i8; LANES]) -> Self::F;
 
     fn isplat(self, x: i32) -> Self::I;
     /// To f32; exact below 2^24.
@@ -65,8 +69,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn low_nibbles(self, x: Self::B) -> Self::B;
     /// The high nibble of every byte.
     fn high_nibbles(self, x: Self::B) -> Self::B;
-    /// Each lane: `acc + Σ w[4i + j] · a[j]`, `w` unsigned below 16, exact.
-    fn dot_nibbles(self, acc: Self::I, w: Self::B, a: [i8; 4]) -> Self::I;
+    /// Each lane: `acc + Σ w[4i + j] · a[j]`, `w` unsigned below 128, exact.
+    fn dot_small_bytes(self, acc: Self::I, w: Self::B, a: [i8; 4]) -> Self::I;
     /// Each lane: `acc + Σ w[4i + j] · a[j]`, `w` unsigned, exact.
     fn dot_bytes(self, acc: Self::I, w: Self::B, a: [i8; 4]) -> Self::I;
 }

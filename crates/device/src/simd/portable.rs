@@ -87,6 +87,14 @@ impl Simd for Portable {
         x.map(|bits| half::f16::from_bits(bits).to_f32())
     }
     #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> F {
+        x.map(|bits| f32::from_bits(u32::from(bits) << 16))
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> F {
+        x.map(f32::from)
+    }
+    #[inline(always)]
     fn isplat(self, x: i32) -> I {
         [x; LANES]
     }
@@ -107,7 +115,7 @@ impl Simd for Portable {
         x.map(|byte| byte >> 4)
     }
     #[inline(always)]
-    fn dot_nibbles(self, acc: I, w: [u8; 64], a: [i8; 4]) -> I {
+    fn dot_small_bytes(self, acc: I, w: [u8; 64], a: [i8; 4]) -> I {
         dot(acc, w, a)
     }
     #[inline(always)]

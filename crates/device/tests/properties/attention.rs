@@ -20,6 +20,7 @@ struct Shape {
     head_dim: u32,
     block_tokens: u32,
     dtype: KvDtype,
+    window: Option<u32>,
 }
 
 impl Shape {
@@ -39,6 +40,11 @@ impl Shape {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
+    /// The first position that the query at `position` sees.
+    fn first_seen(self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window as usize))
+    }
+
     fn rounded(self, x: f32) -> f32 {
         match self.dtype {
             KvDtype::F16 => f16::from_f32(x).to_f32(),
@@ -49,13 +55,15 @@ impl Shape {
 
 fn shape() -> impl Strategy<Value = Shape> {
     let dtype = prop::sample::select([KvDtype::F16, KvDtype::F32].as_slice());
-    (1..4_u32, 1..5_u32, 1..6_u32, 1..17_u32, dtype).prop_map(
-        |(kv_heads, group, dims, slots, dtype)| Shape {
+    let window = prop::option::of(prop_oneof![1..40_u32, 200..600_u32]);
+    (1..4_u32, 1..5_u32, 1..6_u32, 1..17_u32, dtype, window).prop_map(
+        |(kv_heads, group, dims, slots, dtype, window)| Shape {
             kv_heads,
             group,
             head_dim: dims * 16,
             block_tokens: slots * 16,
             dtype,
+            window,
         },
     )
 }
@@ -139,7 +147,8 @@ impl Cache {
         }
         let mut out = vec![f32::NAN; q.len()];
         self.kernels.store_kv(&self.arena, LAYER, &ragged, &k, &v).expect("free pages");
-        let heads = AttentionHeads { heads: self.shape.heads(), scale: self.shape.scale() };
+        let (heads, window) = (self.shape.heads(), self.shape.window);
+        let heads = AttentionHeads { heads, scale: self.shape.scale(), window };
         self.kernels
             .attention(
                 &mut self.pool,
@@ -198,7 +207,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     /// same-tokens: a token's attention depends on its own position and on the keys and values
-    /// before it, not on the chunks, the companions, the blocks, the threads, the instruction set
+    /// that it sees, not on the chunks, the companions, the blocks, the threads, the instruction set
     /// or the block size.
     #[test]
     fn attention_depends_on_its_own_position_alone(
@@ -259,7 +268,8 @@ proptest! {
             for position in [0, tokens / 3, tokens * 2 / 3, tokens - 1] {
                 let at = position * shape.width() + head * head_dim;
                 let q = &sequence.q[at..][..head_dim];
-                let truth = attention_f64(q, &keys[..=position], &values[..=position]);
+                let seen = shape.first_seen(position)..position + 1;
+                let truth = attention_f64(q, &keys[seen.clone()], &values[seen]);
                 for (out, truth) in out[0][at..][..head_dim].iter().zip(truth) {
                     prop_assert!(
                         (f64::from(*out) - truth).abs() <= 2e-5,
@@ -271,17 +281,49 @@ proptest! {
     }
 }
 
+/// What a window hides may be anything: a row's attention doesn't depend on it.
+#[test]
+fn what_a_window_hides_changes_nothing() {
+    let window = Some(20);
+    let shape = Shape {
+        kv_heads: 1,
+        group: 2,
+        head_dim: 32,
+        block_tokens: 16,
+        dtype: KvDtype::F32,
+        window,
+    };
+    let sequence = Sequence::random(&mut Random(5), shape, 300);
+    let mut spoiled = Sequence::random(&mut Random(5), shape, 300);
+    let hidden = shape.first_seen(299) * shape.kv_width();
+    spoiled.k[..hidden].fill(f32::NAN);
+    spoiled.v[..hidden].fill(f32::NAN);
+    for isa in Isa::available() {
+        let [clean, spoiled] = [&sequence, &spoiled].map(|sequence| {
+            let out = whole(shape, isa, std::slice::from_ref(sequence)).remove(0);
+            out[299 * shape.width()..].to_vec()
+        });
+        assert_eq!(difference(&spoiled, &clean), None, "{isa:?}");
+    }
+}
+
 /// A page that somebody else holds is refused by name, and nothing stays locked.
 #[test]
 fn a_busy_page_is_refused_and_no_lock_is_left() {
-    let shape =
-        Shape { kv_heads: 1, group: 1, head_dim: 16, block_tokens: 16, dtype: KvDtype::F16 };
+    let shape = Shape {
+        kv_heads: 1,
+        group: 1,
+        head_dim: 16,
+        block_tokens: 16,
+        dtype: KvDtype::F16,
+        window: None,
+    };
     let random = &mut Random(3);
     let sequence = Sequence::random(random, shape, 40);
     let mut cache = Cache::new(random, shape, Isa::best(), 2, std::slice::from_ref(&sequence));
     let ragged =
         [AttentionSequence { blocks: &cache.tables[0], start: 0, tokens: 40, first_row: 0 }];
-    let heads = AttentionHeads { heads: 1, scale: 0.25 };
+    let heads = AttentionHeads { heads: 1, scale: 0.25, window: None };
     let mut out = vec![0.0; sequence.q.len()];
     let last = cache.tables[0][2];
     {

@@ -1,25 +1,25 @@
 //! Whatever the numbers are, kernels return, and agree: a broken model must not take a node down.
 
 use baton_device::{
-    Activations, Arena, AttentionHeads, AttentionScratch, AttentionSequence, Format, Isa, Kernels,
-    Matrix, ThreadPool, math,
+    Activation, Activations, Arena, AttentionHeads, AttentionScratch, AttentionSequence, Format,
+    Isa, Kernels, Matrix, ThreadPool, math,
 };
 use baton_types::{BlockId, KvDtype, KvLayout};
 use proptest::prelude::*;
 
 use crate::{
     random::Random,
-    reference::{FORMATS, difference, row_bytes},
+    reference::{difference, row_bytes},
 };
 
 proptest! {
     #[test]
     fn any_bits_give_the_same_products(
-        format in prop::sample::select(FORMATS.as_slice()),
+        format in prop::sample::select(Format::ALL.as_slice()),
         n in 1..10_usize,
         seed: u64,
     ) {
-        let (rows, cols) = (20, 64);
+        let (rows, cols) = (20, 256);
         let random = &mut Random(seed);
         let data: Vec<u8> = match format {
             Format::F32 => (0..rows * cols).flat_map(|_| random.wild().to_le_bytes()).collect(),
@@ -42,16 +42,17 @@ proptest! {
     fn any_bits_give_the_same_elementwise_results(len in 1..80_usize, seed: u64) {
         let random = &mut Random(seed);
         let (x, y) = (random.wild_values(2 * len), random.wild_values(2 * len));
-        let mut expected: Option<[Vec<f32>; 4]> = None;
+        let mut expected: Option<[Vec<f32>; 5]> = None;
         for isa in Isa::available() {
             let kernels = Kernels::new(isa).expect("available");
-            let (mut norm, mut silu, mut rope, mut sum) =
-                (vec![0.0; 2 * len], x.clone(), x.clone(), x.clone());
+            let (mut norm, mut silu, mut gelu, mut rope, mut sum) =
+                (vec![0.0; 2 * len], x.clone(), x.clone(), x.clone(), x.clone());
             kernels.rms_norm(&x, &y, 1e-5, &mut norm);
-            kernels.silu_mul(&mut silu, &y);
+            kernels.gate_mul(Activation::Silu, &mut silu, &y);
+            kernels.gate_mul(Activation::GeluTanh, &mut gelu, &y);
             kernels.rope(&mut rope, 1, 2 * len, &[0], &vec![(0.6, 0.8); len]);
             kernels.add(&mut sum, &y);
-            let given = [norm, silu, rope, sum];
+            let given = [norm, silu, gelu, rope, sum];
             let expected = expected.get_or_insert_with(|| given.clone());
             for (given, expected) in given.iter().zip(expected) {
                 prop_assert_eq!(difference(given, expected), None, "{:?}", isa);
@@ -60,7 +61,12 @@ proptest! {
     }
 
     #[test]
-    fn any_bits_give_the_same_attention(tokens in 1..40_usize, f16: bool, seed: u64) {
+    fn any_bits_give_the_same_attention(
+        tokens in 1..40_usize,
+        f16: bool,
+        window in prop::option::of(1..40_u32),
+        seed: u64,
+    ) {
         let random = &mut Random(seed);
         let dtype = if f16 { KvDtype::F16 } else { KvDtype::F32 };
         let layout = KvLayout { layers: 1, kv_heads: 1, head_dim: 32, block_tokens: 16, dtype };
@@ -84,7 +90,7 @@ proptest! {
                     &arena,
                     0,
                     &[sequence],
-                    AttentionHeads { heads: 2, scale: 0.1 },
+                    AttentionHeads { heads: 2, scale: 0.1, window },
                     &q,
                     &mut out,
                     &mut AttentionScratch::default(),

@@ -3,19 +3,19 @@ use proptest::prelude::*;
 
 use crate::{
     random::Random,
-    reference::{FORMATS, QUANTISED, dequantise, difference, dot, random_matrix, row_bytes},
+    reference::{dequantise, difference, dot, halves, is_quantised, random_matrix, row_bytes},
 };
 
 fn format() -> impl Strategy<Value = Format> {
-    prop::sample::select(FORMATS.as_slice())
+    prop::sample::select(Format::ALL.as_slice())
 }
 
 /// `rows` × `cols`, with columns the format can hold.
 fn shape(format: Format) -> impl Strategy<Value = (Format, usize, usize)> {
-    let cols = if QUANTISED.contains(&format) {
-        (1..8_usize).prop_map(|blocks| blocks * 32).boxed()
-    } else {
-        (1..200_usize).boxed()
+    let (block, _) = format.block();
+    let cols = match block {
+        1 => (1..200_usize).boxed(),
+        _ => (1..1 + 768 / block).prop_map(move |blocks| blocks * block).boxed(),
     };
     (Just(format), 1..100_usize, cols)
 }
@@ -104,13 +104,14 @@ proptest! {
 #[test]
 fn extreme_integers_are_exact() {
     let cols = 1536;
-    for format in QUANTISED {
+    for format in Format::ALL.into_iter().filter(|&format| is_quantised(format)) {
         for (weight, x) in [(0x80_u8, 1.0_f32), (0x80, -1.0), (0x7f, 1.0), (0xff, -1.0), (0, 1.0)] {
-            let mut data = random_matrix(&mut Random(1), format, 33, cols);
-            let block = row_bytes(format, 32);
-            let header = if format == Format::Q4_1 { 4 } else { 2 };
-            for block in data.chunks_exact_mut(block) {
-                block[header..].fill(weight);
+            let random = &mut Random(1);
+            let mut data = vec![weight; 33 * row_bytes(format, cols)];
+            for block in data.chunks_exact_mut(format.block().1) {
+                for &at in halves(format) {
+                    block[at..at + 2].copy_from_slice(&random.half().to_le_bytes());
+                }
             }
             let matrix = Matrix::pack(format, 33, cols, &data).expect("a valid shape");
             let x = vec![x; 9 * cols];

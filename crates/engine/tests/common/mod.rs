@@ -4,7 +4,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use baton_device::{Arena, Isa, Kernels};
-use baton_engine::{LlamaEngine, Model};
+use baton_engine::{Model, TransformerEngine};
 use baton_scheduler::{Engine, SampleStep, Sampled, SequenceStep, Unobserved};
 use baton_types::{
     BlockId, ChoiceIndex, KvDtype, RequestId, SamplingSpec, SequenceKey, TokenId, blocks_for,
@@ -46,11 +46,11 @@ impl Default for Setup {
     }
 }
 
-pub fn engine(model: &Arc<Model>, setup: Setup) -> LlamaEngine {
-    let layout = LlamaEngine::layout(model, setup.block_tokens, setup.dtype);
+pub fn engine(model: &Arc<Model>, setup: Setup) -> TransformerEngine {
+    let layout = TransformerEngine::layout(model, setup.block_tokens, setup.dtype);
     let arena = Arc::new(Arena::new(layout, setup.blocks).expect("an arena"));
     let kernels = Kernels::new(setup.isa).expect("the instructions are there");
-    LlamaEngine::new(Arc::clone(model), arena, kernels, setup.threads, None)
+    TransformerEngine::new(Arc::clone(model), arena, kernels, setup.threads, None)
 }
 
 pub fn key(id: u128) -> SequenceKey {
@@ -121,7 +121,7 @@ impl Running {
 }
 
 /// One step of all `running`, chunks of at most `chunk`.
-pub fn step(engine: &mut LlamaEngine, running: &mut [Running], chunk: usize) {
+pub fn step(engine: &mut TransformerEngine, running: &mut [Running], chunk: usize) {
     let steps: Vec<_> = running.iter().map(|sequence| sequence.step(chunk)).collect();
     let lens: Vec<_> = steps.iter().map(|step| step.tokens.len()).collect();
     let mut sampled = Vec::new();
@@ -134,7 +134,7 @@ pub fn step(engine: &mut LlamaEngine, running: &mut [Running], chunk: usize) {
 
 /// What `prompt` gives alone: `outputs` tokens with their logits digests.
 pub fn alone(
-    engine: &mut LlamaEngine,
+    engine: &mut TransformerEngine,
     prompt: &[TokenId],
     outputs: usize,
     chunk: usize,
@@ -156,4 +156,49 @@ pub fn results(running: &Running) -> Vec<(u32, u64)> {
 /// Seeds and lengths of the prompts that `golden.json` is about.
 pub fn golden_runs() -> Vec<(u64, usize)> {
     vec![(1, 1), (2, 17), (3, 64), (4, 300)]
+}
+
+/// Runs `tokens` one after the other from `start` on, and gives each one's logits.
+pub fn each_logits(
+    engine: &mut TransformerEngine,
+    tokens: &[TokenId],
+    start: usize,
+) -> Vec<Vec<f32>> {
+    let layout = engine.info().layout;
+    let blocks: Vec<_> =
+        (0..blocks_for(tokens.len(), layout.block_tokens) as u32).map(BlockId).collect();
+    let mut logits = Vec::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        let end = if at < start { start } else { at + 1 };
+        let step = SequenceStep {
+            key: key(1),
+            tokens: &tokens[at..end],
+            start: at as u32,
+            blocks: &blocks,
+            sample: Some(SampleStep::new(const { &SamplingSpec::GREEDY }, 0)),
+        };
+        engine.step(&[step], &mut Unobserved, &mut Vec::new()).unwrap();
+        logits.push(engine.logits().to_vec());
+        at = end;
+    }
+    logits
+}
+
+/// ‖ours − theirs‖ / ‖theirs‖ of every row, ascending.
+pub fn relative_errors(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> Vec<f64> {
+    assert_eq!(ours.len(), theirs.len());
+    let norm = |row: &mut dyn Iterator<Item = f64>| row.map(|x| x * x).sum::<f64>().sqrt();
+    let errors = ours.iter().zip(theirs).map(|(ours, theirs)| {
+        assert_eq!(ours.len(), theirs.len());
+        let off = norm(&mut ours.iter().zip(theirs).map(|(a, b)| f64::from(a - b)));
+        off / norm(&mut theirs.iter().map(|&x| f64::from(x)))
+    });
+    let mut errors: Vec<_> = errors.collect();
+    errors.sort_by(f64::total_cmp);
+    errors
+}
+
+pub fn worst_error(ours: &[Vec<f32>], theirs: &[Vec<f32>]) -> f64 {
+    relative_errors(ours, theirs).pop().expect("a row")
 }

@@ -24,8 +24,8 @@ pub struct NodeFlags {
     /// Address to listen on.
     #[arg(long, value_name = "IP")]
     pub host: Option<IpAddr>,
-    /// GGUF file to serve.
-    #[arg(long, value_name = "FILE", conflicts_with = "sim")]
+    /// GGUF file, or folder of safetensors files, to serve.
+    #[arg(long, value_name = "MODEL", conflicts_with = "sim")]
     pub model: Option<PathBuf>,
     /// Serve with the simulated engine.
     #[arg(long)]
@@ -70,7 +70,7 @@ impl NodeFlags {
             .flag("--kv-size", "kv.size", self.kv_size.as_ref())
             .flag("--log-format", "log.format", self.log_format)
             .set(&self.set)?
-            .required("engine", "name a model with --model FILE.gguf, or take --sim")
+            .required("engine", "name a model with --model MODEL, or take --sim")
             .load()?;
         config.validate()?;
         Ok(config)

@@ -29,7 +29,8 @@ pub struct NodeConfig {
     /// Unique in the cluster. Unset: the role and four random hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The name clients use for the model. Unset: the model file's stem, or `sim`.
+    /// The name clients use for the model. Unset: the model file's stem, its folder's
+    /// name, or `sim`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// The router's control address, `http://host:port`. Unset: the node serves whoever calls.
@@ -71,7 +72,7 @@ pub struct ListenConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum EngineConfig {
-    /// A GGUF file of the Llama architecture.
+    /// A model's weights, of any architecture the engine runs.
     Llama(LlamaConfig),
     /// No model: tokens are hashes of the pages they depend on, steps take the time of a profile;
     /// see `baton_scheduler::sim`.
@@ -81,7 +82,7 @@ pub enum EngineConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LlamaConfig {
-    /// The GGUF file.
+    /// A GGUF file, or a folder of safetensors files.
     pub model: PathBuf,
     /// Compute threads. Unset: one for each core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -183,14 +184,15 @@ impl NodeConfig {
 
     /// The name clients use for the model.
     pub fn model_name(&self) -> String {
-        let stem = || match &self.engine {
-            EngineConfig::Llama(llama) => llama
-                .model
-                .file_stem()
-                .map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().into_owned()),
+        let own = || match &self.engine {
+            EngineConfig::Llama(llama) => {
+                let file = llama.model.extension().is_some_and(|extension| extension == "gguf");
+                let name = if file { llama.model.file_stem() } else { llama.model.file_name() };
+                name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+            }
             EngineConfig::Sim(_) => "sim".to_owned(),
         };
-        self.model.clone().unwrap_or_else(stem)
+        self.model.clone().unwrap_or_else(own)
     }
 
     /// Refuses values that parse and make no sense; the error names the key and the value.

@@ -118,4 +118,12 @@ fn names_default_to_the_role_and_the_model_file() {
     assert_eq!(config.model_name(), "sim");
     config.name = Some("d1".into());
     assert_eq!(config.name_or(Role::Decode, 1), "d1");
+    for (path, name) in [
+        ("/m/Tiny-1.5B.Q4_K.gguf", "Tiny-1.5B.Q4_K"),
+        ("/m/Tiny-1.5B", "Tiny-1.5B"),
+        ("/m/Tiny-1.5B/", "Tiny-1.5B"),
+    ] {
+        let toml = format!("[engine]\nkind = \"llama\"\nmodel = \"{path}\"\n");
+        assert_eq!(load(&toml, &[], &[]).expect(path).model_name(), name);
+    }
 }

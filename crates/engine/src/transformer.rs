@@ -1,28 +1,29 @@
-//! The forward pass: one ragged step over paged keys and values.
+//! The forward pass of every architecture: one ragged step over paged keys and values.
 
 use std::sync::Arc;
 
 use baton_device::{
     Activations, Arena, AttentionHeads, AttentionScratch, AttentionSequence, Kernels, Matrix,
-    NUMERICS, PageError, ThreadPool, math,
+    NUMERICS, PageError, ThreadPool,
 };
 use baton_scheduler::{Engine, EngineError, EngineInfo, Sampled, SequenceStep, StepObserver};
 use baton_types::{KvDtype, KvLayout, NumericsId};
 
 use crate::{
-    gguf::Model,
+    architecture::{Parts, Reach, Span},
+    model::Model,
     sampler::{Sampler, digest},
-    weights::{Layer, Shape},
+    weights::{HeadProjection, Layer, Shape},
 };
 
-/// A Llama model and the KV arena it works in.
+/// A model and the KV arena it works in.
 #[derive(Debug)]
-pub struct LlamaEngine {
+pub struct TransformerEngine {
     model: Arc<Model>,
     arena: Arc<Arena>,
     info: EngineInfo,
-    /// `[position][head_dim / 2]` pairs of cosine and sine.
-    rope: Vec<(f32, f32)>,
+    /// For each of the model's spans, `[position][head_dim / 2]` pairs of cosine and sine.
+    ropes: Vec<Vec<(f32, f32)>>,
     compute: Compute,
     buffers: Buffers,
     sampler: Sampler,
@@ -54,7 +55,7 @@ struct Buffers {
     logits: Vec<f32>,
 }
 
-impl LlamaEngine {
+impl TransformerEngine {
     /// The layout of an arena for `model`.
     pub fn layout(model: &Model, block_tokens: u32, dtype: KvDtype) -> KvLayout {
         let Shape { layers, kv_heads, head_dim, .. } = model.shape;
@@ -67,7 +68,7 @@ impl LlamaEngine {
         }
     }
 
-    /// An engine over `arena`, which has [`LlamaEngine::layout`]'s layout. `max_context` can only
+    /// An engine over `arena`, which has [`TransformerEngine::layout`]'s layout. `max_context` can only
     /// shorten the model's own.
     pub fn new(
         model: Arc<Model>,
@@ -92,9 +93,9 @@ impl LlamaEngine {
             attention: AttentionScratch::default(),
             activations: Activations::default(),
         };
-        let rope = rope_table(&model.shape, max_context);
+        let ropes = model.reach.spans.iter().map(|span| span.rope.table(max_context)).collect();
         let (buffers, sampler) = (Buffers::default(), Sampler::default());
-        LlamaEngine { model, arena, info, rope, compute, buffers, sampler }
+        TransformerEngine { model, arena, info, ropes, compute, buffers, sampler }
     }
 
     pub fn arena(&self) -> &Arc<Arena> {
@@ -131,6 +132,8 @@ impl LlamaEngine {
     /// Embeds every token and notes its position.
     fn embed(&mut self, sequences: &[SequenceStep<'_>]) {
         let (buffers, hidden) = (&mut self.buffers, self.model.shape.hidden);
+        let scaled = self.model.parts.scaled_embedding;
+        let scale = if scaled { (hidden as f32).sqrt() } else { 1.0 };
         buffers.positions.clear();
         let rows = sequences.iter().map(|step| step.tokens.len()).sum::<usize>();
         buffers.x.resize(rows * hidden, 0.0);
@@ -138,6 +141,7 @@ impl LlamaEngine {
         for step in sequences {
             for (position, (token, out)) in (step.start..).zip(step.tokens.iter().zip(&mut out)) {
                 self.model.weights.embedding.row(token.0 as usize, out);
+                out.iter_mut().for_each(|x| *x *= scale);
                 buffers.positions.push(position);
             }
         }
@@ -176,7 +180,7 @@ impl LlamaEngine {
     }
 }
 
-impl Engine for LlamaEngine {
+impl Engine for TransformerEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
     }
@@ -201,13 +205,17 @@ impl Engine for LlamaEngine {
                 sequence
             })
             .collect();
-        for (index, layer) in self.model.weights.layers.iter().enumerate() {
+        let Model { weights, shape, parts, reach, .. } = &*self.model;
+        for (index, (layer, &span)) in weights.layers.iter().zip(&reach.layers).enumerate() {
             let step = LayerStep {
-                shape: &self.model.shape,
+                shape,
+                parts,
+                reach,
+                span: &reach.spans[span],
+                rope: &self.ropes[span],
                 layer,
                 index: index as u32,
                 arena: &self.arena,
-                rope: &self.rope,
                 rows: &rows,
             };
             step.run(&mut self.compute, &mut self.buffers, observer)
@@ -224,10 +232,13 @@ impl Engine for LlamaEngine {
 /// One layer over all rows of a step.
 struct LayerStep<'a> {
     shape: &'a Shape,
+    parts: &'a Parts,
+    reach: &'a Reach,
+    span: &'a Span,
+    rope: &'a [(f32, f32)],
     layer: &'a Layer,
     index: u32,
     arena: &'a Arena,
-    rope: &'a [(f32, f32)],
     rows: &'a [AttentionSequence<'a>],
 }
 
@@ -255,10 +266,10 @@ impl LayerStep<'_> {
         let Buffers { positions, x, normed, q, k, v, mixed, projected, .. } = buffers;
         normed.resize(x.len(), 0.0);
         kernels.rms_norm(x, &layer.attention_norm, eps, normed);
-        kernels.quantize(normed, layer.q.cols(), &mut compute.activations);
-        compute.project_again(&layer.q, q);
-        compute.project_again(&layer.k, k);
-        compute.project_again(&layer.v, v);
+        kernels.quantize(normed, layer.q.matrix.cols(), &mut compute.activations);
+        compute.project_heads(&layer.q, eps, q, mixed);
+        compute.project_heads(&layer.k, eps, k, mixed);
+        compute.project_heads(&layer.v, eps, v, mixed);
         kernels.rope(q, heads, head_dim, positions, self.rope);
         kernels.rope(k, kv_heads, head_dim, positions, self.rope);
         kernels.store_kv(self.arena, self.index, self.rows, k, v)?;
@@ -269,27 +280,31 @@ impl LayerStep<'_> {
             self.arena,
             self.index,
             self.rows,
-            AttentionHeads { heads: heads as u32, scale: 1.0 / (head_dim as f32).sqrt() },
+            AttentionHeads {
+                heads: heads as u32,
+                scale: self.reach.attention_scale,
+                window: self.span.window,
+            },
             q,
             mixed,
             &mut compute.attention,
         )?;
         compute.project(&layer.attention_out, mixed, projected);
-        kernels.add(x, projected);
+        compute.add(x, projected, layer.attention_post_norm.as_deref(), eps, normed);
         Ok(())
     }
 
-    /// `x += down(silu(gate) · up)` of the normed rows.
+    /// `x += down(activation(gate) · up)` of the normed rows.
     fn feed_forward(&self, compute: &mut Compute, buffers: &mut Buffers) {
-        let (layer, kernels) = (self.layer, compute.kernels);
+        let (layer, eps, kernels) = (self.layer, self.shape.eps, compute.kernels);
         let Buffers { x, normed, projected, gate, up, .. } = buffers;
-        kernels.rms_norm(x, &layer.ffn_norm, self.shape.eps, normed);
+        kernels.rms_norm(x, &layer.ffn_norm, eps, normed);
         kernels.quantize(normed, layer.gate.cols(), &mut compute.activations);
         compute.project_again(&layer.gate, gate);
         compute.project_again(&layer.up, up);
-        kernels.silu_mul(gate, up);
+        kernels.gate_mul(self.parts.activation, gate, up);
         compute.project(&layer.down, gate, projected);
-        kernels.add(x, projected);
+        compute.add(x, projected, layer.ffn_post_norm.as_deref(), eps, normed);
     }
 }
 
@@ -304,6 +319,36 @@ impl Compute {
     fn project_again(&mut self, matrix: &Matrix, out: &mut Vec<f32>) {
         out.resize(self.activations.rows() * matrix.rows(), 0.0);
         self.kernels.matmul(&mut self.pool, matrix, &self.activations, out);
+    }
+
+    /// Queries, keys or values of rows that were quantised already.
+    fn project_heads(
+        &mut self,
+        projection: &HeadProjection,
+        eps: f32,
+        out: &mut Vec<f32>,
+        scratch: &mut Vec<f32>,
+    ) {
+        self.project_again(&projection.matrix, out);
+        if let Some(bias) = &projection.bias {
+            self.kernels.add(out, bias);
+        }
+        if let Some(norm) = &projection.norm {
+            scratch.resize(out.len(), 0.0);
+            self.kernels.rms_norm(out, norm, eps, scratch);
+            std::mem::swap(out, scratch);
+        }
+    }
+
+    /// `x += y`, normed first where the model does that.
+    fn add(&self, x: &mut [f32], y: &[f32], norm: Option<&[f32]>, eps: f32, normed: &mut [f32]) {
+        match norm {
+            None => self.kernels.add(x, y),
+            Some(norm) => {
+                self.kernels.rms_norm(y, norm, eps, normed);
+                self.kernels.add(x, normed);
+            }
+        }
     }
 }
 
@@ -328,20 +373,4 @@ fn numerics(model: &Model, dtype: KvDtype) -> NumericsId {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     NumericsId(u128::from_le_bytes(bytes))
-}
-
-/// Angles of every position and pair: `position · base^(−2i/d)` (Su et al., 2021, §3.2.2).
-fn rope_table(shape: &Shape, positions: u32) -> Vec<(f32, f32)> {
-    let half = shape.head_dim / 2;
-    let frequency =
-        |i: usize| math::powf(f64::from(shape.rope_base), -2.0 * i as f64 / shape.head_dim as f64);
-    let frequencies: Vec<_> = (0..half).map(frequency).collect();
-    (0..positions)
-        .flat_map(|position| {
-            frequencies.iter().map(move |frequency| {
-                let (sin, cos) = math::sin_cos(f64::from(position) * frequency);
-                (cos as f32, sin as f32)
-            })
-        })
-        .collect()
 }
