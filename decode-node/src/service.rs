@@ -102,6 +102,8 @@ async fn import_and_stream(
         return Ok(out.send(finished(reason)).await?);
     }
     spec.deadline = remaining(spec.deadline, arrived)?;
+    // Whoever computed the prompt has told them.
+    spec.sampling.prompt_logprobs = None;
     let first = ImportedToken { token: first };
     let start = Start::Imported { blocks, cached_tokens, first };
     let submission = Submission { spec, start, goal: Goal::Finish, constraint };
@@ -135,7 +137,7 @@ async fn stream(
                         out.send(response(Event::Joined(joined))).await?;
                     }
                 }
-                SequenceEvent::Token { index, token, logits_digest, logprobs, step } => {
+                SequenceEvent::Token { index, token, logits_digest, logprobs, step, .. } => {
                     batch.tokens.push(Sampled { index, token, logits_digest, logprobs }.into());
                     batch.step_us = wire::micros(step);
                 }

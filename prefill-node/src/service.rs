@@ -22,7 +22,7 @@ use baton_proto::{
     },
 };
 use baton_scheduler::Goal;
-use baton_types::{FinishReason, SequenceSpec};
+use baton_types::{FinishReason, SequenceSpec, TokenLogprobs};
 use tonic::{Request, Response, Status};
 
 use crate::offer::{Offerer, Offering, Terms};
@@ -89,6 +89,7 @@ impl Prefill for PrefillService {
 /// What the prefill made.
 struct Prefilled {
     token: proto::Token,
+    prompt_logprobs: Vec<TokenLogprobs>,
     cached_tokens: u32,
     queue: Duration,
     prefill: Duration,
@@ -111,7 +112,7 @@ async fn run(
         }
         None => None,
     };
-    let Prefilled { token, cached_tokens, queue, prefill, rest } =
+    let Prefilled { token, prompt_logprobs, cached_tokens, queue, prefill, rest } =
         prefilled(&mut running, cached_tokens, queue).await?;
     let first =
         FirstToken { token: baton_types::TokenId(token.id), logits_digest: token.logits_digest };
@@ -121,6 +122,7 @@ async fn run(
         queue_us: wire::micros(queue),
         prefill_us: wire::micros(prefill),
         finish: rest.as_ref().err().map(|reason| wire::finish_reason(*reason)),
+        prompt_logprobs: prompt_logprobs.into_iter().map(proto::TokenLogprobs::from).collect(),
     };
     match (rest, offered) {
         (Ok(blocks), Some(offered)) => {
@@ -154,11 +156,14 @@ async fn prefilled(
     queue: Duration,
 ) -> Result<Prefilled, RunError> {
     let admitted = tokio::time::Instant::now();
-    let mut sampled = None;
+    let (mut sampled, mut scores) = (None, Vec::new());
     while let Some(event) = running.next().await {
         let (prefill, rest) = match event {
             SequenceEvent::Admitted { .. } => continue,
-            SequenceEvent::Token { index, token, logits_digest, logprobs, .. } => {
+            SequenceEvent::Token {
+                index, token, logits_digest, logprobs, prompt_logprobs, ..
+            } => {
+                scores = prompt_logprobs;
                 sampled = Some(Sampled { index, token, logits_digest, logprobs }.into());
                 continue;
             }
@@ -167,7 +172,14 @@ async fn prefilled(
             SequenceEvent::Failed { error } => return Err(error.into()),
         };
         let token = sampled.ok_or(RunError::StepLoopEnded)?;
-        return Ok(Prefilled { token, cached_tokens, queue, prefill, rest });
+        return Ok(Prefilled {
+            token,
+            prompt_logprobs: scores,
+            cached_tokens,
+            queue,
+            prefill,
+            rest,
+        });
     }
     Err(RunError::StepLoopEnded)
 }

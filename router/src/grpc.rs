@@ -142,6 +142,8 @@ impl InferenceService {
                 sampling,
                 grammar_param: "grammar",
                 choices: n.unwrap_or(1),
+                keep: n.unwrap_or(1),
+                echo: false,
                 max_tokens,
                 stop,
                 stop_token_ids: stop_token_ids.into_iter().map(TokenId).collect(),
@@ -155,7 +157,7 @@ impl InferenceService {
             request_id: answer.id.to_string(),
             model: answer.model.to_string(),
             seed: answer.seed,
-            prompt_tokens: answer.prompt_tokens,
+            prompt_tokens: answer.prompt.len() as u32,
         };
         let first = stream::once(async { Ok(Event::Started(started)) });
         Ok(first.chain(stream::unfold(Some(answer), next)))
@@ -175,7 +177,7 @@ async fn next(answer: Option<Answer>) -> Option<(Result<Event, Status>, Option<A
 }
 
 fn wire_chunk(id: RequestId, chunk: Chunk) -> v1::Chunk {
-    let Chunk { choice, index, tokens, text, calls } = chunk;
+    let Chunk { choice, index, tokens, text, calls, prompt_logprobs } = chunk;
     let call = |CallPiece { index, name, arguments }: CallPiece| v1::ToolCall {
         id: name.as_ref().map_or_else(String::new, |_| call_id(id, choice, index)),
         name: name.unwrap_or_default(),
@@ -184,6 +186,7 @@ fn wire_chunk(id: RequestId, chunk: Chunk) -> v1::Chunk {
     };
     v1::Chunk {
         tool_calls: calls.into_iter().map(call).collect(),
+        prompt_logprobs: prompt_logprobs.iter().map(convert::logprobs).collect(),
         choice: choice.0.into(),
         index,
         token_ids: tokens.iter().map(|sampled| sampled.token.0).collect(),

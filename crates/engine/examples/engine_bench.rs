@@ -46,6 +46,7 @@ fn step(engine: &mut TransformerEngine, batch: &[(u32, &[TokenId], &[BlockId])])
             start,
             blocks,
             sample: Some(SampleStep::new(const { &SamplingSpec::GREEDY }, 0)),
+            score: None,
         })
         .collect();
     engine.step(&steps, &mut Unobserved, &mut Vec::new()).expect("a good step");

@@ -287,7 +287,7 @@ fn pick(weights: impl Iterator<Item = (u32, f64)> + Clone, uniform: f64) -> Opti
 }
 
 /// By the model's own distribution.
-fn logprobs(logits: &[f32], token: TokenId, top: u32) -> TokenLogprobs {
+pub(crate) fn logprobs(logits: &[f32], token: TokenId, top: u32) -> TokenLogprobs {
     let highest = logits.iter().copied().fold(f32::MIN, f32::max);
     let sum = logits.iter().fold(0.0, |sum, &logit| sum + f64::from(exp(logit - highest)));
     let norm = f64::from(highest) + ln(sum);

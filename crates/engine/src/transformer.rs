@@ -6,13 +6,15 @@ use baton_device::{
     Activations, Arena, AttentionHeads, AttentionScratch, AttentionSequence, Kernels, Matrix,
     NUMERICS, PageError, ThreadPool,
 };
-use baton_scheduler::{Engine, EngineError, EngineInfo, Sampled, SequenceStep, StepObserver};
+use baton_scheduler::{
+    Engine, EngineError, EngineInfo, Sampled, ScoreStep, SequenceStep, StepObserver,
+};
 use baton_types::{KvDtype, KvLayout, NumericsId};
 
 use crate::{
     architecture::{Parts, Reach, Span},
     model::Model,
-    sampler::{Sampler, digest},
+    sampler::{Sampler, digest, logprobs},
     weights::{HeadProjection, Layer, Shape},
 };
 
@@ -147,6 +149,30 @@ impl TransformerEngine {
         }
     }
 
+    /// Tells how likely known tokens were, a few rows at a time: logits are large.
+    fn score(&mut self, sequences: &[SequenceStep<'_>], observer: &mut dyn StepObserver) {
+        let Shape { hidden, vocab, eps, .. } = self.model.shape;
+        let (buffers, weights) = (&mut self.buffers, &self.model.weights);
+        let mut first_row = 0;
+        for step in sequences {
+            let rows = &buffers.x[first_row * hidden..(first_row + step.tokens.len()) * hidden];
+            first_row += step.tokens.len();
+            let Some(ScoreStep { targets, top }) = step.score else { continue };
+            let known = rows.chunks(SCORED_ROWS * hidden).zip(targets.chunks(SCORED_ROWS));
+            let mut position = step.start;
+            for (rows, targets) in known {
+                let rows = &rows[..targets.len() * hidden];
+                buffers.normed.resize(rows.len(), 0.0);
+                self.compute.kernels.rms_norm(rows, &weights.output_norm, eps, &mut buffers.normed);
+                self.compute.project(weights.output(), &buffers.normed, &mut buffers.logits);
+                for (&target, logits) in targets.iter().zip(buffers.logits.chunks_exact(vocab)) {
+                    position += 1;
+                    observer.scored(step.key, position, logprobs(logits, target, top));
+                }
+            }
+        }
+    }
+
     /// Logits of the rows that sample, and their tokens.
     fn sample(
         &mut self,
@@ -221,6 +247,7 @@ impl Engine for TransformerEngine {
             step.run(&mut self.compute, &mut self.buffers, observer)
                 .map_err(|error| blame(sequences, error))?;
         }
+        self.score(sequences, observer);
         let outcome = self.sample(sequences, sampled);
         if outcome.is_err() {
             sampled.clear();
@@ -228,6 +255,9 @@ impl Engine for TransformerEngine {
         outcome
     }
 }
+
+/// Rows whose logits are computed together when they are only looked at.
+const SCORED_ROWS: usize = 16;
 
 /// One layer over all rows of a step.
 struct LayerStep<'a> {

@@ -295,7 +295,14 @@ fn broken_weights_end_a_step_with_its_sequence() {
     let mut engine = TransformerEngine::new(Arc::new(model), arena, kernels, 1, None);
     let key = SequenceKey { request: RequestId(3), choice: ChoiceIndex(0) };
     let sample = Some(SampleStep::new(const { &SamplingSpec::GREEDY }, 0));
-    let step = SequenceStep { key, tokens: &[TokenId(5)], start: 0, blocks: &[BlockId(0)], sample };
+    let step = SequenceStep {
+        key,
+        tokens: &[TokenId(5)],
+        start: 0,
+        blocks: &[BlockId(0)],
+        sample,
+        score: None,
+    };
     let result = engine.step(&[step], &mut Unobserved, &mut Vec::new());
     assert_eq!(result, Err(EngineError::NotFinite { key }));
 }

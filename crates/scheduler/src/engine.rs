@@ -28,6 +28,17 @@ pub struct SequenceStep<'a> {
     pub blocks: &'a [BlockId],
     /// Set when the last of `tokens` is followed by a sampled one.
     pub sample: Option<SampleStep<'a>>,
+    /// Set when log-probabilities of the prompt are wanted.
+    pub score: Option<ScoreStep<'a>>,
+}
+
+/// Which log-probabilities to tell of tokens that are known already.
+#[derive(Clone, Copy, Debug)]
+pub struct ScoreStep<'a> {
+    /// `targets[i]` follows `tokens[i]`. The last of `tokens` may have none.
+    pub targets: &'a [TokenId],
+    /// How many of the likeliest to tell at each place.
+    pub top: u32,
 }
 
 /// How to draw the token after this step.
@@ -70,6 +81,12 @@ pub trait StepObserver {
     /// Every key and value this step writes in `layer` is in the cache; nothing later in the step
     /// changes them. Layers come in ascending order.
     fn layer_done(&mut self, layer: u32);
+
+    /// How likely the token at `position` of `key`'s sequence was. Positions of a sequence come in
+    /// ascending order, after all layers.
+    fn scored(&mut self, key: SequenceKey, position: u32, logprobs: TokenLogprobs) {
+        let _ = (key, position, logprobs);
+    }
 }
 
 /// For steps nobody watches.

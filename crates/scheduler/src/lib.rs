@@ -29,7 +29,8 @@ mod step;
 mod submission;
 
 pub use engine::{
-    Engine, EngineError, EngineInfo, SampleStep, Sampled, SequenceStep, StepObserver, Unobserved,
+    Engine, EngineError, EngineInfo, SampleStep, Sampled, ScoreStep, SequenceStep, StepObserver,
+    Unobserved,
 };
 pub use event::{Event, SequenceError};
 pub use scheduler::{Load, Scheduler, SchedulerConfig};

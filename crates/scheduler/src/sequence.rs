@@ -6,7 +6,7 @@ use baton_types::{
     Time, TokenId, blocks_for,
 };
 
-use crate::{Goal, SampleStep, SequenceError, SequenceStep, Start, Submission};
+use crate::{Goal, SampleStep, ScoreStep, SequenceError, SequenceStep, Start, Submission};
 
 /// Order of arrival, and the name of one submission: a key may come again under a newer epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +60,8 @@ impl Sequence {
         prefix_cache: Option<NumericsId>,
     ) -> Self {
         let Submission { spec, start, goal, constraint } = submission;
+        // A cached prompt would not be scored.
+        let prefix_cache = prefix_cache.filter(|_| spec.sampling.prompt_logprobs.is_none());
         let hashes = prefix_cache.map(|numerics| Hashes {
             chain: HashChain::root(numerics, spec.cache_salt),
             done: Vec::new(),
@@ -214,7 +216,15 @@ impl Sequence {
             start: self.computed as u32,
             blocks: &self.ids,
             sample: (new == self.pending()).then(|| self.sample_step()),
+            score: self.score_step(new),
         }
+    }
+
+    fn score_step(&self, new: usize) -> Option<ScoreStep<'_>> {
+        let top = self.spec.sampling.prompt_logprobs?;
+        let end = (self.computed + new + 1).min(self.spec.prompt_len as usize);
+        let targets = self.spec.tokens.get(self.computed + 1..end)?;
+        (!targets.is_empty()).then_some(ScoreStep { targets, top })
     }
 
     fn sample_step(&self) -> SampleStep<'_> {

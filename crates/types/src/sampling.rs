@@ -37,6 +37,9 @@ pub struct SamplingSpec {
     pub min_tokens: u32,
     /// Set when log-probabilities are wanted: of the drawn token, and of so many of the likeliest.
     pub logprobs: Option<u32>,
+    /// Set when log-probabilities of the prompt's tokens are wanted: of each but the first, and of
+    /// so many of the likeliest at its place. Such a prompt is computed whole, cached or not.
+    pub prompt_logprobs: Option<u32>,
     /// What the output must match. Where it leaves only stop tokens, `min_tokens` yields.
     pub grammar: Option<Grammar>,
 }
@@ -87,6 +90,7 @@ impl SamplingSpec {
         logit_bias: Vec::new(),
         min_tokens: 0,
         logprobs: None,
+        prompt_logprobs: None,
         grammar: None,
     };
 
@@ -127,7 +131,8 @@ impl SamplingSpec {
             return Err(SamplingError::Bias { token, given });
         }
         let max = SamplingSpec::MAX_LOGPROBS;
-        match self.logprobs.filter(|&given| given > max) {
+        let wanted = [self.logprobs, self.prompt_logprobs];
+        match wanted.into_iter().flatten().find(|&given| given > max) {
             Some(given) => Err(SamplingError::Logprobs { given, max }),
             None => Ok(()),
         }

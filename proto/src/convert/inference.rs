@@ -25,6 +25,7 @@ pub fn sampling(sampling: &v1::Sampling, drawn: u64) -> SamplingSpec {
         logit_bias,
         min_tokens: sampling.min_tokens.unwrap_or(plain.min_tokens),
         logprobs: sampling.logprobs,
+        prompt_logprobs: sampling.prompt_logprobs,
         grammar: sampling.grammar.as_ref().and_then(grammar),
     }
 }

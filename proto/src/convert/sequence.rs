@@ -161,6 +161,7 @@ impl From<SamplingSpec> for node::Sampling {
             min_tokens: spec.min_tokens,
             logprobs: spec.logprobs,
             grammar: spec.grammar.map(node::Grammar::from),
+            prompt_logprobs: spec.prompt_logprobs,
         }
     }
 }
@@ -185,6 +186,7 @@ impl TryFrom<node::Sampling> for SamplingSpec {
             min_tokens: wire.min_tokens,
             logprobs: wire.logprobs,
             grammar: wire.grammar.map(Grammar::try_from).transpose()?,
+            prompt_logprobs: wire.prompt_logprobs,
         })
     }
 }
@@ -284,6 +286,7 @@ mod tests {
                 min_tokens: 2,
                 logprobs: Some(4),
                 grammar: Some(Grammar::Regex("a|b".into())),
+                prompt_logprobs: Some(2),
             },
             stop_tokens: StopTokens(vec![TokenId(2)]),
             cache_salt: 5,

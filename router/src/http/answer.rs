@@ -16,7 +16,7 @@ use baton_types::FinishReason;
 use futures::stream;
 use serde_json::{Value, json};
 
-use super::{Asked, error, logprobs::Told, tools};
+use super::{Asked, echo::Echo, error, logprobs::Told, tools};
 use crate::{
     error::RequestError,
     request::{Answer, Ask, End, Said},
@@ -64,8 +64,9 @@ pub(super) async fn answer<S: Shape>(
     streaming: Option<bool>,
     shape: S,
 ) -> Result<Response, RequestError> {
-    let choices = ask.choices;
+    let Ask { choices, keep, echo, .. } = ask;
     let answer = asked.router.submit(ask).await?;
+    let echo = echo.then(|| Echo::new(&answer));
     let head = Head {
         id: format!("{}{:032x}", S::ID, answer.id.0),
         model: answer.model.to_string(),
@@ -73,9 +74,19 @@ pub(super) async fn answer<S: Shape>(
         timings: wants_timings(asked.headers),
     };
     match streaming {
-        None => whole(head, answer, choices, shape).await,
-        Some(usage) => streamed(asked.router, head, answer, choices, shape, usage).await,
+        None => whole(head, answer, Wanted { choices, keep, echo }, shape).await,
+        Some(usage) => {
+            let wanted = Wanted { choices, keep, echo };
+            streamed(asked.router, head, answer, wanted, shape, usage).await
+        }
     }
+}
+
+/// What is made of the choices.
+struct Wanted {
+    choices: u32,
+    keep: u32,
+    echo: Option<Echo>,
 }
 
 fn wants_timings(headers: &HeaderMap) -> bool {
@@ -126,12 +137,29 @@ fn total(ends: &[End]) -> Usage {
     Usage { completion_tokens, ..first }
 }
 
+/// The likeliest `keep` choices by the mean of their tokens' log-probabilities, the likeliest first;
+/// all of them in their own order if nothing is left out.
+fn best(choices: &[Choice], keep: u32) -> Vec<&Choice> {
+    let mut best: Vec<&Choice> = choices.iter().collect();
+    if (keep as usize) < best.len() {
+        let mean = |choice: &Choice| {
+            let told = choice.tokens.iter().filter_map(|sampled| sampled.logprobs.as_ref());
+            let sum: f64 = told.map(|told| f64::from(told.logprob)).sum();
+            sum / choice.tokens.len().max(1) as f64
+        };
+        best.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
+        best.truncate(keep as usize);
+    }
+    best
+}
+
 async fn whole<S: Shape>(
     head: Head,
     mut answer: Answer,
-    choices: u32,
+    wanted: Wanted,
     shape: S,
 ) -> Result<Response, RequestError> {
+    let Wanted { choices, keep, mut echo } = wanted;
     let mut choices = vec![Choice::default(); choices as usize];
     while !answer.is_over() {
         match answer.next().await? {
@@ -139,6 +167,9 @@ async fn whole<S: Shape>(
                 let choice = &mut choices[usize::from(chunk.choice.0)];
                 choice.text.push_str(&chunk.text);
                 choice.calls.extend(chunk.calls);
+                if let Some(echo) = &mut echo {
+                    echo.hear(chunk.prompt_logprobs);
+                }
                 choice.tokens.extend(chunk.tokens);
             }
             Said::End(end) => {
@@ -148,11 +179,14 @@ async fn whole<S: Shape>(
         }
     }
     let ends: Vec<End> = choices.iter().filter_map(|choice| choice.end.clone()).collect();
-    let whole = (0..).zip(choices.iter().zip(&ends)).map(|(index, (choice, end))| {
+    let best = best(&choices, keep);
+    let whole = (0..).zip(best).filter_map(|(index, choice)| {
+        let end = choice.end.as_ref()?;
         let told = Told::new(&answer.text, &choice.tokens, 0);
         let calls = tools::whole(answer.id, end.choice, &choice.calls);
-        let piece = Piece { text: &choice.text, calls, told };
-        indexed(shape.whole(&piece, finish_reason(end)), index)
+        let (text, told) = Echo::before(echo.as_ref(), &choice.text, told);
+        let piece = Piece { text: &text, calls, told };
+        Some(indexed(shape.whole(&piece, finish_reason(end)), index))
     });
     let mut message = head.message(S::OBJECT, whole.collect());
     message["usage"] = usage_json(&total(&ends));
@@ -167,14 +201,16 @@ async fn streamed<S: Shape>(
     router: &Router,
     head: Head,
     mut answer: Answer,
-    choices: u32,
+    wanted: Wanted,
     shape: S,
     usage: bool,
 ) -> Result<Response, RequestError> {
     let first = answer.next().await?;
     let (ready, ends) = (VecDeque::new(), Vec::new());
-    let characters = vec![0; choices as usize];
-    let mut events = Events { head, answer, shape, usage, ready, characters, ends, ended: false };
+    let Wanted { choices, echo, .. } = wanted;
+    let characters = vec![None; choices as usize];
+    let mut events =
+        Events { head, answer, shape, usage, echo, ready, characters, ends, ended: false };
     for index in 0..choices as u16 {
         if let Some(opening) = shape.opening() {
             events.chunk(vec![indexed(opening, index)]);
@@ -196,8 +232,9 @@ struct Events<S> {
     shape: S,
     usage: bool,
     ready: VecDeque<String>,
-    /// Of each choice so far.
-    characters: Vec<usize>,
+    echo: Option<Echo>,
+    /// Of each choice so far; none has come at first.
+    characters: Vec<Option<usize>>,
     /// Of the choices that have ended.
     ends: Vec<End>,
     ended: bool,
@@ -221,11 +258,17 @@ impl<S: Shape> Events<S> {
         match said {
             Ok(Said::Chunk(chunk)) => {
                 let index = chunk.choice.0;
+                if let Some(echo) = &mut self.echo {
+                    echo.hear(chunk.prompt_logprobs);
+                }
                 let characters = &mut self.characters[usize::from(index)];
-                let told = Told::new(&self.answer.text, &chunk.tokens, *characters);
-                *characters += chunk.text.chars().count();
+                let is_first = characters.is_none();
+                let told = Told::new(&self.answer.text, &chunk.tokens, characters.unwrap_or(0));
+                let echo = self.echo.as_ref().filter(|_| is_first);
+                let (text, told) = Echo::before(echo, &chunk.text, told);
+                *characters = Some(characters.unwrap_or(0) + text.chars().count());
                 let calls = tools::deltas(self.answer.id, chunk.choice, &chunk.calls);
-                let piece = Piece { text: &chunk.text, calls, told };
+                let piece = Piece { text: &text, calls, told };
                 let piece = self.shape.piece(&piece);
                 self.chunk(vec![indexed(piece, index)]);
             }

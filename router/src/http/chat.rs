@@ -64,6 +64,8 @@ pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> 
         sampling: SamplingSpec { logprobs: chat_logprobs(params)?, ..sampling(params)? },
         grammar_param: grammar_param(params),
         choices: params.count("n")?.unwrap_or(1),
+        keep: params.count("n")?.unwrap_or(1),
+        echo: false,
         max_tokens,
         stop: params.stop()?,
         stop_token_ids: params.token_ids("stop_token_ids")?,

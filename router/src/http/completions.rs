@@ -9,7 +9,7 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use baton_types::{ModelId, SamplingSpec, TokenId};
+use baton_types::{ModelId, TokenId};
 use serde_json::{Value, json};
 
 use super::{
@@ -29,6 +29,8 @@ use crate::{
 
 /// OpenAI's default for this interface.
 const MAX_TOKENS: u32 = 16;
+/// As many as OpenAI draws.
+const MAX_BEST_OF: u32 = 20;
 
 pub(super) async fn completions(
     State(router): State<Arc<Router>>,
@@ -44,7 +46,8 @@ pub(super) async fn completions(
     let answer = async {
         let params = Params::parse(&body(&router, bytes)?)?;
         let ask = ask(asked.caller.clone(), &params)?;
-        answer::answer(&asked, ask, params.streaming()?, Text).await
+        let tells = completion_logprobs(&params)?.is_some();
+        answer::answer(&asked, ask, params.streaming()?, Text { tells }).await
     };
     answer.await.unwrap_or_else(|refused| error::response(&refused))
 }
@@ -52,20 +55,47 @@ pub(super) async fn completions(
 pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> {
     params.refuse_unsupported(params::SHARED)?;
     params.refuse_unsupported(params::COMPLETIONS)?;
+    let (keep, choices) = choices(params)?;
+    let (echo, mut sampling) = (params.flag("echo")?, sampling(params)?);
+    let logprobs = completion_logprobs(params)?;
+    // The likeliest are found by them.
+    sampling.logprobs = if choices > keep { Some(logprobs.unwrap_or(0)) } else { logprobs };
+    sampling.prompt_logprobs = logprobs.filter(|_| echo);
     let asked = params.count("max_tokens")?.or(params.count("max_completion_tokens")?);
     Ok(Ask {
         caller,
         model: ModelId(params.string("model")?.ok_or_else(|| missing("model"))?.into()),
         prompt: prompt(params.value("prompt").ok_or_else(|| missing("prompt"))?)?,
-        sampling: SamplingSpec { logprobs: completion_logprobs(params)?, ..sampling(params)? },
         grammar_param: grammar_param(params),
-        choices: params.count("n")?.unwrap_or(1),
+        sampling,
+        choices,
+        keep,
+        echo,
         max_tokens: Some(asked.unwrap_or(MAX_TOKENS)),
         stop: params.stop()?,
         stop_token_ids: params.token_ids("stop_token_ids")?,
         ignore_eos: params.flag("ignore_eos")?,
         deadline: None,
     })
+}
+
+/// How many answers to tell, and how many to draw for them: `n` and `best_of`.
+fn choices(params: &Params) -> Result<(u32, u32), RequestError> {
+    let keep = params.count("n")?.unwrap_or(1);
+    let Some(drawn) = params.count("best_of")? else { return Ok((keep, keep)) };
+    let invalid = |message: String| Err(RequestError::invalid("best_of", "invalid_value", message));
+    if drawn < keep {
+        return invalid(format!(
+            "You requested that the server return more choices than it will generate (n = {keep}, best_of = {drawn})."
+        ));
+    }
+    if drawn > MAX_BEST_OF {
+        return invalid(format!("best_of is {drawn}; at most {MAX_BEST_OF} are drawn."));
+    }
+    if drawn > keep && params.flag("stream")? {
+        return invalid("You requested a stream, but best_of > n: which answers are the best is known at their end only.".to_owned());
+    }
+    Ok((keep, drawn))
 }
 
 /// A string, token ids, or an array of one of these.
@@ -95,7 +125,16 @@ fn prompt(value: &Value) -> Result<Prompt, RequestError> {
 
 /// A text's continuation.
 #[derive(Clone, Copy, Debug)]
-struct Text;
+struct Text {
+    /// Log-probabilities.
+    tells: bool,
+}
+
+impl Text {
+    fn told(self, piece: &Piece<'_>) -> Value {
+        if self.tells { piece.told.completion() } else { Value::Null }
+    }
+}
 
 impl Shape for Text {
     const ID: &'static str = "cmpl-";
@@ -107,7 +146,7 @@ impl Shape for Text {
     }
 
     fn piece(&self, piece: &Piece<'_>) -> Value {
-        choice(piece.text, piece.told.completion(), None)
+        choice(piece.text, self.told(piece), None)
     }
 
     fn closing(&self, reason: &str) -> Value {
@@ -115,7 +154,7 @@ impl Shape for Text {
     }
 
     fn whole(&self, whole: &Piece<'_>, reason: &str) -> Value {
-        choice(whole.text, whole.told.completion(), Some(reason))
+        choice(whole.text, self.told(whole), Some(reason))
     }
 }
 

@@ -8,15 +8,23 @@ use serde_json::{Map, Value, json};
 /// What is told about a run of tokens.
 pub(super) struct Told<'a> {
     text: &'a TextModel,
-    tokens: Vec<(TokenId, &'a TokenLogprobs)>,
+    /// Nothing is told of a prompt's first token.
+    tokens: Vec<(TokenId, Option<&'a TokenLogprobs>)>,
     /// Characters of the answer before them.
     offset: usize,
 }
 
 impl<'a> Told<'a> {
     pub(super) fn new(text: &'a TextModel, tokens: &'a [Sampled], offset: usize) -> Self {
-        let told = |sampled: &'a Sampled| Some((sampled.token, sampled.logprobs.as_deref()?));
+        let told = |sampled: &'a Sampled| Some((sampled.token, Some(sampled.logprobs.as_deref()?)));
         Told { text, tokens: tokens.iter().filter_map(told).collect(), offset }
+    }
+
+    /// The same with the prompt's tokens before them, and what is told of those but the first.
+    pub(super) fn after(self, prompt: &[TokenId], logprobs: &'a [TokenLogprobs]) -> Self {
+        let told = [None].into_iter().chain(logprobs.iter().map(Some));
+        let before = prompt.iter().copied().zip(told);
+        Told { tokens: before.chain(self.tokens).collect(), ..self }
     }
 
     /// `logprobs` of a chat's choice: null unless they were asked for.
@@ -29,11 +37,12 @@ impl<'a> Told<'a> {
             let token = String::from_utf8_lossy(bytes);
             json!({ "token": token, "logprob": logprob, "bytes": bytes })
         };
-        let content = self.tokens.iter().map(|&(id, told)| {
+        let content = self.tokens.iter().filter_map(|&(id, told)| {
+            let told = told?;
             let mut place = one(id, told.logprob);
             let top = told.top.iter().map(|&(id, logprob)| one(id, logprob));
             place["top_logprobs"] = top.collect();
-            place
+            Some(place)
         });
         json!({ "content": content.collect::<Value>(), "refusal": null })
     }
@@ -59,13 +68,14 @@ impl<'a> Told<'a> {
             offsets.push(offset);
             offset += String::from_utf8_lossy(self.text.token_bytes(id)).chars().count();
         }
-        let top = |told: &TokenLogprobs| {
+        let top = |told: &Option<&TokenLogprobs>| {
+            let Some(told) = told else { return Value::Null };
             let pairs = told.top.iter().map(|&(id, logprob)| (text(id), json!(logprob)));
             Value::Object(pairs.collect::<Map<_, _>>())
         };
         json!({
             "tokens": self.tokens.iter().map(|&(id, _)| text(id)).collect::<Value>(),
-            "token_logprobs": self.tokens.iter().map(|(_, told)| told.logprob).collect::<Value>(),
+            "token_logprobs": self.tokens.iter().map(|(_, told)| told.map(|t| t.logprob)).collect::<Value>(),
             "top_logprobs": self.tokens.iter().map(|(_, told)| top(told)).collect::<Value>(),
             "text_offset": offsets,
         })

@@ -9,6 +9,7 @@ mod answer;
 mod asked;
 mod chat;
 mod completions;
+mod echo;
 mod error;
 mod grammar;
 mod identity;

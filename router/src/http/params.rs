@@ -186,10 +186,6 @@ const fn no_op(name: &'static str, is_no_op: fn(&Value) -> bool) -> NoOp {
     NoOp { name, is_no_op }
 }
 
-fn one(value: &Value) -> bool {
-    value.as_f64() == Some(1.0)
-}
-
 fn off(value: &Value) -> bool {
     value == false
 }
@@ -222,5 +218,4 @@ pub(super) const CHAT: &[NoOp] = &[
     no_op("store", off),
 ];
 
-pub(super) const COMPLETIONS: &[NoOp] =
-    &[no_op("best_of", one), no_op("echo", off), no_op("suffix", empty)];
+pub(super) const COMPLETIONS: &[NoOp] = &[no_op("suffix", empty)];

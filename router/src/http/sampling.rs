@@ -27,6 +27,7 @@ pub(super) fn sampling(params: &Params) -> Result<SamplingSpec, RequestError> {
         logit_bias: logit_bias(params)?,
         min_tokens: params.integer("min_tokens", 0)?.unwrap_or(plain.min_tokens),
         logprobs: None,
+        prompt_logprobs: None,
         grammar: grammar(params)?,
     })
 }

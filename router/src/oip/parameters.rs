@@ -85,6 +85,8 @@ impl Parameters {
         let off = [Value::from(0), Value::from(""), Value::from(false)];
         let refused = [
             ("n", asks("n", &[Value::from(1)]), "send one request for each answer"),
+            ("best_of", asks("best_of", &[Value::from(1)]), "send one request for each answer"),
+            ("echo", asks("echo", &[Value::from(false)]), "set exclude_input_in_output to false"),
             ("logprobs", asks("logprobs", &[]), "ask baton.v1 or HTTP for them"),
             ("tools", asks("tools", &[Value::Array(Vec::new())]), "ask HTTP to call them"),
             ("sequence_id", asks("sequence_id", &off), "every request stands alone"),
@@ -198,6 +200,8 @@ mod tests {
         check(r#"{"n": 1, "logprobs": null, "tools": [], "sequence_id": 0}"#, true);
         check(r#"{"n": 2}"#, false);
         check(r#"{"logprobs": 0}"#, false);
+        check(r#"{"best_of": 2}"#, false);
+        check(r#"{"echo": true}"#, false);
         check(r#"{"tools": [{}]}"#, false);
         check(r#"{"sequence_id": 4}"#, false);
     }

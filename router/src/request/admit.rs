@@ -60,20 +60,22 @@ impl Router {
         let (out, said) = mpsc::channel(AHEAD);
         let (model, seed) = (admitted.model.clone(), admitted.sampling.seed);
         let text = Arc::clone(&admitted.text);
-        let prompt_tokens = admitted.prompt.len() as u32;
+        let prompt = Arc::clone(&admitted.prompt);
         let lead = Lead::default();
         let work = (0..choices as u16).map(ChoiceIndex).map(|choice| {
             let span = tracing::info_span!("request", %id, tag, trace, choice = choice.0, %model);
             let mut admitted = admitted.clone();
             if choice.0 > 0 {
                 admitted.key.choice = choice;
+                // The first choice has them told.
+                admitted.sampling.prompt_logprobs = None;
                 admitted.number = self.next_number();
             }
             let run = Run::new(Arc::clone(self), admitted, lead.part(choice), out.clone());
             baton_node::task::owned(run.carry().instrument(span))
         });
         let work = work.collect();
-        Ok(Answer { id, model, seed, prompt_tokens, text, said, left: choices, _work: work })
+        Ok(Answer { id, model, seed, prompt, text, said, left: choices, _work: work })
     }
 
     async fn admit(&self, ask: Ask, arrived: Time) -> Result<Admitted, RequestError> {

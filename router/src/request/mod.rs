@@ -17,7 +17,9 @@ use std::{sync::Arc, time::Duration};
 
 use baton_proto::{convert::Sampled, v1};
 use baton_text::{CallPiece, Chat, TextModel};
-use baton_types::{ChoiceIndex, FinishReason, ModelId, RequestId, SamplingSpec, TokenId};
+use baton_types::{
+    ChoiceIndex, FinishReason, ModelId, RequestId, SamplingSpec, TokenId, TokenLogprobs,
+};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -40,8 +42,12 @@ pub(crate) struct Ask {
     pub(crate) sampling: SamplingSpec,
     /// The parameter its grammar came in, if it has one.
     pub(crate) grammar_param: &'static str,
-    /// How many answers to draw, from 1 to [`MAX_CHOICES`].
+    /// How many answers to draw, from 1 to [`MAX_CHOICES`],
     pub(crate) choices: u32,
+    /// and how many of them, the likeliest, to answer with.
+    pub(crate) keep: u32,
+    /// Whether the prompt is part of the answer.
+    pub(crate) echo: bool,
     /// Unset: what the context leaves.
     pub(crate) max_tokens: Option<u32>,
     pub(crate) stop: Vec<String>,
@@ -84,7 +90,7 @@ pub(crate) struct Answer {
     pub(crate) id: RequestId,
     pub(crate) model: ModelId,
     pub(crate) seed: u64,
-    pub(crate) prompt_tokens: u32,
+    pub(crate) prompt: Arc<[TokenId]>,
     /// What its tokens mean.
     pub(crate) text: Arc<TextModel>,
     pub(crate) said: mpsc::Receiver<Result<Said, RequestError>>,
@@ -111,6 +117,16 @@ pub(crate) struct Chunk {
     pub(crate) text: String,
     /// What of it is calls of tools; `text` doesn't have it.
     pub(crate) calls: Vec<CallPiece>,
+    /// With the first chunk of the first choice, if they were asked for: of the prompt's tokens but
+    /// the first.
+    pub(crate) prompt_logprobs: Vec<TokenLogprobs>,
+}
+
+impl Chunk {
+    fn new(choice: ChoiceIndex, index: u32) -> Self {
+        let (tokens, text, calls) = (Vec::new(), String::new(), Vec::new());
+        Chunk { choice, index, tokens, text, calls, prompt_logprobs: Vec::new() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use baton_proto::{convert::Sampled, v1};
-use baton_types::{Capability, Epoch, FinishReason, NodeId, SequenceSpec, TokenId};
+use baton_types::{Capability, Epoch, FinishReason, NodeId, SequenceSpec, TokenId, TokenLogprobs};
 use rand::Rng;
 use tokio::sync::mpsc;
 
@@ -44,6 +44,8 @@ pub(super) struct Run {
     /// The first choice counts for all.
     tally: Option<Tally>,
     part: Part,
+    /// To go out with the next chunk.
+    prompt_logprobs: Vec<TokenLogprobs>,
 }
 
 /// Why an attempt ended.
@@ -71,7 +73,19 @@ impl Run {
         let timing = Timing::new(request.arrived);
         let tally = (request.key.choice.0 == 0).then(|| router.metrics.enter());
         let exclude = Vec::new();
-        Run { router, request, out, merge, epoch, attempts: 0, exclude, timing, tally, part }
+        Run {
+            router,
+            request,
+            out,
+            merge,
+            epoch,
+            attempts: 0,
+            exclude,
+            timing,
+            tally,
+            part,
+            prompt_logprobs: Vec::new(),
+        }
     }
 
     pub(super) async fn carry(mut self) {
@@ -188,9 +202,13 @@ impl Run {
     /// Takes in what a node said.
     fn take(&mut self, word: Word, place: &Place) -> Result<(), MergeError> {
         match word {
-            Word::First { token, first, finish } => {
+            Word::First { token, mut first, finish } => {
                 place.first_token();
                 self.timing.prefilled(&first);
+                let told = std::mem::take(&mut first.prompt_logprobs);
+                self.prompt_logprobs = told.into_iter().map(TokenLogprobs::from).collect();
+                // Other attempts needn't tell them again.
+                self.request.sampling.prompt_logprobs = None;
                 self.accept(token)?;
                 if let Some(reason) = finish {
                     self.merge.finish(self.epoch, reason);
@@ -222,8 +240,8 @@ impl Run {
     /// Sends on whatever has its turn. Says how the sequence ended, if it did.
     async fn forward(&mut self) -> Result<Option<FinishReason>, Cut> {
         let (choice, index) = (self.request.key.choice, self.merge.next_index());
-        let mut chunk =
-            Chunk { choice, index, tokens: Vec::new(), text: String::new(), calls: Vec::new() };
+        let mut chunk = Chunk::new(choice, index);
+        chunk.prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
         let mut end = None;
         while let Some(sampled) = self.merge.release() {
             end = self.show(sampled.token, &mut chunk.text);

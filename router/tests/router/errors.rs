@@ -47,8 +47,10 @@ async fn wrong_parameters_are_refused_by_name() {
         (json!({ "stream": 1 }), "stream", json!("invalid_type"), "an integer"),
         (json!({ "stream_options": {} }), "stream_options", value.clone(), "stream"),
         (json!({ "n": 129 }), "n", json!("invalid_value"), "129"),
-        (json!({ "best_of": 3 }), "best_of", json!("unsupported_value"), "3"),
-        (json!({ "echo": true }), "echo", json!("unsupported_value"), "true"),
+        (json!({ "best_of": 21 }), "best_of", json!("invalid_value"), "21"),
+        (json!({ "best_of": 2, "n": 3 }), "best_of", json!("invalid_value"), "n = 3"),
+        (json!({ "best_of": 2, "stream": true }), "best_of", json!("invalid_value"), "stream"),
+        (json!({ "suffix": "x" }), "suffix", json!("unsupported_value"), "x"),
         (json!({ "top_p": 1.5 }), "top_p", json!("invalid_value"), "1.5"),
         (json!({ "logit_bias": { "5": 101 } }), "logit_bias", json!("invalid_value"), "101"),
     ] {

@@ -312,6 +312,7 @@ impl Prefill for Fake {
                     queue_us: 11,
                     prefill_us: 22,
                     finish: is_last.then_some(node::FinishReason::Length.into()),
+                    prompt_logprobs: Vec::new(),
                 })
             };
             let handed_over = prefill_said::Event::HandedOver(HandedOver { pages: 4, bytes: 64 });

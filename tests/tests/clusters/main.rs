@@ -6,6 +6,7 @@ mod cancel;
 mod command_line;
 mod http;
 mod lifecycle;
+mod likelihood;
 mod observe;
 mod open_inference;
 mod openai;

@@ -108,6 +108,7 @@ impl Running {
             start: self.cached as u32,
             blocks: &self.blocks,
             sample: (end == self.tokens.len()).then_some(SampleStep::new(&self.sampling, index)),
+            score: None,
         }
     }
 
@@ -177,6 +178,7 @@ pub fn each_logits(
             start: at as u32,
             blocks: &blocks,
             sample: Some(SampleStep::new(const { &SamplingSpec::GREEDY }, 0)),
+            score: None,
         };
         engine.step(&[step], &mut Unobserved, &mut Vec::new()).unwrap();
         logits.push(engine.logits().to_vec());

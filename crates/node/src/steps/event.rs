@@ -20,6 +20,8 @@ pub enum SequenceEvent {
         token: TokenId,
         logits_digest: u64,
         logprobs: Option<Box<TokenLogprobs>>,
+        /// With the first token, if they were wanted: of the prompt's tokens but the first.
+        prompt_logprobs: Vec<TokenLogprobs>,
         /// How long the step took that made it.
         step: Duration,
     },

@@ -11,7 +11,7 @@ use baton_kv_cache::KvCache;
 use baton_scheduler::{
     Engine, Event, Sampled, Scheduler, SchedulerConfig, SequenceError, StepObserver,
 };
-use baton_types::{Epoch, SequenceKey};
+use baton_types::{Epoch, SequenceKey, TokenLogprobs};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::{
@@ -51,6 +51,8 @@ struct Owner {
     ticket: Ticket,
     sink: mpsc::Sender<SequenceEvent>,
     watcher: Option<Box<dyn SequenceWatcher>>,
+    /// How likely the prompt's tokens were, from the second on.
+    scores: Vec<TokenLogprobs>,
 }
 
 impl StepThread {
@@ -128,7 +130,7 @@ impl StepThread {
         let (key, epoch) = (submission.spec.key, submission.spec.epoch);
         let taken = self.scheduler.submit(self.clock.now(), submission);
         if taken.is_ok() {
-            let owner = Owner { epoch, ticket, sink, watcher };
+            let owner = Owner { epoch, ticket, sink, watcher, scores: Vec::new() };
             if let Some(older) = self.owners.by_key.insert(key, owner) {
                 let error = SequenceError::Superseded { by: epoch };
                 // An owner that has gone away doesn't need to know.
@@ -225,7 +227,15 @@ impl Owner {
                 SequenceEvent::Admitted { cached_tokens, queue }
             }
             Event::Token { index, token, logits_digest, logprobs, .. } => {
-                SequenceEvent::Token { index, token, logits_digest, logprobs, step }
+                let prompt_logprobs = std::mem::take(&mut self.scores);
+                SequenceEvent::Token {
+                    index,
+                    token,
+                    logits_digest,
+                    logprobs,
+                    prompt_logprobs,
+                    step,
+                }
             }
             Event::Finished { reason, .. } => SequenceEvent::Finished { reason },
             Event::Prefilled { blocks, prefill, .. } => {
@@ -243,6 +253,14 @@ impl StepObserver for Owners {
             if let Some(Owner { watcher: Some(watcher), .. }) = self.by_key.get_mut(&key) {
                 watcher.layer_done(layer, tokens);
             }
+        }
+    }
+
+    fn scored(&mut self, key: SequenceKey, position: u32, logprobs: TokenLogprobs) {
+        if let Some(owner) = self.by_key.get_mut(&key) {
+            // A step that is repeated tells it again.
+            owner.scores.truncate(position as usize - 1);
+            owner.scores.push(logprobs);
         }
     }
 }

@@ -8,7 +8,8 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::{KvSlots, LatencyProfile, Pace, PageBusy, SLOT_BYTES};
 use crate::{
-    Engine, EngineError, EngineInfo, SampleStep, Sampled, SequenceStep, StepObserver, StepShape,
+    Engine, EngineError, EngineInfo, SampleStep, Sampled, ScoreStep, SequenceStep, StepObserver,
+    StepShape,
 };
 
 /// The most tokens of a block, as [`KvLayout::validate`] has it.
@@ -195,6 +196,17 @@ impl<S: KvSlots, P: Pace> SimEngine<S, P> {
         Ok(Sampled { key: step.key, token, logits_digest, logprobs })
     }
 
+    /// As if each known token and those after it were ever less likely.
+    fn score(&self, step: &SequenceStep<'_>, observer: &mut dyn StepObserver) {
+        let Some(ScoreStep { targets, top }) = step.score else { return };
+        for (position, &target) in (step.start + 1..).zip(targets) {
+            let next = |rank| TokenId((target.0 + rank) % self.info.vocab);
+            let likely = (0..top.min(self.info.vocab)).map(|rank| (next(rank), -1.0 - rank as f32));
+            let logprobs = TokenLogprobs { logprob: -1.0, top: likely.collect() };
+            observer.scored(step.key, position, logprobs);
+        }
+    }
+
     /// Of what a grammar allows: one of those it draws otherwise or that end the sequence, if any.
     fn draw_allowed(&self, sample: SampleStep<'_>, hash: u64) -> TokenId {
         let is_usual = |token: &TokenId| {
@@ -240,6 +252,9 @@ impl<S: KvSlots, P: Pace> Engine for SimEngine<S, P> {
             }
             self.pace.spend(share);
             observer.layer_done(layer);
+        }
+        for step in sequences {
+            self.score(step, observer);
         }
         for (at, step) in sequences.iter().enumerate() {
             let Some(sample) = step.sample else { continue };

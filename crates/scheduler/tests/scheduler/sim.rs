@@ -33,7 +33,7 @@ struct Run<'a> {
 fn run(engine: &mut SimEngine<MemorySlots, Unpaced>, run: Run<'_>) -> Result<Sampled, EngineError> {
     let Run { tokens, start, blocks, index, sampling } = run;
     let sample = Some(SampleStep::new(&sampling, index));
-    let step = SequenceStep { key: key(1), tokens, start, blocks, sample };
+    let step = SequenceStep { key: key(1), tokens, start, blocks, sample, score: None };
     let mut sampled = Vec::new();
     engine.step(&[step], &mut Unobserved, &mut sampled)?;
     Ok(sampled[0].clone())
@@ -136,8 +136,14 @@ fn layers_are_reported_once_each_in_order() {
     }
     let (mut engine, _) = engine();
     let (tokens, mut layers) = (prompt(), Layers(Vec::new()));
-    let step =
-        SequenceStep { key: key(1), tokens: &tokens, start: 0, blocks: &TABLE, sample: None };
+    let step = SequenceStep {
+        key: key(1),
+        tokens: &tokens,
+        start: 0,
+        blocks: &TABLE,
+        sample: None,
+        score: None,
+    };
     engine.step(&[step], &mut layers, &mut Vec::new()).unwrap();
     assert_eq!(layers.0, [0, 1, 2, 3]);
 }
