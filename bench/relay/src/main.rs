@@ -25,6 +25,10 @@ use self::{
     source::Source,
 };
 
+/// The same as Baton's, so that allocators aren't compared.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The core of whatever passes tokens on, and of everything else.
 const RELAY_CORE: usize = 0;
 const REST_CORE: usize = 1;

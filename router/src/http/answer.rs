@@ -16,7 +16,7 @@ use baton_types::FinishReason;
 use futures::stream;
 use serde_json::{Value, json};
 
-use super::{Asked, echo::Echo, error, logprobs::Told, tools};
+use super::{Asked, echo::Echo, error, form::Form, logprobs::Told, tools};
 use crate::{
     error::RequestError,
     request::{Answer, Ask, End, Said},
@@ -209,8 +209,9 @@ async fn streamed<S: Shape>(
     let (ready, ends) = (VecDeque::new(), Vec::new());
     let Wanted { choices, echo, .. } = wanted;
     let characters = vec![None; choices as usize];
+    let forms = (0..choices).map(|_| None).collect();
     let mut events =
-        Events { head, answer, shape, usage, echo, ready, characters, ends, ended: false };
+        Events { head, answer, shape, usage, echo, ready, characters, forms, ends, ended: false };
     for index in 0..choices as u16 {
         if let Some(opening) = shape.opening() {
             events.chunk(vec![indexed(opening, index)]);
@@ -235,6 +236,7 @@ struct Events<S> {
     echo: Option<Echo>,
     /// Of each choice so far; none has come at first.
     characters: Vec<Option<usize>>,
+    forms: Vec<Option<Form>>,
     /// Of the choices that have ended.
     ends: Vec<End>,
     ended: bool,
@@ -268,8 +270,12 @@ impl<S: Shape> Events<S> {
                 let (text, told) = Echo::before(echo, &chunk.text, told);
                 *characters = Some(characters.unwrap_or(0) + text.chars().count());
                 let calls = tools::deltas(self.answer.id, chunk.choice, &chunk.calls);
-                let piece = Piece { text: &text, calls, told };
-                let piece = self.shape.piece(&piece);
+                if calls.is_empty() && told.is_empty() {
+                    let text = text.into_owned();
+                    self.plain(index, &text);
+                    return;
+                }
+                let piece = self.shape.piece(&Piece { text: &text, calls, told });
                 self.chunk(vec![indexed(piece, index)]);
             }
             Ok(Said::End(end)) => self.end(end),
@@ -277,6 +283,22 @@ impl<S: Shape> Events<S> {
                 self.ready.push_back(error::value(&error).to_string());
                 self.ended = true;
             }
+        }
+    }
+
+    /// A piece of nothing but text: written into the form all of its choice's pieces have.
+    fn plain(&mut self, index: u16, text: &str) {
+        if self.forms[usize::from(index)].is_none() {
+            let piece = Piece {
+                text: Form::MARK,
+                calls: Vec::new(),
+                told: Told::nothing(&self.answer.text),
+            };
+            let piece = indexed(self.shape.piece(&piece), index);
+            self.forms[usize::from(index)] = Form::of(&self.message(vec![piece]).to_string());
+        }
+        if let Some(form) = &self.forms[usize::from(index)] {
+            self.ready.push_back(form.fill(text));
         }
     }
 

@@ -20,6 +20,15 @@ impl<'a> Told<'a> {
         Told { text, tokens: tokens.iter().filter_map(told).collect(), offset }
     }
 
+    /// For pieces about which nothing is told.
+    pub(super) fn nothing(text: &'a TextModel) -> Self {
+        Told { text, tokens: Vec::new(), offset: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
     /// The same with the prompt's tokens before them, and what is told of those but the first.
     pub(super) fn after(self, prompt: &[TokenId], logprobs: &'a [TokenLogprobs]) -> Self {
         let told = [None].into_iter().chain(logprobs.iter().map(Some));

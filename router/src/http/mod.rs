@@ -11,6 +11,7 @@ mod chat;
 mod completions;
 mod echo;
 mod error;
+mod form;
 mod grammar;
 mod identity;
 mod logprobs;
