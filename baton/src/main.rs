@@ -17,6 +17,11 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal;
 
+/// A router allocates several times for each token it passes on: that is a seventh of its work with
+/// the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Serves large language models on a cluster that splits prefill from decode.
 ///
 /// Without a subcommand: `baton up`, a whole cluster on this machine.
@@ -53,11 +58,6 @@ enum ModelCommand {
     /// Download the default model into the cache, unless it is there, and print its path.
     Pull(PullArgs),
 }
-
-/// A router allocates several times for each token it passes on: that is a seventh of its work with
-/// the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Debug, Args)]
 struct PullArgs {

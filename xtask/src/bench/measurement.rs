@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-/// One measured quantity; more is better.
+/// One measured quantity; more is better, unless its unit is a time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Measurement {
     name: String,

@@ -35,6 +35,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         cargo().args(["build", "--release", "--locked"]).args([
             "--package=baton",
             "--package=candle-baseline",
+            "--package=relay-bench",
             "--package=baton-engine",
             "--package=baton-kv-transfer",
             "--bins",
@@ -58,10 +59,12 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         println!("── round {round} of {}", args.rounds);
         let stock = engines(release.join("candle-baseline"))?;
         let engine = engines(release.join("examples").join("engine_bench"))?;
+        let relay = measure(Command::new(release.join("relay-bench")).arg(release.join("baton")))?;
         let transfer = measure(&mut Command::new(release.join("examples").join("transfer_bench")))?;
         rounds.add(measurement::anchored(engine, &stock, "candle"));
         rounds.add(stock.into_iter().map(|m| m.renamed("candle ")).collect());
         rounds.add(transfer);
+        rounds.add(relay);
     }
 
     let medians = rounds.medians();
