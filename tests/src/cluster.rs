@@ -179,6 +179,15 @@ impl Cluster {
         Ok(logs)
     }
 
+    /// The child that was started under `name`, such as `decode-1`.
+    pub fn child(&self, name: &str) -> anyhow::Result<&Pid> {
+        let is_named = |child: &&Pid| {
+            let line = fs::read(format!("/proc/{}/cmdline", child.id())).unwrap_or_default();
+            line.split(|&byte| byte == 0).any(|word| word == name.as_bytes())
+        };
+        self.children.iter().find(is_named).with_context(|| format!("no child is {name}"))
+    }
+
     /// One sample of every node's metrics, such as `baton_kv_blocks{state="held"}`.
     pub fn samples(&self, name: &str) -> anyhow::Result<BTreeMap<String, f64>> {
         let mut samples = BTreeMap::new();

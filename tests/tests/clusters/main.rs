@@ -10,6 +10,7 @@ mod likelihood;
 mod observe;
 mod open_inference;
 mod openai;
+mod replay;
 mod resume;
 mod same_tokens;
 mod structured;
