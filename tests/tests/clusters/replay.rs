@@ -1,7 +1,7 @@
 //! A decode node dies in the middle: its sequences go on elsewhere, and nobody can tell
 //! (`exact-stream`, `same-tokens`), whatever was asked for.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use baton_tests::{Ask, Cluster, Engine, Options, Reference, events, generate_all, post};
 use baton_types::{Grammar, SamplingSpec, TokenId};
@@ -55,14 +55,15 @@ fn kill_at_work(cluster: &Cluster, node: &str) {
     assert!(child.wait_end(PATIENCE));
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn every_way_to_draw_survives_the_death_of_a_decode_node() {
-    let cluster = slow_cluster();
+    let cluster = Arc::new(slow_cluster());
     let mut reference = Reference::sim().unwrap();
     let asks = asks();
-    let (generated, ()) = tokio::join!(generate_all(cluster.url(), "sim", &asks), async {
-        tokio::task::block_in_place(|| kill_at_work(&cluster, "decode-1"));
-    });
+    let killed = Arc::clone(&cluster);
+    let killing = tokio::task::spawn_blocking(move || kill_at_work(&killed, "decode-1"));
+    let (generated, killed) = tokio::join!(generate_all(cluster.url(), "sim", &asks), killing);
+    killed.unwrap();
     for (ask, ours) in asks.iter().zip(&generated.unwrap()) {
         let alone = reference.generate(ask).unwrap();
         assert_eq!(ours.bits(), alone.bits(), "{:?}", ask.sampling);
