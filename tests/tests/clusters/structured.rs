@@ -1,7 +1,13 @@
 //! Output that must match something, through two nodes.
 
+use baton_proto::v1::{
+    ChatRequest, FinishReason, Message, Tool, chat_request, chat_response,
+    inference_client::InferenceClient,
+};
 use baton_tests::{Cluster, Engine, Options, events, model, post};
 use serde_json::{Value, json};
+use tonic::Code;
+use tonic_types::StatusExt;
 
 fn chat(model: &str, extra: Value) -> Value {
     let mut body = json!({
@@ -206,4 +212,53 @@ fn tools_that_make_no_sense_are_refused_by_name() {
         let body = reply.json().unwrap();
         assert_eq!((reply.status, &body["error"]["param"]), (400, &json!(param)), "{body}");
     }
+}
+
+#[tokio::test]
+async fn tools_are_called_over_grpc_too() {
+    let cluster = Cluster::start(&Options::new(Engine::Sim)).unwrap();
+    let mut client = InferenceClient::connect(cluster.url().to_owned()).await.unwrap();
+    let parameters = json!({
+        "type": "object", "properties": { "n": { "enum": [1, 2] } }, "required": ["n"],
+        "additionalProperties": false,
+    });
+    let tool = Tool {
+        name: "count".to_owned(),
+        description: "Counts.".to_owned(),
+        parameters: parameters.to_string(),
+    };
+    let message =
+        Message { role: "user".to_owned(), content: "Count.".to_owned(), ..Message::default() };
+    let request = ChatRequest {
+        model: "sim".to_owned(),
+        messages: vec![message],
+        tools: vec![tool],
+        choice: Some(chat_request::Choice::ToolName("count".to_owned())),
+        ..ChatRequest::default()
+    };
+    let mut stream = client.chat(request.clone()).await.unwrap().into_inner();
+    let (mut names, mut arguments, mut reason) = (Vec::new(), String::new(), None);
+    while let Some(response) = stream.message().await.unwrap() {
+        match response.event.unwrap() {
+            chat_response::Event::Chunk(chunk) => {
+                assert_eq!(chunk.text, "");
+                for call in chunk.tool_calls {
+                    assert_eq!(call.name.is_empty(), call.id.is_empty());
+                    names.extend(Some(call.name).filter(|name| !name.is_empty()));
+                    arguments += &call.arguments;
+                }
+            }
+            chat_response::Event::Complete(complete) => reason = Some(complete.finish_reason()),
+            chat_response::Event::Started(_) => {}
+        }
+    }
+    assert_eq!((names, reason), (vec!["count".to_owned()], Some(FinishReason::ToolCalls)));
+    let arguments: Value = serde_json::from_str(&arguments).unwrap();
+    assert!(arguments == json!({ "n": 1 }) || arguments == json!({ "n": 2 }), "{arguments}");
+
+    let bad = Tool { parameters: "[".to_owned(), ..request.tools[0].clone() };
+    let refused = client.chat(ChatRequest { tools: vec![bad], ..request }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let details = refused.get_error_details();
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "tools.parameters");
 }
