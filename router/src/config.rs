@@ -27,6 +27,7 @@ pub struct RouterConfig {
     pub limits: LimitsConfig,
     pub timeouts: TimeoutsConfig,
     pub policy: PlacementConfig,
+    pub batches: BatchesConfig,
     pub log: LogConfig,
 }
 
@@ -75,6 +76,32 @@ pub struct PlacementConfig {
     pub near_equal: f64,
 }
 
+/// The files and batches a router keeps; see `docs/batches.md`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchesConfig {
+    /// Where they are kept: one router's alone. Empty: nowhere, and `/v1/files` and `/v1/batches`
+    /// say so.
+    pub directory: PathBuf,
+    /// Lines of all batches that run or wait for a place at one time.
+    pub max_running: u32,
+    /// Prefill nodes with so many prompts to compute are left to others.
+    pub max_prompts: u32,
+    /// The share of each node's blocks that batches leave free for others.
+    pub spare: f64,
+    /// Lines of one batch.
+    pub max_lines: u32,
+    /// Batches that are known; the oldest that have ended are forgotten for new ones.
+    pub max_batches: u32,
+    /// Largest file that is taken.
+    pub max_file: ByteSize,
+    /// Files that are kept, and their bytes together. Outputs count, and are never refused.
+    pub max_files: u32,
+    pub max_bytes: ByteSize,
+    /// How long a batch may take; at most what clients ask for, 24 hours.
+    pub window: Span,
+}
+
 impl Default for RouterConfig {
     fn default() -> Self {
         let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
@@ -84,6 +111,7 @@ impl Default for RouterConfig {
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
             policy: PlacementConfig::default(),
+            batches: BatchesConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -113,6 +141,24 @@ impl Default for TimeoutsConfig {
     }
 }
 
+impl Default for BatchesConfig {
+    fn default() -> Self {
+        let PolicyConfig { batch_prompts, batch_spare, .. } = PolicyConfig::default();
+        BatchesConfig {
+            directory: PathBuf::new(),
+            max_running: 16,
+            max_prompts: batch_prompts,
+            spare: batch_spare,
+            max_lines: 50_000,
+            max_batches: 1000,
+            max_file: ByteSize(200 << 20),
+            max_files: 10_000,
+            max_bytes: ByteSize(10 << 30),
+            window: Span::from_secs(24 * 3600),
+        }
+    }
+}
+
 impl Default for PlacementConfig {
     fn default() -> Self {
         let PolicyConfig { scoring, max_waiting, expected_output_tokens, near_equal, .. } =
@@ -132,6 +178,11 @@ impl RouterConfig {
             ("limits.max_in_flight", u64::from(self.limits.max_in_flight)),
             ("limits.max_body", self.limits.max_body.0),
             ("policy.expected_output_tokens", self.policy.expected_output_tokens.into()),
+            ("batches.max_running", self.batches.max_running.into()),
+            ("batches.max_prompts", self.batches.max_prompts.into()),
+            ("batches.max_lines", self.batches.max_lines.into()),
+            ("batches.max_batches", self.batches.max_batches.into()),
+            ("batches.max_file", self.batches.max_file.0),
         ] {
             if value == 0 {
                 return Err(ConfigError::invalid(key, 0, "must be at least 1"));
@@ -142,6 +193,7 @@ impl RouterConfig {
             ("timeouts.request", timeouts.request),
             ("timeouts.lease", timeouts.lease),
             ("timeouts.heartbeat", timeouts.heartbeat),
+            ("batches.window", self.batches.window),
         ] {
             if value < least {
                 return Err(ConfigError::invalid(key, value, "must be at least 10ms"));
@@ -152,10 +204,17 @@ impl RouterConfig {
             let why = "must be at least eight times timeouts.heartbeat";
             return Err(ConfigError::invalid("timeouts.lease", timeouts.lease, why));
         }
-        let near_equal = self.policy.near_equal;
-        if !(0.0..=1.0).contains(&near_equal) {
-            let why = "must be a share from 0 to 1";
-            return Err(ConfigError::invalid("policy.near_equal", near_equal, why));
+        let (window, day) = (self.batches.window, Span::from_secs(24 * 3600));
+        if window > day {
+            let why = "must be at most 24h, which is what clients ask for";
+            return Err(ConfigError::invalid("batches.window", window, why));
+        }
+        for (key, share) in
+            [("policy.near_equal", self.policy.near_equal), ("batches.spare", self.batches.spare)]
+        {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(ConfigError::invalid(key, share, "must be a share from 0 to 1"));
+            }
         }
         Ok(())
     }
@@ -171,6 +230,8 @@ impl RouterConfig {
             near_equal,
             max_queued: self.limits.max_queued as usize,
             max_queue_time: self.timeouts.queue.0,
+            batch_prompts: self.batches.max_prompts,
+            batch_spare: self.batches.spare,
         }
     }
 }
@@ -188,6 +249,9 @@ pub struct RouterFlags {
     /// Where nodes register.
     #[arg(long, value_name = "IP:PORT")]
     pub control: Option<SocketAddr>,
+    /// Folder for uploaded files and batches, this router's alone.
+    #[arg(long, value_name = "DIR")]
+    pub batch_dir: Option<PathBuf>,
     /// How to log.
     #[arg(long, value_name = "text|json")]
     pub log_format: Option<LogFormat>,
@@ -210,6 +274,7 @@ impl RouterFlags {
             .environment(ENVIRONMENT, environment)
             .flag("--listen", "listen", self.listen)
             .flag("--control", "control_listen", self.control)
+            .flag("--batch-dir", "batches.directory", self.batch_dir.clone())
             .flag("--log-format", "log.format", self.log_format)
             .set(&self.set)?
             .load()?;
@@ -262,6 +327,9 @@ mod tests {
             ("timeouts.lease=1ms", "timeouts.lease = 1ms"),
             ("timeouts.lease=1s", "timeouts.lease = 1s"),
             ("policy.near_equal=2.0", "policy.near_equal = 2"),
+            ("batches.spare=-0.5", "batches.spare = -0.5"),
+            ("batches.window=25h", "batches.window = 25h"),
+            ("batches.max_running=0", "batches.max_running = 0"),
         ] {
             let error = load(&[], &[set]).expect_err(set);
             assert!(error.contains(expected), "{set}: {error:?}");

@@ -1,6 +1,7 @@
 //! The router: clients' one address. It speaks OpenAI's HTTP and Baton's gRPC, places each request
 //! on a prefill and a decode node, and merges what they say into one exact stream.
 
+mod batch;
 mod cluster;
 mod config;
 mod error;
@@ -14,7 +15,10 @@ mod request;
 mod router;
 mod serve;
 
-pub use config::{LimitsConfig, PlacementConfig, RouterConfig, RouterFlags, TimeoutsConfig};
+pub use batch::DiskError;
+pub use config::{
+    BatchesConfig, LimitsConfig, PlacementConfig, RouterConfig, RouterFlags, TimeoutsConfig,
+};
 pub use serve::{ServeError, Serving, start};
 use tokio_util::sync::CancellationToken;
 

@@ -28,6 +28,8 @@ pub(crate) struct RouterMetrics {
     objectives: Family<ObjectiveLabel, Counter>,
     retries: Family<ReasonLabel, Counter>,
     nodes: Family<RoleLabel, Gauge>,
+    batch_lines: Family<BatchLabel, Counter>,
+    batch_lines_running: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -49,6 +51,34 @@ struct ReasonLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RoleLabel {
     role: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BatchLabel {
+    outcome: BatchOutcome,
+}
+
+/// What became of a batch's line.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelValue,
+)]
+#[allow(non_camel_case_types, reason = "the names are label values")]
+pub(crate) enum BatchOutcome {
+    ok,
+    /// Answered with an error.
+    failed,
+    expired,
+    cancelled,
+}
+
+/// A batch's line that runs or waits for its place, until dropped.
+#[derive(Debug)]
+pub(crate) struct BatchLine(Gauge);
+
+impl Drop for BatchLine {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// A running request; dropped without an end it counts as cancelled.
@@ -73,6 +103,8 @@ impl RouterMetrics {
             objectives: Family::default(),
             retries: Family::default(),
             nodes: Family::default(),
+            batch_lines: Family::default(),
+            batch_lines_running: Gauge::default(),
         };
         let mut registry = Registry::default();
         metrics.register(registry.sub_registry_with_prefix("baton_router"));
@@ -97,6 +129,9 @@ impl RouterMetrics {
         router.register("queued", "Requests that wait for a place", self.queued.clone());
         router.register("retries", "Attempts that failed and were repeated", self.retries.clone());
         router.register("nodes", "Nodes that are members, by role", self.nodes.clone());
+        let (lines, running) = (self.batch_lines.clone(), self.batch_lines_running.clone());
+        router.register("batch_lines", "Lines of batches that ended, by outcome", lines);
+        router.register("batch_lines_running", "Lines of batches that run", running);
     }
 
     /// Counts a request as running until the tally is dropped.
@@ -112,6 +147,17 @@ impl RouterMetrics {
 
     pub(crate) fn retried(&self, reason: &'static str) {
         self.retries.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts lines of a batch that ended.
+    pub(crate) fn batch_lines(&self, outcome: BatchOutcome, lines: u64) {
+        self.batch_lines.get_or_create(&BatchLabel { outcome }).inc_by(lines);
+    }
+
+    /// Counts a line of a batch as running.
+    pub(crate) fn batch_line(&self) -> BatchLine {
+        self.batch_lines_running.inc();
+        BatchLine(self.batch_lines_running.clone())
     }
 
     /// Everything in the OpenMetrics text format, with the cluster's counts as of now.

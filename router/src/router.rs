@@ -10,7 +10,12 @@ use baton_types::RouterId;
 use rand::Rng;
 
 use crate::{
-    cluster::Cluster, config::RouterConfig, http::Streams, metrics::RouterMetrics, request::Inside,
+    batch::{Batches, DiskError},
+    cluster::Cluster,
+    config::RouterConfig,
+    http::Streams,
+    metrics::RouterMetrics,
+    request::Inside,
 };
 
 #[derive(Debug)]
@@ -24,22 +29,25 @@ pub(crate) struct Router {
     pub(crate) metrics: RouterMetrics,
     /// Streamed answers that a client may take up again.
     pub(crate) streams: Arc<Streams>,
+    /// Files and batches, if a folder is configured.
+    pub(crate) batches: Option<Arc<Batches>>,
     last_number: AtomicU64,
 }
 
 impl Router {
-    pub(crate) fn new(config: RouterConfig) -> Self {
+    pub(crate) fn new(config: RouterConfig) -> Result<Self, DiskError> {
         let clock = Clock::start();
-        Router {
+        Ok(Router {
             id: RouterId(rand::rng().random()),
             clock,
             cluster: Arc::new(Cluster::new(&config, clock)),
             inside: Arc::new(Inside::new(config.limits.max_in_flight)),
             metrics: RouterMetrics::new(),
             streams: Arc::default(),
+            batches: Batches::open(&config.batches)?.map(Arc::new),
             last_number: AtomicU64::new(0),
             config,
-        }
+        })
     }
 
     /// Requests are served in the order of their numbers.

@@ -2,8 +2,8 @@
 //!
 //! # What happens at the end?
 //!
-//! When told to stop, the router says so in its health, takes no new requests, and gives those
-//! inside the drain time. Nodes lose it last: their pages are needed until then.
+//! When told to stop, the router says so in its health, takes no new requests, stops its batches,
+//! and gives the requests inside the drain time. Nodes lose it last: their pages are needed until then.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -23,8 +23,14 @@ use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    config::RouterConfig, grpc::InferenceService, http, oip::OpenInferenceService, reflection,
-    registry::EmbeddedRegistry, router::Router,
+    batch::{self, DiskError},
+    config::RouterConfig,
+    grpc::InferenceService,
+    http,
+    oip::OpenInferenceService,
+    reflection,
+    registry::EmbeddedRegistry,
+    router::Router,
 };
 
 pub(crate) const INFERENCE: &str = "baton.v1.Inference";
@@ -36,6 +42,8 @@ const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
 pub enum ServeError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error("batches.directory: {0}")]
+    Batches(#[from] DiskError),
     #[error(transparent)]
     Transport(#[from] TransportError),
     #[error("the API port ended: {0}")]
@@ -58,6 +66,8 @@ pub struct Serving {
     close_control: CancellationToken,
     /// `grpc.health.v1`.
     health: HealthReporter,
+    /// They run while the router serves.
+    batches: AbortOnDropHandle<()>,
     /// Leases and readiness: whatever else runs until the end.
     _companions: [AbortOnDropHandle<()>; 2],
 }
@@ -69,7 +79,7 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
     let api = Bound::new("API", listen.ip(), listen.port()).await?;
     let control = Bound::new("registry", control_listen.ip(), control_listen.port()).await?;
     let (api_address, control_address) = (api.address, control.address);
-    let router = Arc::new(Router::new(config));
+    let router = Arc::new(Router::new(config)?);
     let (close_api, close_control) = (CancellationToken::new(), CancellationToken::new());
 
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -95,6 +105,7 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
 
     let cluster = Arc::clone(&router.cluster);
     let leases = task::owned(async move { cluster.expire_leases().await });
+    let batches = task::owned(batch::run_all(Arc::clone(&router)));
     let readiness = task::owned(tell_readiness(Arc::clone(&router), health.clone()));
     tracing::info!(
         api = %api_address, control = %control_address, router = format!("{:016x}", router.id.0),
@@ -109,6 +120,7 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
         close_api,
         close_control,
         health,
+        batches,
         _companions: [leases, readiness],
     })
 }
@@ -180,6 +192,8 @@ impl Serving {
         for service in ["", INFERENCE, OPEN_INFERENCE] {
             self.health.set_service_status(service, ServingStatus::NotServing).await;
         }
+        // What they were at is on the disk, and goes on at the next start.
+        self.batches.abort();
         self.router.inside.close();
         self.close_api.cancel();
         if tokio::time::timeout(patience, &mut self.api_server).await.is_err() {

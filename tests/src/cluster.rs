@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
-use crate::{Pid, children_of, get};
+use crate::{Pid, children_of, get, process::command_of};
 
 /// How long a cluster may take to serve; a debug build loads its model in a few seconds.
 const START: Duration = Duration::from_secs(120);
@@ -36,11 +36,23 @@ pub struct Options {
     pub node_set: Vec<String>,
     /// Keys of the router's.
     pub router_set: Vec<String>,
+    /// Memory for each node's pages.
+    pub kv_size: &'static str,
+    /// Where files and batches are kept; none: for this cluster only.
+    pub data: Option<PathBuf>,
 }
 
 impl Options {
     pub fn new(engine: Engine) -> Self {
-        Options { engine, prefill: 1, decode: 2, node_set: Vec::new(), router_set: Vec::new() }
+        Options {
+            engine,
+            prefill: 1,
+            decode: 2,
+            node_set: Vec::new(),
+            router_set: Vec::new(),
+            kv_size: "256MiB",
+            data: None,
+        }
     }
 
     pub fn nodes(self, prefill: u32, decode: u32) -> Self {
@@ -107,7 +119,9 @@ impl Cluster {
             .args(["up", "--no-demo", "--port=0", "--control-port=0"])
             .arg(format!("--prefill={}", options.prefill))
             .arg(format!("--decode={}", options.decode))
-            .args(["--kv-size=256MiB", "--node-set=log.format=\"json\"", "--log-dir"])
+            .arg(format!("--kv-size={}", options.kv_size))
+            .args(options.data.iter().map(|data| format!("--data-dir={}", data.display())))
+            .args(["--node-set=log.format=\"json\"", "--log-dir"])
             .arg(logs.path())
             .args(options.node_set.iter().map(|set| format!("--node-set={set}")))
             .args(options.router_set.iter().map(|set| format!("--router-set={set}")));
@@ -149,6 +163,12 @@ impl Cluster {
     /// The router's and the nodes' processes.
     pub fn children(&self) -> &[Pid] {
         &self.children
+    }
+
+    /// The router's process.
+    pub fn router(&self) -> anyhow::Result<&Pid> {
+        let is_router = |child: &&Pid| command_of(child.id()).is_some_and(|name| name == "router");
+        self.children.iter().find(is_router).context("no child is a router")
     }
 
     /// Waits for `baton up` to end and returns its exit code.

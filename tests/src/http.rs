@@ -39,6 +39,24 @@ pub fn get(url: &str) -> anyhow::Result<Reply> {
     reply(agent().get(url).call().with_context(|| url.to_owned())?)
 }
 
+pub fn delete(url: &str) -> anyhow::Result<Reply> {
+    reply(agent().delete(url).call().with_context(|| url.to_owned())?)
+}
+
+/// Uploads a file as a browser's form would.
+pub fn upload(url: &str, purpose: &str, name: &str, content: &[u8]) -> anyhow::Result<Reply> {
+    const BOUNDARY: &str = "a-boundary-that-no-file-has";
+    let head = format!(
+        "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\n{purpose}\r\n\
+         --{BOUNDARY}\r\ncontent-disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
+         content-type: application/octet-stream\r\n\r\n"
+    );
+    let body = [head.as_bytes(), content, format!("\r\n--{BOUNDARY}--\r\n").as_bytes()].concat();
+    let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+    let request = agent().post(url).header("content-type", kind);
+    reply(request.send(body).with_context(|| url.to_owned())?)
+}
+
 pub fn post(url: &str, body: &Value) -> anyhow::Result<Reply> {
     post_with(url, body, &[])
 }

@@ -63,6 +63,12 @@ pub fn children_of(parent: u32) -> Vec<Pid> {
         .collect()
 }
 
+/// The first argument of a process: the subcommand.
+pub(crate) fn command_of(id: u32) -> Option<String> {
+    let line = fs::read_to_string(format!("/proc/{id}/cmdline")).ok()?;
+    line.split('\0').nth(1).map(str::to_owned)
+}
+
 /// Processor time a process has used in all its threads, user and system.
 pub fn cpu_time(id: u32) -> Option<Duration> {
     let ticks = stat_field(id, 14)? + stat_field(id, 15)?;

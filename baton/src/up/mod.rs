@@ -12,7 +12,7 @@ mod report;
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -57,9 +57,12 @@ pub(crate) enum UpError {
 /// Runs a cluster until Ctrl-C or SIGTERM, or with `--once` until it has answered.
 pub(crate) async fn up(args: UpArgs) -> Result<(), UpError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(io_error("signal handler"))?;
+    let temporary = tempfile::Builder::new().prefix("baton-up-data-").tempdir();
+    let temporary = temporary.map_err(io_error("temporary folder for files"))?;
+    let data = args.data_dir.as_deref().unwrap_or(temporary.path());
     let mut children = None;
     let result = tokio::select! {
-        result = serve(&args, &mut children) => result,
+        result = serve(&args, data, &mut children) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
         _ = terminate.recv() => Ok(()),
     };
@@ -72,13 +75,13 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), UpError> {
     result
 }
 
-async fn serve(args: &UpArgs, slot: &mut Option<Children>) -> Result<(), UpError> {
+async fn serve(args: &UpArgs, data: &Path, slot: &mut Option<Children>) -> Result<(), UpError> {
     let model = match &args.model {
         _ if args.is_sim() => None,
         Some(path) => Some(path.clone()),
         None => Some(default_model(args).await?),
     };
-    let plan = plan::plan(args, model)?;
+    let plan = plan::plan(args, model, data)?;
     println!("Starting   {}", plan.summary());
     let started = Instant::now();
     let children = slot.insert(Children::new(args.log_dir.as_deref(), args.verbose)?);

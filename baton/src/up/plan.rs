@@ -67,6 +67,9 @@ pub(crate) struct UpArgs {
     /// Folder for the logs of all processes, kept. Left out: a temporary one.
     #[arg(long, value_name = "DIR")]
     pub(super) log_dir: Option<PathBuf>,
+    /// Folder for uploaded files and batches, kept. Left out: a temporary one.
+    #[arg(long, value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
     /// Folder for downloaded models. Left out: `baton` in the user's cache folder.
     #[arg(long, value_name = "DIR", env = "BATON_CACHE_DIR")]
     pub(super) cache_dir: Option<PathBuf>,
@@ -98,7 +101,7 @@ pub(super) struct Process {
 }
 
 /// Plans the processes, or says in one sentence what is in the way.
-pub(super) fn plan(args: &UpArgs, model: Option<PathBuf>) -> Result<Plan, UpError> {
+pub(super) fn plan(args: &UpArgs, model: Option<PathBuf>, data: &Path) -> Result<Plan, UpError> {
     if let Some(path) = &model {
         check_memory(args, path)?;
     }
@@ -107,7 +110,7 @@ pub(super) fn plan(args: &UpArgs, model: Option<PathBuf>) -> Result<Plan, UpErro
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = args.threads.map_or((cores / nodes).max(1), NonZeroUsize::get);
 
-    let mut processes = vec![router(api, control)];
+    let mut processes = vec![router(api, control, data)];
     let set = args.router_set.iter().flat_map(|set| words(&["--set", set]));
     processes[0].arguments.extend(set);
     let roles = [("prefill", args.prefill), ("decode", args.decode)];
@@ -141,11 +144,21 @@ pub(super) fn plan(args: &UpArgs, model: Option<PathBuf>) -> Result<Plan, UpErro
     })
 }
 
-fn router(api: SocketAddr, control: SocketAddr) -> Process {
+fn router(api: SocketAddr, control: SocketAddr, data: &Path) -> Process {
     let (api, control) = (api.to_string(), control.to_string());
+    let batches = data.join("batches");
     Process {
         name: ROUTER.to_owned(),
-        arguments: words(&["router", "--exit-with-stdin", "--listen", &api, "--control", &control]),
+        arguments: words(&[
+            "router",
+            "--exit-with-stdin",
+            "--listen",
+            &api,
+            "--control",
+            &control,
+            "--batch-dir",
+            &batches.to_string_lossy(),
+        ]),
     }
 }
 

@@ -5,8 +5,8 @@ use rand_core::RngCore;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterView, Decision, Demand, NodeView, Placed, Placement, Prediction, Reasons, Refusal,
-    RequestView, Scoring, Shortage, scoring::Candidate,
+    ClusterView, Decision, Demand, NodeView, Placed, Placement, Prediction, Priority, Reasons,
+    Refusal, RequestView, Scoring, Shortage, scoring::Candidate,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,10 @@ pub struct PolicyConfig {
     pub expected_output_tokens: u32,
     /// Scores within this share of the best are as good.
     pub near_equal: f64,
+    /// Of a batch: it is placed on prefill nodes with fewer prompts to compute,
+    pub batch_prompts: u32,
+    /// and on nodes where this share of all blocks stays free.
+    pub batch_spare: f64,
 }
 
 impl Default for PolicyConfig {
@@ -34,6 +38,8 @@ impl Default for PolicyConfig {
             max_queue_time: Duration::from_secs(30),
             expected_output_tokens: 128,
             near_equal: 0.05,
+            batch_prompts: 1,
+            batch_spare: 0.25,
         }
     }
 }
@@ -143,7 +149,7 @@ impl Costs<'_> {
             }
             for &to in partners {
                 let (needed, free) = (self.decode_blocks(to.0), to.0.free_blocks());
-                if needed <= free {
+                if needed <= free && self.leaves_room(to.0, needed) {
                     candidates.push(self.candidate(from, Some(to)));
                 } else {
                     shortage = shortage.or(Shortage::DecodeBlocks { needed, free });
@@ -171,8 +177,20 @@ impl Costs<'_> {
     }
 
     fn takes_prefill(&self, node: &NodeView) -> bool {
-        self.prefill_blocks(node) <= node.free_blocks()
-            || node.queued() < self.config.max_waiting.into()
+        let needed = self.prefill_blocks(node);
+        let takes = needed <= node.free_blocks() || node.queued() < self.config.max_waiting.into();
+        takes && self.leaves_room(node, needed)
+    }
+
+    /// Whether those who come later find room beside the request, if that is asked of it. A node
+    /// with nothing else to do takes whatever fits.
+    fn leaves_room(&self, node: &NodeView, needed: u64) -> bool {
+        if self.request.priority == Priority::Interactive || node.is_idle() {
+            return true;
+        }
+        let spare = (f64::from(node.total_blocks) * self.config.batch_spare).ceil() as u64;
+        node.queued() < self.config.batch_prompts.into()
+            && needed.saturating_add(spare) <= node.free_blocks()
     }
 
     fn candidate(&self, prefill: Cached<'_>, decode: Option<Cached<'_>>) -> (f64, Placement) {
@@ -220,6 +238,9 @@ impl Costs<'_> {
 
     /// Queues a request for which there is no room now, or refuses it.
     fn wait(&self, shortage: Shortage, now: Time) -> Decision {
+        if self.request.priority == Priority::Batch {
+            return Decision::Queue(shortage);
+        }
         let (queued, waited) = (self.request.queued_before, now - self.request.arrived);
         let has_waited = waited >= self.config.max_queue_time;
         if queued < self.config.max_queued && !has_waited {

@@ -15,6 +15,12 @@
 //! be able to, and refused when the router's own bounded queue is full, when it has waited too
 //! long, or when no node will ever be able to; see [`Refusal`].
 //!
+//! # What of requests nobody waits for?
+//!
+//! Those of a [`Priority::Batch`] are placed only where they leave room: on nodes that compute few
+//! prompts, and keep a share of their blocks free, unless they have nothing to do. One of them
+//! waits for as long as its caller lets it.
+//!
 //! **Invariant:** both nodes of a placement serve the request's model, share numerics id and KV
 //! layout, and accept work.
 
@@ -34,6 +40,6 @@ pub use decision::{Decision, Placed, Placement, Prediction, Reasons, Refusal, Sh
 pub use latency::{LatencyModel, Link};
 pub use node::{Group, NodeView};
 pub use prefix::PrefixRecord;
-pub use request::{PromptHashes, RequestView};
+pub use request::{Priority, PromptHashes, RequestView};
 pub use reservation::{Demand, ReservationId, Reserved};
 pub use scoring::Scoring;

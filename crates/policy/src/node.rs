@@ -101,6 +101,11 @@ impl NodeView {
         said.max(self.reserved.sequences)
     }
 
+    /// Whether it has nothing to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.batch() == 0 && self.queued() == 0
+    }
+
     /// Their tokens.
     pub fn context_tokens(&self) -> u64 {
         self.load.map_or(0, |load| load.context_tokens).max(self.reserved.context_tokens)

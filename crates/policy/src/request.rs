@@ -4,10 +4,21 @@ use baton_types::{BlockHash, ModelId, NodeId, NumericsId, Time};
 
 use crate::Group;
 
+/// Who goes first: the lesser. Only when no interactive request waits does one of a batch go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Somebody waits for it.
+    #[default]
+    Interactive,
+    /// Nobody does: it waits for as long as it has to, and leaves room for those who come.
+    Batch,
+}
+
 /// A request as the policy sees it.
 #[derive(Clone, Debug)]
 pub struct RequestView {
     pub model: ModelId,
+    pub priority: Priority,
     /// Tokens to compute before the next can be sampled: the prompt and, in a replay, what was
     /// emitted already.
     pub tokens: u32,

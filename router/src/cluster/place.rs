@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use baton_kv_cache::block_hashes;
 use baton_policy::{
-    Decision, Placement, PromptHashes, Refusal, RequestView, ReservationId, Shortage, decide,
+    Decision, Placement, Priority, PromptHashes, Refusal, RequestView, ReservationId, Shortage,
+    decide,
 };
 use baton_types::{ModelId, NodeId, Role, Time, TokenId};
 use tokio::sync::Notify;
 
-use super::{Cluster, Peer};
+use super::{Cluster, Peer, waiting::Rank};
 
 /// When to look for nodes again.
 const RETRY_NODES: Duration = Duration::from_secs(1);
@@ -23,7 +24,8 @@ pub(crate) struct PlaceRequest<'a> {
     /// The most tokens still to be generated.
     pub(crate) max_new_tokens: u32,
     pub(crate) cache_salt: u64,
-    /// Its place in line: lower goes first.
+    pub(crate) priority: Priority,
+    /// Its place in line among those: lower goes first.
     pub(crate) number: u64,
     /// Passed over as long as there are others.
     pub(crate) exclude: Vec<NodeId>,
@@ -46,12 +48,18 @@ pub(crate) struct Place {
 struct Ticket<'a> {
     cluster: &'a Cluster,
     model: &'a ModelId,
-    number: u64,
+    rank: Rank,
 }
 
 enum Turn {
     Placed(Place),
     Wait(Arc<Notify>),
+}
+
+impl PlaceRequest<'_> {
+    fn rank(&self) -> Rank {
+        Rank { priority: self.priority, number: self.number }
+    }
 }
 
 impl Cluster {
@@ -61,7 +69,9 @@ impl Cluster {
         request: &PlaceRequest<'_>,
     ) -> Result<Place, Refusal> {
         let mut view = self.view_of(request);
-        let deadline = view.arrived + self.policy.max_queue_time;
+        // A batch's own end is all that ends its wait.
+        let waits_long = request.priority == Priority::Batch;
+        let deadline = (!waits_long).then(|| view.arrived + self.policy.max_queue_time);
         // Dropped last: whoever is next sees the reservation.
         let mut ticket: Option<Ticket<'_>> = None;
         loop {
@@ -69,11 +79,13 @@ impl Cluster {
                 Turn::Placed(place) => return Ok(place),
                 Turn::Wait(bell) => bell,
             };
-            let (model, number) = (request.model, request.number);
-            ticket.get_or_insert_with(|| Ticket { cluster: self, model, number });
-            let left = deadline - self.clock.now();
+            let (model, rank) = (request.model, request.rank());
+            ticket.get_or_insert_with(|| Ticket { cluster: self, model, rank });
             // Late or not, the policy has the last word.
-            let _ = tokio::time::timeout(left, bell.notified()).await;
+            match deadline.map(|deadline| deadline - self.clock.now()) {
+                Some(left) => drop(tokio::time::timeout(left, bell.notified()).await),
+                None => bell.notified().await,
+            }
         }
     }
 
@@ -87,7 +99,7 @@ impl Cluster {
         let mut guard = self.lock();
         let state = &mut *guard;
         let now = self.clock.now();
-        let before = state.waiting.before(request.model, request.number);
+        let before = state.waiting.before(request.model, request.rank());
         // Who is in line is not refused for those who came later.
         view.queued_before = if queued || request.patient { 0 } else { before };
         let mut decision = decide(&self.policy, &state.view, view, now, &mut state.rng);
@@ -136,6 +148,9 @@ impl Cluster {
         now: Time,
     ) -> Result<Turn, Refusal> {
         let (waited, model) = (now - view.arrived, request.model.clone());
+        if request.priority == Priority::Batch {
+            return Ok(Turn::Wait(state.waiting.enter(&model, request.rank())));
+        }
         if waited >= self.policy.max_queue_time {
             return Err(Refusal::WaitedTooLong { model, waited, retry_after: RETRY_NODES });
         }
@@ -143,7 +158,7 @@ impl Cluster {
             let queued = view.queued_before;
             return Err(Refusal::Full { model, queued, retry_after: RETRY_NODES });
         }
-        Ok(Turn::Wait(state.waiting.enter(&model, request.number)))
+        Ok(Turn::Wait(state.waiting.enter(&model, request.rank())))
     }
 
     /// The request as the policy sees it. Hashes what its nodes name the blocks by.
@@ -160,6 +175,7 @@ impl Cluster {
         });
         RequestView {
             model: request.model.clone(),
+            priority: request.priority,
             tokens: request.tokens.len() as u32,
             max_new_tokens: request.max_new_tokens,
             arrived: self.clock.now(),
@@ -200,6 +216,6 @@ impl Drop for Place {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.cluster.lock().waiting.leave(self.model, self.number);
+        self.cluster.lock().waiting.leave(self.model, self.rank);
     }
 }

@@ -42,15 +42,14 @@ pub(super) async fn chat(
     let asked = Asked { router: &router, caller, headers: &headers };
     let answer = async {
         let params = Params::parse(&body(&router, bytes)?)?;
-        answer::answer(
-            &asked,
-            ask(asked.caller.clone(), &params)?,
-            params.streaming()?,
-            NextMessage,
-        )
-        .await
+        respond(&asked, &params).await
     };
     answer.await.unwrap_or_else(|refused| error::response(&refused))
+}
+
+pub(super) async fn respond(asked: &Asked<'_>, params: &Params) -> Result<Response, RequestError> {
+    let ask = ask(asked.caller.clone(), params)?;
+    answer::answer(asked, ask, params.streaming()?, NextMessage).await
 }
 
 pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> {

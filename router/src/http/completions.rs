@@ -45,11 +45,15 @@ pub(super) async fn completions(
     let asked = Asked { router: &router, caller, headers: &headers };
     let answer = async {
         let params = Params::parse(&body(&router, bytes)?)?;
-        let ask = ask(asked.caller.clone(), &params)?;
-        let tells = completion_logprobs(&params)?.is_some();
-        answer::answer(&asked, ask, params.streaming()?, Text { tells }).await
+        respond(&asked, &params).await
     };
     answer.await.unwrap_or_else(|refused| error::response(&refused))
+}
+
+pub(super) async fn respond(asked: &Asked<'_>, params: &Params) -> Result<Response, RequestError> {
+    let ask = ask(asked.caller.clone(), params)?;
+    let tells = completion_logprobs(params)?.is_some();
+    answer::answer(asked, ask, params.streaming()?, Text { tells }).await
 }
 
 pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> {

@@ -10,7 +10,7 @@ use baton_proto::status::Refuse;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::error::RequestError;
+use crate::{batch::BatchError, error::RequestError};
 
 /// nginx's, for want of a standard one.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -100,4 +100,32 @@ fn classify(error: &RequestError) -> (u16, &'static str, Option<&'static str>) {
         RequestError::Cancelled { .. } => (CLIENT_CLOSED_REQUEST, SERVER, Some("cancelled")),
         RequestError::Internal(_) => (500, SERVER, None),
     }
+}
+
+/// The whole answer, of a file or batch that can't be had.
+pub(super) fn batch_response(error: &BatchError) -> Response {
+    const WRONG: &str = "invalid_request_error";
+    const LIMIT: &str = "rate_limit_error";
+    let (status, kind, code) = match error {
+        BatchError::Request(error) => return response(error),
+        BatchError::Off => (404, WRONG, "batches_off"),
+        BatchError::NoFile { .. } | BatchError::NoBatch { .. } => (404, WRONG, "not_found"),
+        BatchError::FileTooLarge { .. } => (413, WRONG, "file_too_large"),
+        BatchError::TooManyFiles { .. } | BatchError::NoSpace { .. } => {
+            (429, LIMIT, "insufficient_quota")
+        }
+        BatchError::TooManyBatches { .. } => (429, LIMIT, "rate_limit_exceeded"),
+        BatchError::InUse { .. } => (409, WRONG, "file_in_use"),
+        BatchError::HasEnded { .. } => (409, WRONG, "batch_has_ended"),
+        BatchError::Disk(error) => {
+            tracing::error!(%error, "the disk failed");
+            (500, "server_error", "disk_failed")
+        }
+    };
+    let message = match error {
+        BatchError::Disk(_) => "the router could not keep this; its log says why".to_owned(),
+        other => other.to_string(),
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    object(status, &ErrorObject { message, kind, param: None, code: Some(code) }).into_response()
 }

@@ -7,13 +7,17 @@
 
 mod answer;
 mod asked;
+mod batches;
 mod chat;
 mod completions;
 mod echo;
 mod error;
+mod files;
 mod form;
 mod grammar;
 mod identity;
+mod line;
+mod listing;
 mod logprobs;
 mod models;
 mod params;
@@ -38,6 +42,7 @@ pub(crate) use self::sse::Streams;
 pub(crate) use self::{
     asked::{chat_ask, completion_ask},
     identity::identify,
+    line::{Reply, answer_line},
 };
 use crate::{error::RequestError, request::Caller, router::Router};
 
@@ -51,6 +56,8 @@ pub(crate) fn routes(router: &Arc<Router>) -> Routes {
         .route("/detokenize", post(tokens::detokenize))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*model}", get(models::one))
+        .merge(files::routes())
+        .merge(batches::routes())
         .method_not_allowed_fallback(wrong_method)
         .fallback(nothing_here)
         .layer(DefaultBodyLimit::max(max_body))

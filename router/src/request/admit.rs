@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use baton_policy::Priority;
 use baton_proto::status::Refuse;
 use baton_text::{CallSplitter, OutputText, TextModel};
 use baton_types::{
@@ -39,6 +40,7 @@ pub(crate) struct Admitted {
     pub(crate) arrived: Time,
     /// Counted from its arrival.
     pub(crate) deadline: Duration,
+    pub(crate) priority: Priority,
     /// Its place in line.
     pub(crate) number: u64,
     pub(crate) inside: Arc<Entered>,
@@ -81,7 +83,7 @@ impl Router {
     async fn admit(&self, ask: Ask, arrived: Time) -> Result<Admitted, RequestError> {
         let Ask { caller, model, prompt, mut sampling, mut grammar_param, .. } = ask;
         let inside = Arc::new(self.inside.enter(caller.id)?);
-        let (trace, slo) = (caller.trace, caller.slo?);
+        let (trace, slo, priority) = (caller.trace, caller.slo?, caller.priority);
         if !(1..=MAX_CHOICES).contains(&ask.choices) {
             return Err(RequestError::Choices { given: ask.choices, max: MAX_CHOICES });
         }
@@ -117,7 +119,10 @@ impl Router {
             let (min, max) = (sampling.min_tokens, max_tokens);
             return Err(RequestError::MinTokens { min, max });
         }
-        let most = self.config.timeouts.request.0;
+        let most = match priority {
+            Priority::Interactive => self.config.timeouts.request.0,
+            Priority::Batch => self.config.batches.window.0,
+        };
         Ok(Admitted {
             key: SequenceKey { request: caller.id, choice: ChoiceIndex(0) },
             model,
@@ -130,6 +135,7 @@ impl Router {
             arrived,
             deadline: ask.deadline.map_or(most, |deadline| deadline.min(most)),
             text: served.text,
+            priority,
             number: self.next_number(),
             inside,
             trace,

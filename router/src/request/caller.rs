@@ -4,6 +4,7 @@
 use std::{fmt, time::Duration};
 
 use axum::http::{HeaderMap, HeaderName};
+use baton_policy::Priority;
 use baton_types::RequestId;
 
 use crate::error::RequestError;
@@ -25,6 +26,7 @@ pub(crate) struct Caller {
     pub(crate) tag: Option<String>,
     pub(crate) trace: Option<Trace>,
     pub(crate) slo: Result<Slo, RequestError>,
+    pub(crate) priority: Priority,
 }
 
 /// What the client calls in time.
@@ -49,7 +51,14 @@ impl Caller {
             tag: text(REQUEST_ID.as_str()).and_then(Caller::name),
             trace: text(TRACE).and_then(Trace::parse),
             slo: slo(text(SLO_TTFT), text(SLO_TPOT)),
+            priority: Priority::Interactive,
         }
+    }
+
+    /// Whoever wrote a line of the batch `tag`.
+    pub(crate) fn of_batch(id: RequestId, tag: String) -> Self {
+        let (trace, slo, priority) = (None, Ok(Slo::default()), Priority::Batch);
+        Caller { id, tag: Some(tag), trace, slo, priority }
     }
 
     /// A client's name for a request, unless it is too long or can't be printed.

@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use baton_policy::Priority;
 use baton_proto::{convert::Sampled, v1};
 use baton_types::{Capability, Epoch, FinishReason, NodeId, SequenceSpec, TokenId, TokenLogprobs};
 use rand::Rng;
@@ -165,9 +166,10 @@ impl Run {
             tokens: &tokens,
             max_new_tokens: self.request.max_tokens - self.merge.next_index(),
             cache_salt: 0,
+            priority: self.request.priority,
             number: self.request.number,
             exclude: std::mem::take(&mut self.exclude),
-            patient: self.attempts > 0,
+            patient: self.attempts > 0 || self.request.priority == Priority::Batch,
         };
         self.router.cluster.place(&request).await.map_err(RequestError::Policy)
     }

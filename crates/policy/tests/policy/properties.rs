@@ -1,12 +1,13 @@
 //! Random clusters: what must hold of every decision, and `no-leak` of every promise.
 
 use baton_policy::{
-    ClusterView, Decision, LatencyModel, NodeView, Placement, ReservationId, Reserved,
+    ClusterView, Decision, LatencyModel, NodeView, Placement, Priority, RequestView, ReservationId,
+    Reserved,
 };
 use baton_types::{Generation, KvLayout, NodeHello, NodeId, NodeLoad, NumericsId, Role};
 use proptest::prelude::*;
 
-use crate::cluster::{LAYOUT, ask, hello, request};
+use crate::cluster::{LAYOUT, ask, cluster, hello, request};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -128,6 +129,12 @@ impl Run {
         let request = request(tokens, max_new, first * 1000);
         let decision = ask(&self.view, &request, seed);
         prop_assert_eq!(&decision, &ask(&self.view, &request, seed), "the same draws, the same");
+        let batch = ask(&self.view, &in_batch(request.clone()), seed);
+        match (&decision, &batch) {
+            (Decision::Place(_), Decision::Place(_) | Decision::Queue(_)) => {}
+            (_, Decision::Place(_)) => prop_assert!(false, "{batch:?}, but alone {decision:?}"),
+            _ => {}
+        }
         let Decision::Place(placement) = decision else { return Ok(()) };
         let prefill = find(&self.view, Role::Prefill, &placement);
         prop_assert!(prefill.accepts());
@@ -147,6 +154,10 @@ impl Run {
         self.promised.push((id, placement));
         Ok(())
     }
+}
+
+fn in_batch(request: RequestView) -> RequestView {
+    RequestView { priority: Priority::Batch, ..request }
 }
 
 fn find<'a>(view: &'a ClusterView, role: Role, placement: &Placement) -> &'a NodeView {
@@ -172,5 +183,31 @@ proptest! {
             run.view.release(id);
         }
         prop_assert!(reserved(&run.view).iter().all(|reserved| *reserved == Reserved::default()));
+    }
+
+    /// However many requests of batches come, whoever somebody waits for is placed at once beside
+    /// them, if it needs no more than the spare room; and an idle cluster works on batches.
+    #[test]
+    fn batches_leave_room(
+        sizes in prop::collection::vec((1..400_u32, 1..200_u32), 1..80),
+        tokens in 1..200_u32,
+        seed in any::<u64>(),
+    ) {
+        let mut view = cluster(&["p1", "p2", "d1"]);
+        let first = in_batch(request(sizes[0].0, sizes[0].1, 0));
+        prop_assert!(matches!(ask(&view, &first, seed), Decision::Place(_)), "nobody else is here");
+        for (nth, (tokens, max_new)) in (0_u128..).zip(sizes) {
+            let request = in_batch(request(tokens, max_new, nth * 1000));
+            if let Decision::Place(placement) = ask(&view, &request, seed) {
+                let alone = view.reservations() == 0;
+                let id = view.reserve(&placement);
+                view.first_token(id);
+                let spare = view.decode.iter().all(|node| node.free_blocks() >= 25);
+                prop_assert!(spare || alone, "{:?}", view.decode);
+            }
+        }
+        let somebody = request(tokens, 2, 1_000_000);
+        let decision = ask(&view, &somebody, seed);
+        prop_assert!(matches!(decision, Decision::Place(_)), "{decision:?}");
     }
 }
