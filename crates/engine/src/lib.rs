@@ -11,6 +11,7 @@
 //! weights into the kernels' order. From there on nothing knows what the file was.
 
 mod architecture;
+mod cuts;
 mod error;
 mod folder;
 mod gguf;

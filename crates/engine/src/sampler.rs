@@ -3,8 +3,6 @@
 //! Every sum here has one order, and every comparison breaks ties by id: the same logits give the
 //! same token on every machine (`same-tokens`).
 
-use std::cmp::Ordering;
-
 use baton_device::math::{exp, ln};
 use baton_scheduler::{EngineError, SampleStep};
 use baton_types::{
@@ -12,8 +10,7 @@ use baton_types::{
 };
 use xxhash_rust::xxh3::Xxh3;
 
-/// How many of the likeliest tokens a cut looks at before it sorts the whole vocabulary.
-const HEAD: usize = 512;
+use crate::cuts::{self, Cuts};
 
 /// Digest of the raw logits' bits.
 pub(crate) fn digest(logits: &[f32]) -> u64 {
@@ -35,7 +32,7 @@ pub(crate) struct Sampler {
     shaped: Vec<f32>,
     /// How often each token was emitted, and whether the prompt has it.
     counts: Vec<(u32, bool)>,
-    kept: Vec<Candidate>,
+    cuts: Cuts,
     mask: TokenMask,
 }
 
@@ -54,14 +51,6 @@ impl Undrawable {
             Undrawable::Constraint(source) => EngineError::Constraint { key, source },
         }
     }
-}
-
-/// A token and its weight: its probability times what the weights sum up to.
-#[derive(Clone, Copy, Debug)]
-struct Candidate {
-    id: u32,
-    logit: f32,
-    weight: f64,
 }
 
 impl Sampler {
@@ -165,67 +154,15 @@ impl Sampler {
             logit => f64::from(exp((logit - logits[best]) / spec.temperature)),
         };
         let uniform = uniform(spec.seed, choice, step.index);
-        if !cuts(spec) {
+        if !cuts::are_wanted(spec) {
             let weights = || (0..).zip(logits.iter().map(|&logit| weight(logit)));
             return pick(weights(), uniform).unwrap_or(TokenId(best as u32));
         }
-        self.keep(logits, spec, weight);
-        self.kept.sort_unstable_by_key(|candidate| candidate.id);
-        let weights = self.kept.iter().map(|candidate| (candidate.id, candidate.weight));
+        let kept = self.cuts.keep(logits, spec, weight);
+        kept.sort_unstable_by_key(|candidate| candidate.id);
+        let weights = kept.iter().map(|candidate| (candidate.id, candidate.weight));
         pick(weights, uniform).unwrap_or(TokenId(best as u32))
     }
-
-    /// Cuts the distribution: `kept` is what is left of it, the likeliest first or not.
-    fn keep(&mut self, logits: &[f32], spec: &SamplingSpec, weight: impl Fn(f32) -> f64) {
-        let all = logits.len();
-        // Only the likeliest few are sorted, if the cuts lie among them.
-        let heads = match spec.top_k as usize {
-            0 if spec.typical_p < 1.0 => vec![all],
-            0 => vec![HEAD.min(all), all],
-            top_k => vec![top_k.min(all)],
-        };
-        for &head in &heads {
-            self.likeliest(logits, head, &weight);
-            if spec.typical_p < 1.0 {
-                typical(&mut self.kept, spec.typical_p);
-            }
-            let is_last = Some(&head) == heads.last();
-            let total = match is_last {
-                true => self.kept.iter().fold(0.0, |sum, candidate| sum + candidate.weight),
-                false => logits.iter().fold(0.0, |sum, &logit| sum + weight(logit)),
-            };
-            let is_reached = nucleus(&mut self.kept, spec.top_p, total);
-            let highest = self.kept.first().map_or(0.0, |candidate| candidate.weight);
-            let before = self.kept.len();
-            self.kept.retain(|candidate| candidate.weight >= f64::from(spec.min_p) * highest);
-            if is_last || is_reached || self.kept.len() < before {
-                return;
-            }
-        }
-    }
-
-    /// The `count` likeliest, in order.
-    fn likeliest(&mut self, logits: &[f32], count: usize, weight: &impl Fn(f32) -> f64) {
-        self.kept.clear();
-        self.kept.extend((0..).zip(logits).map(|(id, &logit)| Candidate {
-            id,
-            logit,
-            weight: 0.0,
-        }));
-        if count < self.kept.len() {
-            self.kept.select_nth_unstable_by(count, likelier);
-            self.kept.truncate(count);
-        }
-        self.kept.sort_unstable_by(likelier);
-        for candidate in &mut self.kept {
-            candidate.weight = weight(candidate.logit);
-        }
-    }
-}
-
-/// By falling logit; equals by ascending id.
-fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
 }
 
 /// Whether any logit differs from the model's before the draw.
@@ -237,40 +174,6 @@ fn is_shaped(step: SampleStep<'_>) -> bool {
         || spec.presence_penalty != 0.0
         || step.index < spec.min_tokens
         || step.constraint.is_some()
-}
-
-fn cuts(spec: &SamplingSpec) -> bool {
-    spec.top_k != 0 || spec.top_p < 1.0 || spec.min_p > 0.0 || spec.typical_p < 1.0
-}
-
-/// Leaves the tokens whose information is closest to the distribution's entropy, as many as reach
-/// `mass`, the likeliest first.
-fn typical(kept: &mut Vec<Candidate>, mass: f32) {
-    let total = kept.iter().fold(0.0, |sum, candidate| sum + candidate.weight);
-    kept.retain(|candidate| candidate.weight > 0.0);
-    let information = |candidate: &Candidate| -ln(candidate.weight / total);
-    let entropy = kept.iter().fold(0.0, |sum, c| sum + c.weight / total * information(c));
-    let off = |candidate: &Candidate| (information(candidate) - entropy).abs();
-    kept.sort_unstable_by(|a, b| off(a).total_cmp(&off(b)).then(a.id.cmp(&b.id)));
-    nucleus(kept, mass, total);
-    kept.sort_unstable_by(likelier);
-}
-
-/// Leaves the first tokens that together reach `mass` of `total`. False if all together don't.
-fn nucleus(kept: &mut Vec<Candidate>, mass: f32, total: f64) -> bool {
-    if mass >= 1.0 {
-        return false;
-    }
-    let mut sum = 0.0;
-    let reached = kept.iter().position(|candidate| {
-        sum += candidate.weight;
-        sum >= f64::from(mass) * total
-    });
-    match reached {
-        Some(last) => kept.truncate(last + 1),
-        None => return false,
-    }
-    true
 }
 
 /// The token at `uniform` of the way through the weights' sum.
@@ -487,9 +390,9 @@ mod tests {
             let spec = SamplingSpec { top_p, min_p, top_k, ..SamplingSpec::default() };
             let highest = logits.iter().copied().fold(f32::MIN, f32::max);
             let weight = |logit: f32| f64::from(exp(logit - highest));
-            let mut sampler = Sampler::default();
-            sampler.keep(&logits, &spec, weight);
-            let mut kept: Vec<u32> = sampler.kept.iter().map(|candidate| candidate.id).collect();
+            let mut cuts = Cuts::default();
+            let kept = cuts.keep(&logits, &spec, weight);
+            let mut kept: Vec<u32> = kept.iter().map(|candidate| candidate.id).collect();
             kept.sort_unstable();
 
             let mut order: Vec<u32> = (0..3_000).collect();
