@@ -1,7 +1,8 @@
 //! OpenAI's HTTP interface.
 //!
-//! `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/detokenize`; for operators, on the same port,
-//! `/health`, `/ready` and `/metrics`. Each answer carries `x-request-id`: the client's own if it
+//! `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/detokenize`, and
+//! `/openapi.json`, which describes them; for operators, on the same port, `/health`, `/ready` and
+//! `/metrics`. Each answer carries `x-request-id`: the client's own if it
 //! sent one. `x-baton-timings: 1` asks for the object `baton` in the last message, which says where
 //! the time went.
 
@@ -15,6 +16,7 @@ mod grammar;
 mod identity;
 mod logprobs;
 mod models;
+mod openapi;
 mod params;
 mod sampling;
 mod sse;
@@ -50,11 +52,12 @@ pub(crate) fn routes(router: &Arc<Router>) -> Routes {
         .route("/detokenize", post(tokens::detokenize))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*model}", get(models::one))
-        .method_not_allowed_fallback(wrong_method)
+        .route("/openapi.json", get(openapi::document))
         .fallback(nothing_here)
         .layer(DefaultBodyLimit::max(max_body))
         .with_state(Arc::clone(router))
         .merge(ops::routes(Arc::clone(router) as Arc<dyn ops::Operable>))
+        .method_not_allowed_fallback(wrong_method)
 }
 
 /// A request as a handler gets it.

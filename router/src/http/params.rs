@@ -13,6 +13,13 @@ use crate::error::RequestError;
 #[derive(Debug)]
 pub(super) struct Params(Map<String, Value>);
 
+#[cfg(test)]
+thread_local! {
+    /// The names this thread's tests have asked for.
+    pub(super) static ASKED: std::cell::RefCell<std::collections::BTreeSet<String>> =
+        std::cell::RefCell::default();
+}
+
 /// A parameter that is known and not supported, and the values that change nothing.
 pub(super) struct NoOp {
     pub(super) name: &'static str,
@@ -37,6 +44,8 @@ impl Params {
     }
 
     pub(super) fn value(&self, name: &str) -> Option<&Value> {
+        #[cfg(test)]
+        ASKED.with_borrow_mut(|asked| asked.insert(name.to_owned()));
         self.0.get(name).filter(|value| !value.is_null())
     }
 

@@ -91,6 +91,7 @@ async fn what_is_no_request_at_all_is_refused() {
     }
     check(&cluster.get("/v1/nothing").await, 404, Value::Null, Value::Null, "/v1/nothing");
     check(&cluster.get(url).await, 405, Value::Null, Value::Null, "GET");
+    check(&cluster.post("/health", "").await, 405, Value::Null, Value::Null, "POST");
     let reply = cluster.complete(json!({ "model": "other" })).await;
     check(&reply, 404, json!("model"), json!("model_not_found"), "other");
     let reply = cluster.get("/v1/models/other").await;
