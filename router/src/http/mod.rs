@@ -21,6 +21,7 @@ mod params;
 mod sampling;
 mod sse;
 mod tokens;
+mod too_large;
 mod tools;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use axum::{
     body::Bytes,
     extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -50,6 +52,7 @@ pub(crate) fn routes(router: &Arc<Router>) -> Routes {
         .route("/v1/completions", post(completions::completions))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(router), too_large::refuse))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*model}", get(models::one))
         .route("/openapi.json", get(openapi::document))

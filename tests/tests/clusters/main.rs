@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod bad_input;
 mod cancel;
 mod command_line;
 mod http;
@@ -10,6 +11,7 @@ mod likelihood;
 mod observe;
 mod open_inference;
 mod openai;
+mod openapi;
 mod resume;
 mod same_tokens;
 mod structured;
