@@ -66,6 +66,12 @@ pub fn post_with(url: &str, body: &Value, headers: &[(&str, &str)]) -> anyhow::R
     reply(send(url, body, headers)?)
 }
 
+/// A body as it is, which needn't be JSON.
+pub fn post_bytes(url: &str, body: &[u8]) -> anyhow::Result<Reply> {
+    let request = agent().post(url).header("content-type", "application/json");
+    reply(request.send(body).with_context(|| url.to_owned())?)
+}
+
 fn send(
     url: &str,
     body: &Value,

@@ -13,7 +13,9 @@ mod reference;
 
 pub use cluster::{Cluster, Engine, Options, baton, model};
 pub use generate::{Ask, Generated, generate, generate_all};
-pub use http::{Event, Reply, delete, events, get, numbered_events, post, post_with, upload};
+pub use http::{
+    Event, Reply, delete, events, get, numbered_events, post, post_bytes, post_with, upload,
+};
 pub use process::{Pid, children_of, cpu_time};
 pub use python::{python, python_example};
 pub use reference::Reference;

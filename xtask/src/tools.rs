@@ -35,12 +35,13 @@ struct Client {
     requirements: &'static [&'static str],
 }
 
-const CLIENTS: [Client; 2] = [
+const CLIENTS: [Client; 3] = [
     Client { imports: "import openai", requirements: &["openai==3.52.0"] },
     Client {
         imports: "import tritonclient.grpc, grpc_reflection",
         requirements: &["tritonclient[grpc]==2.73.0", "grpcio-reflection==1.81.1"],
     },
+    Client { imports: "import schemathesis", requirements: &["schemathesis==4.32.5"] },
 ];
 
 /// Everything the tests need, ready to use.

@@ -4,7 +4,7 @@ use std::{
 };
 
 use baton_text::{TextAssets, TextModel};
-use baton_types::Grammar;
+use baton_types::{Constraint, Grammar, TokenMask};
 
 use crate::{Compiled, GrammarError, Vocabulary};
 
@@ -28,6 +28,12 @@ impl Grammars {
     /// For who has no use for the language otherwise.
     pub fn of_assets(assets: TextAssets) -> Self {
         Grammars { language: Language::Raw(Box::new(assets)), vocabulary: OnceLock::new() }
+    }
+
+    /// Refuses a grammar that doesn't compile, or has no beginning: one that is nothing but itself.
+    pub fn check(&self, grammar: &Grammar) -> Result<(), GrammarError> {
+        let beginning = self.compile(grammar)?.allowed(&[], &mut TokenMask::default());
+        beginning.map_err(|error| GrammarError::Refused { why: error.why })
     }
 
     /// Compiles a grammar. Takes milliseconds, the first time some tens of them: not for a thread

@@ -9,7 +9,7 @@ use axum::{
     http::HeaderMap,
     response::Response,
 };
-use baton_types::{ModelId, TokenId};
+use baton_types::ModelId;
 use serde_json::{Value, json};
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     answer::{self, Piece, Shape},
     body, error,
     grammar::grammar_param,
-    params::{self, Params, missing, wrong_type},
+    params::{self, Params, missing, token_ids, wrong_type},
     sampling::{completion_logprobs, sampling},
     sse::Streams,
 };
@@ -104,12 +104,9 @@ fn choices(params: &Params) -> Result<(u32, u32), RequestError> {
 
 /// A string, token ids, or an array of one of these.
 fn prompt(value: &Value) -> Result<Prompt, RequestError> {
-    let expected = "a string or an array of token ids";
-    let wrong = || wrong_type("prompt", expected, value);
     match value {
-        Value::String(text) => Ok(Prompt::Text(text.clone())),
         Value::Array(values) => match values.as_slice() {
-            [one @ (Value::String(_) | Value::Array(_))] => prompt(one),
+            [one @ (Value::String(_) | Value::Array(_))] => one_prompt(one),
             [Value::String(_) | Value::Array(_), ..] => {
                 let message = format!(
                     "Unsupported value: 'prompt' has {} prompts; send one request for each.",
@@ -117,14 +114,20 @@ fn prompt(value: &Value) -> Result<Prompt, RequestError> {
                 );
                 Err(RequestError::invalid("prompt", "unsupported_value", message))
             }
-            ids => {
-                let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-                let ids = ids.iter().map(|value| id(value).map(TokenId));
-                ids.collect::<Option<_>>().map(Prompt::Tokens).ok_or_else(wrong)
-            }
+            _ => one_prompt(value),
         },
-        _ => Err(wrong()),
+        _ => one_prompt(value),
     }
+}
+
+fn one_prompt(value: &Value) -> Result<Prompt, RequestError> {
+    let expected = "a string or an array of token ids";
+    match value {
+        Value::String(text) => Some(Prompt::Text(text.clone())),
+        Value::Array(ids) => token_ids(ids).map(Prompt::Tokens),
+        _ => None,
+    }
+    .ok_or_else(|| wrong_type("prompt", expected, value))
 }
 
 /// A text's continuation.

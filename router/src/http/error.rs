@@ -15,6 +15,9 @@ use crate::{batch::BatchError, error::RequestError};
 /// nginx's, for want of a standard one.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
+/// Of an error's message.
+const MAX_CHARACTERS: usize = 1000;
+
 #[derive(Debug, Serialize)]
 pub(super) struct ErrorObject<'a> {
     message: String,
@@ -55,7 +58,17 @@ pub(super) fn response(error: &RequestError) -> Response {
 fn describe(error: &RequestError) -> (StatusCode, ErrorObject<'_>) {
     let (status, kind, code) = classify(error);
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, ErrorObject { message: error.to_string(), kind, param: error.param(), code })
+    let message = error.to_string();
+    let message = match bounded(&message) {
+        whole if whole.len() == message.len() => message,
+        part => format!("{part}…"),
+    };
+    (status, ErrorObject { message, kind, param: error.param().map(bounded), code })
+}
+
+/// As much of a text that may quote the request as is told.
+fn bounded(text: &str) -> &str {
+    text.char_indices().nth(MAX_CHARACTERS).map_or(text, |(end, _)| &text[..end])
 }
 
 /// HTTP status, and OpenAI's `type` and `code`.

@@ -1,7 +1,8 @@
 //! OpenAI's HTTP interface.
 //!
-//! `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/detokenize`; for operators, on the same port,
-//! `/health`, `/ready` and `/metrics`. Each answer carries `x-request-id`: the client's own if it
+//! `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/detokenize`, and
+//! `/openapi.json`, which describes them; for operators, on the same port, `/health`, `/ready` and
+//! `/metrics`. Each answer carries `x-request-id`: the client's own if it
 //! sent one. `x-baton-timings: 1` asks for the object `baton` in the last message, which says where
 //! the time went.
 
@@ -20,10 +21,12 @@ mod line;
 mod listing;
 mod logprobs;
 mod models;
+mod openapi;
 mod params;
 mod sampling;
 mod sse;
 mod tokens;
+mod too_large;
 mod tools;
 
 use std::sync::Arc;
@@ -33,6 +36,7 @@ use axum::{
     body::Bytes,
     extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -54,15 +58,17 @@ pub(crate) fn routes(router: &Arc<Router>) -> Routes {
         .route("/v1/completions", post(completions::completions))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(router), too_large::refuse))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*model}", get(models::one))
         .merge(files::routes())
         .merge(batches::routes())
-        .method_not_allowed_fallback(wrong_method)
+        .route("/openapi.json", get(openapi::document))
         .fallback(nothing_here)
         .layer(DefaultBodyLimit::max(max_body))
         .with_state(Arc::clone(router))
         .merge(ops::routes(Arc::clone(router) as Arc<dyn ops::Operable>))
+        .method_not_allowed_fallback(wrong_method)
 }
 
 /// A request as a handler gets it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     response::{IntoResponse, Response},
 };
 use baton_types::ModelId;
@@ -18,7 +18,17 @@ pub(super) async fn list(State(router): State<Arc<Router>>) -> Json<Value> {
     Json(json!({ "object": "list", "data": models }))
 }
 
-pub(super) async fn one(State(router): State<Arc<Router>>, Path(name): Path<String>) -> Response {
+pub(super) async fn one(
+    State(router): State<Arc<Router>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Response {
+    let name = match name {
+        Ok(Path(name)) => name,
+        Err(rejection) => {
+            let refused = RequestError::invalid("model", "invalid_value", rejection.body_text());
+            return error::response(&refused);
+        }
+    };
     let served = router.cluster.served(&ModelId::from(name.as_str()));
     match served.filter(|served| !served.groups.is_empty()) {
         Some(served) => Json(model(&served)).into_response(),

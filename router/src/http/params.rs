@@ -13,6 +13,13 @@ use crate::error::RequestError;
 #[derive(Debug)]
 pub(super) struct Params(Map<String, Value>);
 
+#[cfg(test)]
+thread_local! {
+    /// The names this thread's tests have asked for.
+    pub(super) static ASKED: std::cell::RefCell<std::collections::BTreeSet<String>> =
+        std::cell::RefCell::default();
+}
+
 /// A parameter that is known and not supported, and the values that change nothing.
 pub(super) struct NoOp {
     pub(super) name: &'static str,
@@ -37,6 +44,8 @@ impl Params {
     }
 
     pub(super) fn value(&self, name: &str) -> Option<&Value> {
+        #[cfg(test)]
+        ASKED.with_borrow_mut(|asked| asked.insert(name.to_owned()));
         self.0.get(name).filter(|value| !value.is_null())
     }
 
@@ -68,7 +77,10 @@ impl Params {
 
     /// Any 64 bits: negative seeds are seeds too.
     pub(super) fn seed(&self) -> Result<Option<u64>, RequestError> {
-        let bits = |value: &Value| value.as_u64().or(value.as_i64().map(i64::cast_unsigned));
+        let bits = |value: &Value| {
+            let seed = integral(value)?;
+            u64::try_from(seed).ok().or(i64::try_from(seed).ok().map(i64::cast_unsigned))
+        };
         self.typed("seed", "an integer of 64 bits", bits)
     }
 
@@ -81,9 +93,9 @@ impl Params {
     pub(super) fn integer(
         &self,
         name: &'static str,
-        min: i64,
+        min: i128,
     ) -> Result<Option<u32>, RequestError> {
-        let Some(given) = self.typed(name, "an integer", Value::as_i64)? else { return Ok(None) };
+        let Some(given) = self.typed(name, "an integer", integral)? else { return Ok(None) };
         if given < min {
             let message = format!(
                 "Invalid '{name}': integer below minimum value. Expected a value >= {min}, but \
@@ -108,8 +120,7 @@ impl Params {
 
     /// An array of token ids.
     pub(super) fn token_ids(&self, name: &'static str) -> Result<Vec<TokenId>, RequestError> {
-        let id = |value: &Value| Some(TokenId(u32::try_from(value.as_u64()?).ok()?));
-        let read = |value: &Value| value.as_array()?.iter().map(id).collect();
+        let read = |value: &Value| token_ids(value.as_array()?);
         Ok(self.typed(name, "an array of token ids", read)?.unwrap_or_default())
     }
 
@@ -147,6 +158,17 @@ impl Params {
         }
         Ok(())
     }
+}
+
+/// The integer that a number is, however it is written: in JSON 3.0 is 3.
+pub(super) fn integral(value: &Value) -> Option<i128> {
+    let whole = value.as_i64().map(i128::from).or_else(|| value.as_u64().map(i128::from));
+    whole.or_else(|| value.as_f64().filter(|number| number.fract() == 0.0).map(|n| n as i128))
+}
+
+pub(super) fn token_ids(values: &[Value]) -> Option<Vec<TokenId>> {
+    let id = |value| Some(TokenId(u32::try_from(integral(value)?).ok()?));
+    values.iter().map(id).collect()
 }
 
 pub(super) fn missing(name: &'static str) -> RequestError {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     grammar::grammar,
-    params::{Params, wrong_type},
+    params::{Params, integral, wrong_type},
 };
 use crate::error::RequestError;
 
@@ -64,7 +64,7 @@ fn at_most(name: &'static str, given: u32) -> Result<u32, RequestError> {
 
 /// −1 is all, too.
 fn top_k(params: &Params) -> Result<u32, RequestError> {
-    match params.value("top_k").and_then(Value::as_i64) {
+    match params.value("top_k").and_then(integral) {
         Some(-1) => Ok(0),
         _ => Ok(params.integer("top_k", 0)?.unwrap_or(0)),
     }

@@ -156,9 +156,9 @@ async fn check_grammar(
         return Err(RequestError::EndlessGrammar);
     }
     let grammars = Arc::clone(&served.grammars);
-    let compiling = tokio::task::spawn_blocking(move || grammars.compile(&grammar));
-    let compiled = compiling.await.map_err(|error| RequestError::Internal(error.to_string()))?;
-    compiled.map(drop).map_err(|source| RequestError::Grammar { param, source })
+    let checking = tokio::task::spawn_blocking(move || grammars.check(&grammar));
+    let checked = checking.await.map_err(|error| RequestError::Internal(error.to_string()))?;
+    checked.map_err(|source| RequestError::Grammar { param, source })
 }
 
 /// What ends the sequence. Ids the model doesn't have are refused, here and in the bias.

@@ -46,11 +46,13 @@ pub(crate) struct Trace {
 impl Caller {
     pub(crate) fn new(id: RequestId, headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name)?.to_str().ok();
+        // What is no text is no number either, and refused like one.
+        let objective = |name: &str| Some(headers.get(name)?.to_str().unwrap_or("\u{fffd}"));
         Caller {
             id,
             tag: text(REQUEST_ID.as_str()).and_then(Caller::name),
             trace: text(TRACE).and_then(Trace::parse),
-            slo: slo(text(SLO_TTFT), text(SLO_TPOT)),
+            slo: slo(objective(SLO_TTFT), objective(SLO_TPOT)),
             priority: Priority::Interactive,
         }
     }
@@ -138,7 +140,7 @@ mod tests {
             tpot: Some(Duration::from_micros(12_500)),
         };
         assert_eq!(slo("250", "12.5"), Ok(expected));
-        for bad in ["0", "-1", "nan", "inf", "", "1s", "3600001"] {
+        for bad in ["0", "-1", "nan", "inf", "", "1s", "3600001", "\u{b2}"] {
             assert_eq!(slo(bad, "1"), Err(Some(SLO_TTFT.to_owned())), "{bad:?}");
             assert_eq!(slo("1", bad), Err(Some(SLO_TPOT.to_owned())), "{bad:?}");
         }

@@ -37,6 +37,9 @@ async fn wrong_parameters_are_refused_by_name() {
         (json!({ "prompt": 5 }), "prompt", json!("invalid_type"), "an integer"),
         (json!({ "prompt": null }), "prompt", json!("missing_required_parameter"), "prompt"),
         (json!({ "prompt": ["a", "b"] }), "prompt", json!("unsupported_value"), "2 prompts"),
+        (json!({ "prompt": [[["a"]]] }), "prompt", json!("invalid_type"), "an array"),
+        (json!({ "prompt": [1.5] }), "prompt", json!("invalid_type"), "token ids"),
+        (json!({ "top_k": i64::MIN }), "top_k", json!("integer_below_min_value"), "-9223372"),
         (json!({ "prompt": [1, -1] }), "prompt", json!("invalid_type"), "token ids"),
         (json!({ "model": null }), "model", json!("missing_required_parameter"), "model"),
         (json!({ "model": 1 }), "model", json!("invalid_type"), "an integer"),
@@ -58,6 +61,17 @@ async fn wrong_parameters_are_refused_by_name() {
     }
     let stray = json!({ "n": 1, "top_p": 1.0, "echo": false, "user": "u", "whatever": [1] });
     assert_eq!(cluster.complete(stray).await.status, 200, "no-ops and strangers are ignored");
+    let decimals = json!({ "max_tokens": 3.0, "seed": 1e300, "top_k": -1.0, "prompt": [104.0] });
+    check(
+        &cluster.complete(decimals.clone()).await,
+        400,
+        json!("seed"),
+        json!("invalid_type"),
+        "64",
+    );
+    let mut decimals = decimals;
+    (decimals["seed"], decimals["top_k"]) = (json!(7.0), json!(u64::MAX));
+    assert_eq!(cluster.complete(decimals).await.status, 200, "an integer however it is written");
 }
 
 #[tokio::test]
@@ -91,8 +105,11 @@ async fn what_is_no_request_at_all_is_refused() {
     }
     check(&cluster.get("/v1/nothing").await, 404, Value::Null, Value::Null, "/v1/nothing");
     check(&cluster.get(url).await, 405, Value::Null, Value::Null, "GET");
+    check(&cluster.post("/health", "").await, 405, Value::Null, Value::Null, "POST");
     let reply = cluster.complete(json!({ "model": "other" })).await;
     check(&reply, 404, json!("model"), json!("model_not_found"), "other");
+    let reply = cluster.get("/v1/models/%FF").await;
+    check(&reply, 400, json!("model"), json!("invalid_value"), "UTF-8");
     let reply = cluster.get("/v1/models/other").await;
     check(&reply, 404, json!("model"), json!("model_not_found"), "other");
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod bad_input;
 mod batches;
 mod cancel;
 mod command_line;
@@ -11,6 +12,7 @@ mod likelihood;
 mod observe;
 mod open_inference;
 mod openai;
+mod openapi;
 mod replay;
 mod resume;
 mod same_tokens;
