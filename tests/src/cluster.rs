@@ -78,6 +78,8 @@ pub struct Cluster {
     up: Child,
     url: String,
     logs: TempDir,
+    /// Where files and batches are, unless the options say where.
+    _data: TempDir,
     children: Vec<Pid>,
 }
 
@@ -113,14 +115,15 @@ pub fn model() -> PathBuf {
 impl Cluster {
     /// Starts a cluster on free ports and waits until it serves.
     pub fn start(options: &Options) -> anyhow::Result<Self> {
-        let logs = tempfile::tempdir()?;
+        let (logs, data) = (tempfile::tempdir()?, tempfile::tempdir()?);
         let mut command = Command::new(baton());
         command
             .args(["up", "--no-demo", "--port=0", "--control-port=0"])
             .arg(format!("--prefill={}", options.prefill))
             .arg(format!("--decode={}", options.decode))
             .arg(format!("--kv-size={}", options.kv_size))
-            .args(options.data.iter().map(|data| format!("--data-dir={}", data.display())))
+            .arg("--data-dir")
+            .arg(options.data.as_deref().unwrap_or(data.path()))
             .args(["--node-set=log.format=\"json\"", "--log-dir"])
             .arg(logs.path())
             .args(options.node_set.iter().map(|set| format!("--node-set={set}")))
@@ -137,7 +140,8 @@ impl Cluster {
             .context("starting `baton up`")?;
         let stdout = up.stdout.take().context("standard output is a pipe")?;
         // From here on dropping ends everything.
-        let mut cluster = Cluster { up, url: String::new(), logs, children: Vec::new() };
+        let mut cluster =
+            Cluster { up, url: String::new(), logs, _data: data, children: Vec::new() };
         cluster.url = serving_at(stdout).with_context(|| cluster.last_words())?;
         cluster.children = children_of(cluster.up.id());
         let expected = 1 + options.prefill + options.decode;

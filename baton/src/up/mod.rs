@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use plan::UpArgs;
@@ -57,12 +58,10 @@ pub(crate) enum UpError {
 /// Runs a cluster until Ctrl-C or SIGTERM, or with `--once` until it has answered.
 pub(crate) async fn up(args: UpArgs) -> Result<(), UpError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(io_error("signal handler"))?;
-    let temporary = tempfile::Builder::new().prefix("baton-up-data-").tempdir();
-    let temporary = temporary.map_err(io_error("temporary folder for files"))?;
-    let data = args.data_dir.as_deref().unwrap_or(temporary.path());
+    let data = Data::new(&args)?;
     let mut children = None;
     let result = tokio::select! {
-        result = serve(&args, data, &mut children) => result,
+        result = serve(&args, data.path(), &mut children) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
         _ = terminate.recv() => Ok(()),
     };
@@ -113,6 +112,29 @@ async fn serve(args: &UpArgs, data: &Path, slot: &mut Option<Children>) -> Resul
             return Err(UpError::ChildEnded(ended));
         }
         println!("{ended}; the others go on.");
+    }
+}
+
+/// Where files and batches are kept.
+enum Data {
+    Kept(PathBuf),
+    Temporary(TempDir),
+}
+
+impl Data {
+    fn new(args: &UpArgs) -> Result<Self, UpError> {
+        if let Some(path) = &args.data_dir {
+            return Ok(Data::Kept(path.clone()));
+        }
+        let folder = tempfile::Builder::new().prefix("baton-up-data-").tempdir();
+        folder.map(Data::Temporary).map_err(io_error("temporary folder for files"))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Data::Kept(path) => path,
+            Data::Temporary(folder) => folder.path(),
+        }
     }
 }
 

@@ -210,3 +210,15 @@ async fn a_draining_node_gets_no_more() {
     };
     tokio::time::timeout(PATIENCE, hear).await.expect("the drain is heard");
 }
+
+#[tokio::test]
+async fn a_router_without_a_folder_says_what_batches_need() {
+    let cluster = Cluster::alone(|_| {}).await;
+    for path in ["/v1/files", "/v1/files/file-1", "/v1/files/file-1/content", "/v1/batches"] {
+        let reply = cluster.get(path).await;
+        assert_eq!((reply.status, &reply.json()["error"]["code"]), (404, &json!("batches_off")));
+        assert!(reply.body.contains("batches.directory"), "{reply:?}");
+    }
+    let reply = cluster.post("/v1/batches", "{}").await;
+    assert_eq!(reply.json()["error"]["code"], "batches_off");
+}

@@ -3,7 +3,7 @@
 use baton_tests::{Cluster, Engine, Options, events};
 use serde_json::{Value, json};
 
-use super::client::{batch, check_whole, completed, create, jsonl, line, lines, wait, wait_for};
+use super::client::{batch, check_whole, completed, create, jsonl, line, wait, wait_for};
 
 /// Prompt tokens that were in the cache, of all answers.
 fn cached(answers: &[Value]) -> u64 {
@@ -46,29 +46,28 @@ fn prompts_with_a_common_beginning_find_it_in_the_cache_wherever_they_are_in_the
 
 #[test]
 fn whoever_somebody_waits_for_starts_before_what_is_left_of_a_batch() {
-    const RUNNING: u64 = 6;
-    const LINES: u64 = 60;
-    let options = Options::new(Engine::Sim)
-        .nodes(1, 1)
-        .set("engine.profile.decode_us=10000.0")
-        .router_set(format!("batches.max_running={RUNNING}"));
+    // A pool of 64 blocks: no more than so many requests of nine blocks are in it.
+    const PLACED: u64 = 7;
+    const LINES: usize = 200;
+    let options = Options { kv_size: "64KiB", ..Options::new(Engine::Sim) }.nodes(1, 1);
+    let options = options.set("engine.max_context=512").router_set("batches.max_running=50");
     let cluster = Cluster::start(&options).unwrap();
-    let sent = lines(LINES as usize, 30);
+    let prompt = |number: usize| format!("{number} {}", "words ".repeat(16));
+    let sent: Vec<_> = (0..LINES).map(|n| line(&format!("line-{n}"), &prompt(n), 30)).collect();
     let id = create(&cluster, &jsonl(&sent));
     for round in 1..4 {
-        let before = completed(&wait(&cluster, &id, |batch| completed(batch) >= round));
+        let before = completed(&wait(&cluster, &id, |batch| completed(batch) >= 10 * round));
         let body = json!({
-            "model": "sim", "prompt": "somebody waits", "max_tokens": 30, "stream": true,
+            "model": "sim", "prompt": prompt(LINES), "max_tokens": 30, "stream": true,
         });
         let mut answer = events(&cluster.path("/v1/completions"), &body).unwrap();
         answer.next().unwrap().unwrap();
+        // Those that were placed may have ended; those that waited stood behind.
         let at_first_token = completed(&batch(&cluster, &id));
-        assert!(at_first_token <= before + RUNNING, "{before} → {at_first_token}");
-        // It is as long as a line: no more than those beside it and one round of others ended.
+        assert!(at_first_token <= before + PLACED, "{before} → {at_first_token}");
         assert_eq!(answer.last().unwrap().unwrap(), "[DONE]");
         let at_end = completed(&batch(&cluster, &id));
-        assert!(at_end <= before + 3 * RUNNING, "{before} → {at_end}");
-        assert!(at_end < LINES, "the batch was over before somebody came");
+        assert!(at_end < 150, "the batch was over before somebody came");
     }
     check_whole(&cluster, &wait_for(&cluster, &id, "completed"), &sent);
 }
