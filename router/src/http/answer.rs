@@ -272,7 +272,10 @@ impl<S: Shape> Events<S> {
                 let calls = tools::deltas(self.answer.id, chunk.choice, &chunk.calls);
                 if calls.is_empty() && told.is_empty() {
                     let text = text.into_owned();
-                    self.plain(index, &text);
+                    // Text that is held back says nothing yet.
+                    if !text.is_empty() {
+                        self.plain(index, &text);
+                    }
                     return;
                 }
                 let piece = self.shape.piece(&Piece { text: &text, calls, told });

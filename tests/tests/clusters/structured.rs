@@ -170,6 +170,9 @@ fn a_real_model_calls_the_tool_it_must_streamed_or_not() {
             streamed += call["function"]["arguments"].as_str().unwrap();
         }
         assert_eq!(choice["delta"]["content"].as_str().unwrap_or_default(), "", "{chunk}");
+        let delta = choice["delta"].as_object().unwrap();
+        let opens = delta.contains_key("role");
+        assert!(opens || !delta.contains_key("content"), "an empty piece: {chunk}");
         reason = choice["finish_reason"].clone();
     }
     assert_eq!(
