@@ -1,6 +1,6 @@
 //! Answers in OpenAI's shapes: whole, or as server-sent events that end in `[DONE]`.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use axum::{
     Json,
@@ -16,7 +16,7 @@ use baton_types::FinishReason;
 use futures::stream;
 use serde_json::{Value, json};
 
-use super::{Asked, echo::Echo, error, form::Form, logprobs::Told, tools};
+use super::{Asked, echo::Echo, error, event::Event, form::Form, logprobs::Told, tools};
 use crate::{
     error::RequestError,
     request::{Answer, Ask, End, Said},
@@ -220,8 +220,8 @@ async fn streamed<S: Shape>(
     events.take(Ok(first));
     let name = events.head.id.clone();
     let events = stream::unfold(events, |mut events| async {
-        let data = events.next().await?;
-        Some((data, events))
+        let event = events.next().await?;
+        Some((event, events))
     });
     let grace = router.config.timeouts.resume.0;
     Ok(router.streams.open(name, Box::pin(events), grace))
@@ -232,21 +232,21 @@ struct Events<S> {
     answer: Answer,
     shape: S,
     usage: bool,
-    ready: VecDeque<String>,
+    ready: VecDeque<Event>,
     echo: Option<Echo>,
     /// Of each choice so far; none has come at first.
     characters: Vec<Option<usize>>,
-    forms: Vec<Option<Form>>,
+    forms: Vec<Option<Arc<Form>>>,
     /// Of the choices that have ended.
     ends: Vec<End>,
     ended: bool,
 }
 
 impl<S: Shape> Events<S> {
-    async fn next(&mut self) -> Option<String> {
+    async fn next(&mut self) -> Option<Event> {
         loop {
-            if let Some(data) = self.ready.pop_front() {
-                return Some(data);
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
             }
             if self.ended {
                 return None;
@@ -271,10 +271,9 @@ impl<S: Shape> Events<S> {
                 *characters = Some(characters.unwrap_or(0) + text.chars().count());
                 let calls = tools::deltas(self.answer.id, chunk.choice, &chunk.calls);
                 if calls.is_empty() && told.is_empty() {
-                    let text = text.into_owned();
                     // Text that is held back says nothing yet.
                     if !text.is_empty() {
-                        self.plain(index, &text);
+                        self.plain(index, text.into());
                     }
                     return;
                 }
@@ -283,14 +282,14 @@ impl<S: Shape> Events<S> {
             }
             Ok(Said::End(end)) => self.end(end),
             Err(error) => {
-                self.ready.push_back(error::value(&error).to_string());
+                self.ready.push_back(error::value(&error).to_string().into());
                 self.ended = true;
             }
         }
     }
 
     /// A piece of nothing but text: written into the form all of its choice's pieces have.
-    fn plain(&mut self, index: u16, text: &str) {
+    fn plain(&mut self, index: u16, text: Box<str>) {
         if self.forms[usize::from(index)].is_none() {
             let piece = Piece {
                 text: Form::MARK,
@@ -298,16 +297,17 @@ impl<S: Shape> Events<S> {
                 told: Told::nothing(&self.answer.text),
             };
             let piece = indexed(self.shape.piece(&piece), index);
-            self.forms[usize::from(index)] = Form::of(&self.message(vec![piece]).to_string());
+            let form = Form::of(&self.message(vec![piece]).to_string());
+            self.forms[usize::from(index)] = form.map(Arc::new);
         }
         if let Some(form) = &self.forms[usize::from(index)] {
-            self.ready.push_back(form.fill(text));
+            self.ready.push_back(Event::Text(Arc::clone(form), text));
         }
     }
 
     fn chunk(&mut self, choices: Vec<Value>) {
         let message = self.message(choices);
-        self.ready.push_back(message.to_string());
+        self.ready.push_back(message.to_string().into());
     }
 
     fn message(&self, choices: Vec<Value>) -> Value {
@@ -323,7 +323,7 @@ impl<S: Shape> Events<S> {
         let mut messages = vec![self.message(vec![closing])];
         self.ends.push(end);
         if !self.answer.is_over() {
-            self.ready.extend(messages.iter().map(Value::to_string));
+            self.say(&messages);
             return;
         }
         if self.usage {
@@ -335,9 +335,13 @@ impl<S: Shape> Events<S> {
         if let (true, Some(last), Some(first)) = (self.head.timings, messages.last_mut(), first) {
             last["baton"] = timings_json(&first.timings);
         }
-        self.ready.extend(messages.iter().map(Value::to_string));
-        self.ready.push_back("[DONE]".to_owned());
+        self.say(&messages);
+        self.ready.push_back("[DONE]".to_owned().into());
         self.ended = true;
+    }
+
+    fn say(&mut self, messages: &[Value]) {
+        self.ready.extend(messages.iter().map(|message| message.to_string().into()));
     }
 }
 

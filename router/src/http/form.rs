@@ -17,14 +17,16 @@ impl Form {
         Some(Form { before: before.to_owned(), after: after.to_owned() })
     }
 
-    /// The message with `text`.
-    pub(super) fn fill(&self, text: &str) -> String {
-        let mut message =
-            Vec::with_capacity(self.before.len() + self.after.len() + text.len() + 16);
+    /// Appends the message with `text`.
+    pub(super) fn fill(&self, text: &str, message: &mut Vec<u8>) {
         message.extend_from_slice(self.before.as_bytes());
-        serde_json::to_writer(&mut message, text).expect("a string can be written to memory");
+        serde_json::to_writer(&mut *message, text).expect("a string can be written to memory");
         message.extend_from_slice(self.after.as_bytes());
-        String::from_utf8(message).expect("JSON is UTF-8")
+    }
+
+    /// Bytes of the message but for its text.
+    pub(super) fn len(&self) -> usize {
+        self.before.len() + self.after.len()
     }
 }
 
@@ -40,7 +42,9 @@ mod tests {
             |text: &str| json!({ "model": "a\"b", "choices": [{ "text": text }], "x": 1 });
         let form = Form::of(&message(Form::MARK).to_string()).unwrap();
         for text in ["", "a", "\"\\\n\u{1}", "é€😀", Form::MARK] {
-            assert_eq!(form.fill(text), message(text).to_string());
+            let mut filled = Vec::new();
+            form.fill(text, &mut filled);
+            assert_eq!(String::from_utf8(filled).unwrap(), message(text).to_string());
         }
         assert!(Form::of("{}").is_none());
     }

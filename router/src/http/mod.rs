@@ -13,6 +13,7 @@ mod chat;
 mod completions;
 mod echo;
 mod error;
+mod event;
 mod files;
 mod form;
 mod grammar;

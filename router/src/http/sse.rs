@@ -30,16 +30,17 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+use super::event::Event;
 use crate::error::RequestError;
 
 /// How often a silent stream says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const COMMENT: &[u8] = b":\n\n";
-/// Bytes of the latest events that are kept for who comes again.
-const KEPT_BYTES: usize = 256 << 10;
+/// Bytes that the latest events take which are kept for who comes again.
+const KEPT_BYTES: usize = 64 << 10;
 
-/// The data of each event, until there are no more.
-pub(super) type Events = Pin<Box<dyn Stream<Item = String> + Send>>;
+/// Until there are no more.
+pub(super) type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
 /// The streams that can be taken up.
 #[derive(Debug)]
@@ -64,8 +65,8 @@ struct Shared {
 /// One stream, whoever reads it.
 struct Line {
     events: Option<Events>,
-    /// The latest events, whole; the last of them is number `made`.
-    kept: VecDeque<Bytes>,
+    /// The latest events; the last of them is number `made`.
+    kept: VecDeque<Event>,
     kept_bytes: usize,
     made: u64,
     /// Which connection reads: the latest.
@@ -182,7 +183,8 @@ impl Line {
     fn next(&mut self, name: &str, seen: u64, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if seen < self.made {
             let back = (self.made - seen) as usize;
-            return Poll::Ready(Some(self.kept[self.kept.len() - back].clone()));
+            let event = &self.kept[self.kept.len() - back];
+            return Poll::Ready(Some(event.render(name, seen + 1)));
         }
         let Some(events) = &mut self.events else { return Poll::Ready(None) };
         match events.as_mut().poll_next(cx) {
@@ -194,23 +196,23 @@ impl Line {
                 self.events = None;
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(data)) => {
+            Poll::Ready(Some(event)) => {
                 self.made += 1;
-                let event = Bytes::from(format!("id: {name}:{}\ndata: {data}\n\n", self.made));
-                self.keep(event.clone());
-                Poll::Ready(Some(event))
+                let sent = event.render(name, self.made);
+                self.keep(event);
+                Poll::Ready(Some(sent))
             }
         }
     }
 
-    fn keep(&mut self, event: Bytes) {
-        self.kept_bytes += event.len();
+    fn keep(&mut self, event: Event) {
+        self.kept_bytes += event.kept_bytes();
         self.kept.push_back(event);
         while self.kept_bytes > KEPT_BYTES
             && self.kept.len() > 1
             && let Some(oldest) = self.kept.pop_front()
         {
-            self.kept_bytes -= oldest.len();
+            self.kept_bytes -= oldest.kept_bytes();
         }
     }
 }
@@ -320,7 +322,8 @@ mod tests {
     /// A stream whose events are sent by hand, and its first connection.
     fn open(streams: &Arc<Streams>, grace: Duration) -> (mpsc::Sender<String>, BodyDataStream) {
         let (sender, receiver) = mpsc::channel(100);
-        let response = streams.open("s".to_owned(), Box::pin(ReceiverStream::new(receiver)), grace);
+        let sent = ReceiverStream::new(receiver).map(Event::from);
+        let response = streams.open("s".to_owned(), Box::pin(sent), grace);
         (sender, events(response))
     }
 
