@@ -21,14 +21,14 @@ use tokio::{
 use tonic::transport::Channel;
 
 use crate::{
-    load::{Notes, Path, TOKENS},
+    load::{Notes, OneWay, Path, TOKENS},
     source::MODEL,
 };
 
 /// Connections that gRPC clients share.
 const CONNECTIONS: usize = 8;
 
-type Client = BoxFuture<'static, anyhow::Result<Vec<u32>>>;
+type Client = BoxFuture<'static, anyhow::Result<Vec<OneWay>>>;
 
 /// A client for each of `streams`.
 pub(crate) async fn all(
@@ -59,7 +59,7 @@ fn prompt(notes: &Notes) -> String {
     format!("{:06}", notes.stream())
 }
 
-async fn straight(channel: Channel, mut notes: Notes) -> anyhow::Result<Vec<u32>> {
+async fn straight(channel: Channel, mut notes: Notes) -> anyhow::Result<Vec<OneWay>> {
     let tokens = prompt(&notes).bytes().map(u32::from).collect();
     let sequence = Some(SequenceSpec { tokens, ..SequenceSpec::default() });
     let request = DecodeRunRequest { sequence, ..DecodeRunRequest::default() };
@@ -76,7 +76,7 @@ async fn straight(channel: Channel, mut notes: Notes) -> anyhow::Result<Vec<u32>
     Ok(notes.ways)
 }
 
-async fn generate(channel: Channel, mut notes: Notes) -> anyhow::Result<Vec<u32>> {
+async fn generate(channel: Channel, mut notes: Notes) -> anyhow::Result<Vec<OneWay>> {
     let sampling = Sampling { max_tokens: Some(TOKENS as u32), ..Sampling::default() };
     let prompt = Some(Prompt::Text(prompt(&notes)));
     let request = GenerateRequest { model: MODEL.to_owned(), prompt, sampling: Some(sampling) };
@@ -98,7 +98,7 @@ async fn generate(channel: Channel, mut notes: Notes) -> anyhow::Result<Vec<u32>
     Ok(notes.ways)
 }
 
-async fn http(address: SocketAddr, mut notes: Notes) -> anyhow::Result<Vec<u32>> {
+async fn http(address: SocketAddr, mut notes: Notes) -> anyhow::Result<Vec<OneWay>> {
     let body = serde_json::json!({
         "model": MODEL, "prompt": prompt(&notes), "max_tokens": TOKENS, "stream": true,
     });

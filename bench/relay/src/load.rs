@@ -13,7 +13,10 @@ use std::{
 use anyhow::Context;
 use futures::future::join_all;
 
-use crate::{WARM_UP, WINDOW, client};
+use crate::{
+    WARM_UP, WINDOW, client,
+    stalls::{Stall, Watch},
+};
 
 /// Time between a stream's tokens: a fast decode step.
 pub(crate) const STEP: Duration = Duration::from_millis(10);
@@ -45,26 +48,45 @@ pub(crate) struct Measured {
     pub(crate) passed: f64,
     /// CPU time of the process in between, for each token.
     pub(crate) cpu_us: f64,
+    pub(crate) all: Ways,
+    /// Of those that no stall disturbed.
+    pub(crate) undisturbed: Ways,
+    /// Share of the time in which some core stood still.
+    pub(crate) still: f64,
+    /// The longest of it.
+    pub(crate) longest_ms: f64,
+}
+
+/// How long tokens were on their way.
+pub(crate) struct Ways {
+    pub(crate) tokens: usize,
     pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
 }
 
-/// One client's notes: how many nanoseconds each token of the window was on its way.
+/// A token's.
+#[derive(Clone, Copy)]
+pub(crate) struct OneWay {
+    sent: Duration,
+    arrived: Duration,
+}
+
+/// One client's notes of the window's tokens.
 pub(crate) struct Notes {
     load: Load,
     stream: usize,
     next: usize,
     window: (u64, u64),
-    pub(crate) ways: Vec<u32>,
+    pub(crate) ways: Vec<OneWay>,
 }
 
 impl Load {
     /// `rate`: tokens a second, of all streams.
-    pub(crate) fn new(rate: u32) -> Self {
+    pub(crate) fn new(rate: u32, begin: Instant) -> Self {
         let streams = f64::from(rate) * STEP.as_secs_f64();
         let nodes = (streams / BATCH as f64).ceil() as usize;
         let sent = (0..nodes * BATCH * TOKENS).map(|_| AtomicU64::new(0)).collect();
-        Load { nodes, sent: Arc::new(sent), begin: Instant::now() }
+        Load { nodes, sent: Arc::new(sent), begin }
     }
 
     pub(crate) fn nodes(&self) -> usize {
@@ -93,6 +115,7 @@ impl Load {
         &self,
         path: &Path,
         process: Option<u32>,
+        watch: &Watch,
     ) -> anyhow::Result<Measured> {
         let from = self.now() + WARM_UP.as_nanos() as u64;
         let window = (from, from + WINDOW.as_nanos() as u64);
@@ -107,16 +130,33 @@ impl Load {
             anyhow::Ok(after.zip(before).map_or(0.0, |(after, before)| after - before))
         };
         let (ways, cpu) = tokio::join!(join_all(clients), cpu);
-        let mut ways: Vec<u32> = ways.into_iter().collect::<anyhow::Result<Vec<_>>>()?.concat();
-        anyhow::ensure!(!ways.is_empty(), "nothing arrived");
-        ways.sort_unstable();
-        let at = |share: f64| f64::from(ways[((ways.len() - 1) as f64 * share) as usize]) / 1e6;
+        let ways: Vec<OneWay> = ways.into_iter().collect::<anyhow::Result<Vec<_>>>()?.concat();
+        let (from, to) = (Duration::from_nanos(window.0), Duration::from_nanos(window.1));
+        let stalls = watch.between(from, to);
+        let still: Duration = stalls.iter().map(Stall::length).sum();
+        let longest = stalls.iter().map(Stall::length).max().unwrap_or_default();
+        let undisturbed =
+            |way: &&OneWay| !stalls.iter().any(|stall| stall.disturbs(way.sent, way.arrived));
         Ok(Measured {
             passed: ways.len() as f64 / WINDOW.as_secs_f64(),
             cpu_us: cpu? * 1e6 / ways.len() as f64,
-            p50_ms: at(0.5),
-            p99_ms: at(0.99),
+            all: Ways::of(ways.iter())?,
+            undisturbed: Ways::of(ways.iter().filter(undisturbed))?,
+            still: still.as_secs_f64() / WINDOW.as_secs_f64(),
+            longest_ms: longest.as_secs_f64() * 1e3,
         })
+    }
+}
+
+impl Ways {
+    fn of<'a>(ways: impl Iterator<Item = &'a OneWay>) -> anyhow::Result<Self> {
+        let mut times: Vec<Duration> =
+            ways.map(|way| way.arrived.saturating_sub(way.sent)).collect();
+        anyhow::ensure!(!times.is_empty(), "no token arrived, or a stall disturbed every one");
+        times.sort_unstable();
+        let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+        let ms = |share| at(share).as_secs_f64() * 1e3;
+        Ok(Ways { tokens: times.len(), p50_ms: ms(0.5), p99_ms: ms(0.99) })
     }
 }
 
@@ -133,7 +173,8 @@ impl Notes {
             // The first token comes from prefill, which isn't timed.
             if self.next > 0 && (self.window.0..self.window.1).contains(&now) {
                 let sent = self.load.sent[at].load(Ordering::Relaxed);
-                self.ways.push(u32::try_from(now.saturating_sub(sent)).unwrap_or(u32::MAX));
+                let (sent, arrived) = (Duration::from_nanos(sent), Duration::from_nanos(now));
+                self.ways.push(OneWay { sent, arrived });
             }
             self.next += 1;
         }

@@ -9,12 +9,13 @@ mod client;
 mod load;
 mod plain;
 mod source;
+mod stalls;
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -23,6 +24,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use self::{
     load::{Load, Measured, Path as Way},
     source::Source,
+    stalls::Watch,
 };
 
 /// The same as Baton's, so that allocators aren't compared.
@@ -67,8 +69,10 @@ fn bench(baton: &str, rate: u32) -> anyhow::Result<()> {
         ],
     )?;
     pin(REST_CORE)?;
+    let begin = Instant::now();
+    let watch = Watch::start(&[RELAY_CORE, REST_CORE], begin)?;
     run(async {
-        let load = Load::new(rate);
+        let load = Load::new(rate, begin);
         let source = Source::start(&load, &format!("http://{control}")).await?;
         pin(RELAY_CORE)?;
         let program = std::env::current_exe()?;
@@ -83,7 +87,7 @@ fn bench(baton: &str, rate: u32) -> anyhow::Result<()> {
         ];
         let mut measured = Vec::new();
         for (way, process) in &ways {
-            measured.push(load.measure(way, process.map(|process| process.0.id())).await?);
+            measured.push(load.measure(way, process.map(|process| process.0.id()), &watch).await?);
         }
         report(&load, &measured);
         Ok(())
@@ -97,8 +101,18 @@ fn report(load: &Load, measured: &[Measured]) {
     println!("{} streams, {} tokens/s offered", load.streams(), load.rate());
     for (name, one) in names.iter().zip(measured) {
         println!(
-            "{name:>13}: {:>6.0} tokens/s passed, {:>6.2} µs of CPU each, P50 {:.3} ms, P99 {:.3} ms",
-            one.passed, one.cpu_us, one.p50_ms, one.p99_ms
+            "{name:>13}: {:>6.0} tokens/s passed, {:>6.2} µs of CPU each, P50 {:.3} ms, P99 {:.3} ms; \
+             stood still {:.1} % of the time, at most {:.1} ms; \
+             undisturbed {:.0} %: P50 {:.3} ms, P99 {:.3} ms",
+            one.passed,
+            one.cpu_us,
+            one.all.p50_ms,
+            one.all.p99_ms,
+            one.still * 100.0,
+            one.longest_ms,
+            one.undisturbed.tokens as f64 / one.all.tokens as f64 * 100.0,
+            one.undisturbed.p50_ms,
+            one.undisturbed.p99_ms,
         );
     }
     let [straight, plain, grpc, http] = measured else { return };
@@ -114,7 +128,10 @@ fn report(load: &Load, measured: &[Measured]) {
         let capacity = |one: &Measured| 1e6 / one.cpu_us;
         line(format!("relay_{name}"), capacity(one), "tokens/s per core", Some(capacity(plain)));
         line(format!("relay_{name}_passed"), one.passed, "tokens/s", None);
-        line(format!("relay_{name}_added_p99"), one.p99_ms - straight.p99_ms, "ms", None);
+        let added = one.all.p99_ms - straight.all.p99_ms;
+        line(format!("relay_{name}_added_p99"), added, "ms", None);
+        let added = one.undisturbed.p99_ms - straight.undisturbed.p99_ms;
+        line(format!("relay_{name}_added_p99_undisturbed"), added, "ms", None);
     }
 }
 
