@@ -7,7 +7,8 @@ use std::{
 };
 
 use baton_kv_cache::Usage;
-use baton_scheduler::{Load, StepShape};
+use baton_scheduler::Load;
+use baton_types::StepShape;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text},
     metrics::{

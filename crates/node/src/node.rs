@@ -6,7 +6,7 @@ use baton_device::Arena;
 use baton_grammar::Grammars;
 use baton_kv_cache::KvCache;
 use baton_kv_transfer::PeerIdentity;
-use baton_proto::node::v1::{Heartbeat, StepReport};
+use baton_proto::node::v1::Heartbeat;
 use baton_scheduler::{EngineInfo, Goal, Start, Submission};
 use baton_text::TextAssets;
 use baton_types::{Constraint, Generation, NodeId, Role, SequenceSpec};
@@ -20,7 +20,7 @@ use crate::{
     metrics::NodeMetrics,
     ops::Operable,
     registration::Pulse,
-    steps::{self, Steps},
+    steps::Steps,
 };
 
 /// A loaded node: engine, pool and step loop run; nothing listens yet.
@@ -150,23 +150,12 @@ impl Pulse for Arc<Node> {
             queued_tokens: load.queued_tokens,
             context_tokens: load.context_tokens,
             draining: self.gate.is_draining(),
-            step_reports: self.steps.take_reports().into_iter().map(report).collect(),
+            step_reports: self.steps.take_reports().into_iter().map(Into::into).collect(),
         }
     }
 
     fn is_busy(&self) -> bool {
         self.gate.inside() > 0
-    }
-}
-
-fn report(report: steps::StepReport) -> StepReport {
-    let steps::StepReport { shape, duration } = report;
-    StepReport {
-        prefill_tokens: shape.prefill_tokens,
-        prefill_attention: shape.prefill_attention,
-        decode_batch: shape.decode_batch,
-        decode_context: shape.decode_context,
-        duration_us: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
     }
 }
 

@@ -19,11 +19,11 @@ use baton_node::{
 use baton_scheduler::{
     Engine, EngineError, EngineInfo, Goal, Refusal, Sampled, SchedulerConfig, SequenceStep, Start,
     StepObserver, Submission,
-    sim::{LatencyProfile, MemorySlots, SimConfig, SimEngine, Unpaced},
+    sim::{MemorySlots, SimConfig, SimEngine, Unpaced},
 };
 use baton_types::{
-    ChoiceIndex, Epoch, FinishReason, RequestId, RouterId, SamplingSpec, SequenceKey, SequenceSpec,
-    StopTokens, TokenId,
+    ChoiceIndex, Epoch, FinishReason, LatencyProfile, RequestId, RouterId, SamplingSpec,
+    SequenceKey, SequenceSpec, StopTokens, TokenId,
 };
 
 const BLOCKS: u32 = 64;

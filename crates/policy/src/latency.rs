@@ -1,52 +1,45 @@
 use std::time::Duration;
 
+use baton_types::{LatencyProfile, StepShape};
 use serde::{Deserialize, Serialize};
 
-/// What steps cost on one node, in microseconds.
-///
-/// A prefill step takes `a0 + a1·Σ new + a2·Σ new·(new/2 + cached)`, a decode step
-/// `b0 + b1·batch + b2·Σ context`.
+/// What steps cost on one node.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LatencyModel {
-    /// Per step, per new token, per pair of tokens that attend.
-    pub prefill: [f64; 3],
-    /// Per step, per sequence, per token in the cache.
-    pub decode: [f64; 3],
+    pub profile: LatencyProfile,
     /// The most tokens a prefill step computes.
     pub chunk_tokens: u32,
 }
 
-/// About a 1B model on a small GPU.
 impl Default for LatencyModel {
     fn default() -> Self {
-        LatencyModel {
-            prefill: [4000.0, 20.0, 0.005],
-            decode: [5000.0, 60.0, 0.1],
-            chunk_tokens: 512,
-        }
+        LatencyModel { profile: LatencyProfile::default(), chunk_tokens: 512 }
     }
 }
 
 impl LatencyModel {
     /// Time to compute `new` tokens after `cached` ones, in chunks, with nobody else there.
     pub fn prefill(&self, new: u64, cached: u64) -> Duration {
-        let [a0, a1, a2] = self.prefill;
+        let LatencyProfile { prefill_us, prefill_token_us, prefill_attention_us, .. } =
+            self.profile;
         let steps = new.div_ceil(self.chunk_tokens.max(1).into()) as f64;
         let (new, cached) = (new as f64, cached as f64);
-        micros(a0 * steps + a1 * new + a2 * new * (new / 2.0 + cached))
+        let attention = new * (new / 2.0 + cached);
+        micros(prefill_us * steps + prefill_token_us * new + prefill_attention_us * attention)
     }
 
     /// Time of one decode step.
     pub fn decode(&self, batch: u64, context: u64) -> Duration {
-        let [b0, b1, b2] = self.decode;
-        micros(b0 + b1 * batch as f64 + b2 * context as f64)
+        let decode_batch = u32::try_from(batch).unwrap_or(u32::MAX);
+        let shape = StepShape { decode_batch, decode_context: context, ..StepShape::default() };
+        micros(self.profile.decode_part(&shape))
     }
 
     /// What one more sequence of `context` tokens adds to each decode step.
     pub fn decode_share(&self, context: u64) -> Duration {
-        let [_, b1, b2] = self.decode;
-        micros(b1 + b2 * context as f64)
+        let LatencyProfile { decode_sequence_us, decode_context_us, .. } = self.profile;
+        micros(decode_sequence_us + decode_context_us * context as f64)
     }
 }
 
@@ -83,10 +76,22 @@ fn micros(us: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use baton_types::Mixing;
+
     use super::*;
 
-    const MODEL: LatencyModel =
-        LatencyModel { prefill: [100.0, 10.0, 1.0], decode: [50.0, 5.0, 0.5], chunk_tokens: 4 };
+    const MODEL: LatencyModel = LatencyModel {
+        profile: LatencyProfile {
+            prefill_us: 100.0,
+            prefill_token_us: 10.0,
+            prefill_attention_us: 1.0,
+            decode_us: 50.0,
+            decode_sequence_us: 5.0,
+            decode_context_us: 0.5,
+            mixing: Mixing::Sum,
+        },
+        chunk_tokens: 4,
+    };
 
     #[test]
     fn steps_cost_what_the_formulas_say() {

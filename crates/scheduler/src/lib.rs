@@ -34,5 +34,4 @@ pub use engine::{
 };
 pub use event::{Event, SequenceError};
 pub use scheduler::{Load, Scheduler, SchedulerConfig};
-pub use step::StepShape;
 pub use submission::{Goal, ImportedToken, Refusal, Start, Submission};

@@ -1,11 +1,11 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use baton_kv_cache::KvCache;
-use baton_types::{Epoch, NumericsId, SequenceKey, Time};
+use baton_types::{Epoch, NumericsId, SequenceKey, StepShape, Time};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    EngineInfo, Event, Refusal, SequenceError, SequenceStep, Start, StepShape, Submission,
+    EngineInfo, Event, Refusal, SequenceError, SequenceStep, Start, Submission,
     sequence::{Sequence, Ticket},
     step::Step,
 };

@@ -1,34 +1,9 @@
+use baton_types::StepShape;
+
 use crate::{
     SequenceStep,
     sequence::{Phase, Sequence, Ticket},
 };
-
-/// A composed step in the terms of the latency model.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct StepShape {
-    /// Σ new over the prefill chunks.
-    pub prefill_tokens: u32,
-    /// Σ new·(new/2 + cached) over the prefill chunks.
-    pub prefill_attention: f64,
-    /// Sequences that decode one token.
-    pub decode_batch: u32,
-    /// Σ tokens in the cache over the decoding sequences.
-    pub decode_context: u64,
-}
-
-impl StepShape {
-    /// Adds a prefill chunk of `new` tokens after `cached` ones.
-    pub fn add_prefill(&mut self, new: usize, cached: usize) {
-        self.prefill_tokens += new as u32;
-        self.prefill_attention += new as f64 * (new as f64 / 2.0 + cached as f64);
-    }
-
-    /// Adds one token after `cached` ones.
-    pub fn add_decode(&mut self, cached: usize) {
-        self.decode_batch += 1;
-        self.decode_context += cached as u64;
-    }
-}
 
 /// A sequence's part in the composed step.
 #[derive(Clone, Copy, Debug)]

@@ -10,6 +10,7 @@ mod kv;
 mod node;
 mod request;
 mod sampling;
+mod step;
 mod time;
 
 pub use epoch::{Epoch, RouterId};
@@ -19,7 +20,8 @@ pub use ids::{
     RequestId, SequenceKey, TokenId,
 };
 pub use kv::{KvDtype, KvLayout, LayoutError, NumericsId, blocks_for};
-pub use node::{NodeHello, NodeLoad, StepReport};
+pub use node::{NodeHello, NodeLoad};
 pub use request::{FinishReason, Role, SequenceSpec, StopTokens};
 pub use sampling::{SamplingError, SamplingSpec, TokenLogprobs};
+pub use step::{LatencyProfile, Mixing, StepReport, StepShape};
 pub use time::Time;

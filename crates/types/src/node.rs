@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{Generation, KvLayout, ModelId, NodeId, NumericsId, Role};
@@ -46,16 +44,4 @@ pub struct NodeLoad {
     /// Tokens in the caches of running sequences.
     pub context_tokens: u64,
     pub draining: bool,
-}
-
-/// What one step cost, with the terms of the latency model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct StepReport {
-    /// New prefill tokens,
-    pub prefill_tokens: u32,
-    /// and `Σ new·(new/2 + cached)` over the chunks.
-    pub prefill_attention: f64,
-    pub decode_batch: u32,
-    pub decode_context: u64,
-    pub duration: Duration,
 }

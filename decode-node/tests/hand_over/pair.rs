@@ -17,11 +17,11 @@ use baton_proto::node::v1::{
 };
 use baton_scheduler::{
     Engine, Event, Goal, Scheduler, SchedulerConfig, Start, Submission, Unobserved,
-    sim::{LatencyProfile, MemorySlots, SimConfig, SimEngine, Unpaced},
+    sim::{MemorySlots, SimConfig, SimEngine, Unpaced},
 };
 use baton_types::{
-    ChoiceIndex, Epoch, RequestId, RouterId, SamplingSpec, SequenceKey, SequenceSpec, StopTokens,
-    Time, TokenId,
+    ChoiceIndex, Epoch, LatencyProfile, RequestId, RouterId, SamplingSpec, SequenceKey,
+    SequenceSpec, StopTokens, Time, TokenId,
 };
 use tonic::{Code, Status, Streaming, transport::Channel};
 use tonic_types::StatusExt;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use baton_types::{
     Generation, KvDtype, KvLayout, ModelId, NodeHello, NodeId, NodeLoad, Role, StepReport,
+    StepShape,
 };
 
 use super::{ConvertError, at_most, micros, numerics_id, present, short, to_bytes};
@@ -151,12 +152,13 @@ pub fn from_heartbeat(
 
 impl From<StepReport> for node::StepReport {
     fn from(report: StepReport) -> Self {
+        let StepReport { shape, duration } = report;
         node::StepReport {
-            prefill_tokens: report.prefill_tokens,
-            prefill_attention: report.prefill_attention,
-            decode_batch: report.decode_batch,
-            decode_context: report.decode_context,
-            duration_us: micros(report.duration),
+            prefill_tokens: shape.prefill_tokens,
+            prefill_attention: shape.prefill_attention,
+            decode_batch: shape.decode_batch,
+            decode_context: shape.decode_context,
+            duration_us: micros(duration),
         }
     }
 }
@@ -170,13 +172,13 @@ impl TryFrom<node::StepReport> for StepReport {
             let (field, given) = ("step_reports.prefill_attention", attention.to_string());
             return Err(ConvertError::NotAQuantity { field, given });
         }
-        Ok(StepReport {
+        let shape = StepShape {
             prefill_tokens: report.prefill_tokens,
             prefill_attention: attention,
             decode_batch: report.decode_batch,
             decode_context: report.decode_context,
-            duration: Duration::from_micros(report.duration_us),
-        })
+        };
+        Ok(StepReport { shape, duration: Duration::from_micros(report.duration_us) })
     }
 }
 
@@ -234,10 +236,12 @@ mod tests {
     fn heartbeats_round_trip_and_nonsense_is_refused() {
         let load = NodeLoad { steps: 5, free_blocks: 3, draining: true, ..NodeLoad::default() };
         let duration = Duration::from_micros(1500);
-        let report = StepReport { decode_batch: 2, duration, ..StepReport::default() };
+        let shape = StepShape { decode_batch: 2, ..StepShape::default() };
+        let report = StepReport { shape, duration };
         let wire = heartbeat(load, vec![report]);
         assert_eq!(from_heartbeat(wire), Ok((load, vec![report])));
-        let nan = StepReport { prefill_attention: f64::NAN, ..report };
+        let shape = StepShape { prefill_attention: f64::NAN, ..shape };
+        let nan = StepReport { shape, ..report };
         let error = from_heartbeat(heartbeat(load, vec![nan])).unwrap_err();
         assert_eq!(error.field(), "step_reports.prefill_attention");
         let many = heartbeat(load, vec![report; 5000]);

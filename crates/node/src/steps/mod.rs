@@ -25,13 +25,10 @@ use std::{
 
 use baton_kv_cache::KvCache;
 use baton_scheduler::{Engine, Goal, Load, Refusal, SchedulerConfig, Submission};
-use baton_types::{SequenceKey, SequenceSpec};
+use baton_types::{SequenceKey, SequenceSpec, StepReport};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::{
-    event::{SequenceEvent, SequenceWatcher},
-    progress::StepReport,
-};
+pub use self::event::{SequenceEvent, SequenceWatcher};
 use self::{
     mailbox::{Command, Mailbox, Rejected, Submit, Ticket},
     progress::Progress,

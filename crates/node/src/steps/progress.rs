@@ -6,21 +6,14 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
-use baton_scheduler::{Load, StepShape};
+use baton_scheduler::Load;
+use baton_types::StepReport;
 use tokio::sync::watch;
 
 /// Reports kept for the next heartbeat; older ones give way.
 const MAX_REPORTS: usize = 256;
-
-/// What one step consisted of and cost: one observation for the latency model.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepReport {
-    pub shape: StepShape,
-    pub duration: Duration,
-}
 
 /// Written by the step thread alone.
 #[derive(Debug)]

@@ -1,15 +1,15 @@
 use std::ops::Range;
 
 use baton_types::{
-    BlockId, KvDtype, KvLayout, LayoutError, NumericsId, TokenId, TokenLogprobs, TokenMask,
+    BlockId, KvDtype, KvLayout, LatencyProfile, LayoutError, NumericsId, StepShape, TokenId,
+    TokenLogprobs, TokenMask,
 };
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::{KvSlots, LatencyProfile, Pace, PageBusy, SLOT_BYTES};
+use super::{KvSlots, Pace, PageBusy, SLOT_BYTES};
 use crate::{
     Engine, EngineError, EngineInfo, SampleStep, Sampled, ScoreStep, SequenceStep, StepObserver,
-    StepShape,
 };
 
 /// The most tokens of a block, as [`KvLayout::validate`] has it.

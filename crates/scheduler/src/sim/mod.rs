@@ -7,12 +7,12 @@
 //! fold over all digests of all layers, read back through the block table. A wrong page, a stale
 //! block, a page that was not moved or a lost index therefore gives other tokens, as with a real
 //! model (`same-tokens`, `no-stale-page`), but thousands of times cheaper. Time is spent by a
-//! [`LatencyProfile`] through a [`Pace`], layer by layer, so that overlap is as real as the pace.
+//! [`LatencyProfile`](baton_types::LatencyProfile) through a [`Pace`], layer by layer, so that overlap is as real as the pace.
 
 mod engine;
-mod profile;
+mod pace;
 mod slots;
 
 pub use engine::{SimConfig, SimConfigError, SimEngine};
-pub use profile::{LatencyProfile, Pace, Unpaced};
+pub use pace::{Pace, Unpaced};
 pub use slots::{KvSlots, MemorySlots, PageBusy, SLOT_BYTES};
