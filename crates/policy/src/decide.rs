@@ -238,7 +238,7 @@ impl Costs<'_> {
 
     /// Queues a request for which there is no room now, or refuses it.
     fn wait(&self, shortage: Shortage, now: Time) -> Decision {
-        if self.request.priority == Priority::Batch {
+        if self.request.waits_long() {
             return Decision::Queue(shortage);
         }
         let (queued, waited) = (self.request.queued_before, now - self.request.arrived);

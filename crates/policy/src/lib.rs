@@ -13,7 +13,8 @@
 //! It is placed when some pair of nodes can take it now: room in the prefill node's pool or in its
 //! bounded queue, and room in the decode node's pool. It is queued while no pair can but one will
 //! be able to, and refused when the router's own bounded queue is full, when it has waited too
-//! long, or when no node will ever be able to; see [`Refusal`].
+//! long, or when no node will ever be able to; see [`Refusal`]. Of a client's request that is several
+//! here, only the first is refused for want of room: the others follow it, and wait.
 //!
 //! # What of requests nobody waits for?
 //!

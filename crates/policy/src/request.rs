@@ -28,6 +28,9 @@ pub struct RequestView {
     pub arrived: Time,
     /// Requests for the same model that wait in the router and came before it.
     pub queued_before: usize,
+    /// Others of the same client's request go before it, and may run already: it waits for as long
+    /// as it has to, since to refuse it would waste their work.
+    pub follows: bool,
     /// Nodes that failed this request just now; they are passed over.
     pub exclude: Vec<NodeId>,
     /// Names of its full blocks, once for each way they can be computed.
@@ -43,6 +46,11 @@ pub struct PromptHashes {
 }
 
 impl RequestView {
+    /// Whether it is never refused for want of room.
+    pub fn waits_long(&self) -> bool {
+        self.follows || self.priority == Priority::Batch
+    }
+
     /// The prompt's blocks as nodes of `group` name them; none if nobody has hashed them so.
     pub fn hashes_for(&self, group: &Group) -> &[BlockHash] {
         let named = |prompt: &&PromptHashes| {

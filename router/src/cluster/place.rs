@@ -27,11 +27,13 @@ pub(crate) struct PlaceRequest<'a> {
     pub(crate) priority: Priority,
     /// Its place in line among those: lower goes first.
     pub(crate) number: u64,
+    /// Another sequence of the same request goes before it.
+    pub(crate) follows: bool,
     /// Passed over as long as there are others.
     pub(crate) exclude: Vec<NodeId>,
-    /// Whether to wait for nodes when there are none: not worth it for a request that has just
-    /// come, and the only way for one that has begun.
-    pub(crate) patient: bool,
+    /// Whether it has been placed before: only then is it worth waiting for nodes when there are
+    /// none.
+    pub(crate) begun: bool,
 }
 
 /// A place, held until it is dropped.
@@ -57,6 +59,11 @@ enum Turn {
 }
 
 impl PlaceRequest<'_> {
+    /// Whether to wait for nodes when there are none.
+    fn is_patient(&self) -> bool {
+        self.begun || self.follows || self.priority == Priority::Batch
+    }
+
     fn rank(&self) -> Rank {
         Rank { priority: self.priority, number: self.number }
     }
@@ -69,9 +76,8 @@ impl Cluster {
         request: &PlaceRequest<'_>,
     ) -> Result<Place, Refusal> {
         let mut view = self.view_of(request);
-        // A batch's own end is all that ends its wait.
-        let waits_long = request.priority == Priority::Batch;
-        let deadline = (!waits_long).then(|| view.arrived + self.policy.max_queue_time);
+        // The request's own end is all that ends a long wait.
+        let deadline = (!view.waits_long()).then(|| view.arrived + self.policy.max_queue_time);
         // Dropped last: whoever is next sees the reservation.
         let mut ticket: Option<Ticket<'_>> = None;
         loop {
@@ -101,7 +107,7 @@ impl Cluster {
         let now = self.clock.now();
         let before = state.waiting.before(request.model, request.rank());
         // Who is in line is not refused for those who came later.
-        view.queued_before = if queued || request.patient { 0 } else { before };
+        view.queued_before = if queued || request.is_patient() { 0 } else { before };
         let mut decision = decide(&self.policy, &state.view, view, now, &mut state.rng);
         if !matches!(decision, Decision::Place(_)) && !view.exclude.is_empty() {
             view.exclude.clear();
@@ -110,11 +116,11 @@ impl Cluster {
         let placement = match decision {
             Decision::Place(placement) if before == 0 => placement,
             Decision::Place(_) => return self.wait(state, request, view, now),
-            Decision::Queue(Shortage::Nodes { role }) if !request.patient => {
+            Decision::Queue(Shortage::Nodes { role }) if !request.is_patient() => {
                 return Err(no_nodes(request.model, role));
             }
             Decision::Queue(_) => return self.wait(state, request, view, now),
-            Decision::Refuse(Refusal::UnknownModel { .. }) if request.patient => {
+            Decision::Refuse(Refusal::UnknownModel { .. }) if request.is_patient() => {
                 return self.wait(state, request, view, now);
             }
             Decision::Refuse(Refusal::UnknownModel { .. }) => {
@@ -148,7 +154,7 @@ impl Cluster {
         now: Time,
     ) -> Result<Turn, Refusal> {
         let (waited, model) = (now - view.arrived, request.model.clone());
-        if request.priority == Priority::Batch {
+        if view.waits_long() {
             return Ok(Turn::Wait(state.waiting.enter(&model, request.rank())));
         }
         if waited >= self.policy.max_queue_time {
@@ -180,6 +186,7 @@ impl Cluster {
             max_new_tokens: request.max_new_tokens,
             arrived: self.clock.now(),
             queued_before: 0,
+            follows: request.follows,
             exclude: request.exclude.clone(),
             hashes: hashes.collect(),
         }

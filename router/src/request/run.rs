@@ -6,7 +6,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use baton_policy::Priority;
 use baton_proto::{convert::Sampled, v1};
 use baton_types::{Capability, Epoch, FinishReason, NodeId, SequenceSpec, TokenId, TokenLogprobs};
 use rand::Rng;
@@ -139,9 +138,11 @@ impl Run {
             completion_tokens: output,
             cached_tokens: self.timing.cached_tokens().min(prompt),
         };
-        let choice = self.request.key.choice;
+        let (place, choice) = (self.request.place, self.request.key.choice);
         let called = self.request.calls.as_ref().is_some_and(|calls| calls.calls() > 0);
-        result.map(|reason| Said::End(End { choice, reason, called, usage, timings }))
+        let prompt = place.index;
+        let end = |reason| Said::End(End { prompt, choice, reason, called, usage, timings });
+        result.map(end).map_err(|error| place.blame(error))
     }
 
     /// Attempts until one reaches the sequence's end.
@@ -168,8 +169,9 @@ impl Run {
             cache_salt: 0,
             priority: self.request.priority,
             number: self.request.number,
+            follows: !self.request.is_first(),
             exclude: std::mem::take(&mut self.exclude),
-            patient: self.attempts > 0 || self.request.priority == Priority::Batch,
+            begun: self.attempts > 0,
         };
         self.router.cluster.place(&request).await.map_err(RequestError::Policy)
     }
@@ -241,8 +243,8 @@ impl Run {
 
     /// Sends on whatever has its turn. Says how the sequence ended, if it did.
     async fn forward(&mut self) -> Result<Option<FinishReason>, Cut> {
-        let (choice, index) = (self.request.key.choice, self.merge.next_index());
-        let mut chunk = Chunk::new(choice, index);
+        let (prompt, choice) = (self.request.place.index, self.request.key.choice);
+        let mut chunk = Chunk::new(prompt, choice, self.merge.next_index());
         chunk.prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
         let mut end = None;
         while let Some(sampled) = self.merge.release() {

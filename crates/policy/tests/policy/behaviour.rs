@@ -153,6 +153,11 @@ fn a_full_cluster_queues_and_then_refuses_with_a_hint() {
     let hint = full.retry_after().expect("a hint");
     assert!(hint >= Duration::from_millis(100) && hint <= Duration::from_secs(30), "{hint:?}");
     assert!(refused(late, 0).retry_after().expect("a hint") <= hint, "a longer queue waits longer");
+
+    // What goes before it of the same request would have worked in vain.
+    asked.follows = true;
+    asked.queued_before = 5;
+    assert_eq!(decide(&config, &view, &asked, late, &mut Draws(0)), Decision::Queue(shortage));
 }
 
 #[test]

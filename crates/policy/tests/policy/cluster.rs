@@ -72,6 +72,7 @@ pub(crate) fn request(tokens: u32, max_new_tokens: u32, first: u128) -> RequestV
         max_new_tokens,
         arrived: Time::ZERO,
         queued_before: 0,
+        follows: false,
         exclude: Vec::new(),
         hashes: vec![PromptHashes { numerics: NUMERICS, block_tokens: BLOCK, hashes }],
     }
