@@ -185,7 +185,9 @@ impl Refuse for RequestError {
                 Refusal::EmptyPrompt | Refusal::NothingToGenerate => Code::InvalidArgument,
                 Refusal::TooLong { .. } | Refusal::PromptTooLong { .. } => Code::OutOfRange,
                 Refusal::NoNodes { .. } => Code::Unavailable,
-                Refusal::Full { .. } | Refusal::WaitedTooLong { .. } => Code::ResourceExhausted,
+                Refusal::Full { .. } | Refusal::WaitedTooLong { .. } | Refusal::TooLate { .. } => {
+                    Code::ResourceExhausted
+                }
             },
             RequestError::Failed { .. } | RequestError::ShuttingDown => Code::Unavailable,
             RequestError::Deadline { .. } => Code::DeadlineExceeded,

@@ -106,7 +106,7 @@ fn classify(error: &RequestError) -> (u16, &'static str, Option<&'static str>) {
             }
             Refusal::TooLong { .. } | Refusal::PromptTooLong { .. } => too_long,
             Refusal::NoNodes { .. } => (503, SERVER, Some("no_nodes")),
-            Refusal::Full { .. } | Refusal::WaitedTooLong { .. } => full,
+            Refusal::Full { .. } | Refusal::WaitedTooLong { .. } | Refusal::TooLate { .. } => full,
         },
         RequestError::TooMany { .. } | RequestError::NodesFull { .. } => full,
         RequestError::Failed { .. } => (503, SERVER, Some("attempts_failed")),

@@ -6,15 +6,14 @@ use baton_policy::Priority;
 use baton_proto::status::Refuse;
 use baton_text::{CallSplitter, OutputText, TextModel};
 use baton_types::{
-    ChoiceIndex, ModelId, RequestId, SamplingSpec, SequenceKey, StopTokens, Time, TokenId,
+    ChoiceIndex, ModelId, RequestId, SamplingSpec, SequenceKey, Slo, StopTokens, Time, TokenId,
 };
 use rand::Rng;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use super::{
-    Answer, Ask, MAX_CHOICES, Prompt, PromptIndex, Slo, Trace, choices::Lead, inside::Entered,
-    run::Run,
+    Answer, Ask, MAX_CHOICES, Prompt, PromptIndex, Trace, choices::Lead, inside::Entered, run::Run,
 };
 use crate::{cluster::Served, error::RequestError, router::Router};
 
@@ -44,8 +43,6 @@ pub(crate) struct Admitted {
     /// Counted from its arrival.
     pub(crate) deadline: Duration,
     pub(crate) priority: Priority,
-    /// Its place in line.
-    pub(crate) number: u64,
     pub(crate) inside: Arc<Entered>,
     pub(crate) trace: Option<Trace>,
     pub(crate) slo: Slo,
@@ -88,7 +85,6 @@ impl Router {
                     admitted.key.choice = choice;
                     // The first choice has them told.
                     admitted.sampling.prompt_logprobs = None;
-                    admitted.number = self.next_number();
                 }
                 let run = Run::new(Arc::clone(self), admitted, lead.part(choice), out.clone());
                 work.push(baton_node::task::owned(run.carry().instrument(span)));
@@ -149,7 +145,6 @@ impl Router {
                 arrived,
                 deadline,
                 priority,
-                number: self.next_number(),
                 inside: Arc::new(inside),
                 trace,
                 slo,

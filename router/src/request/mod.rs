@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::{
     admit::{check_numbers, tokenise},
-    caller::{Caller, REQUEST_ID, Slo, Trace},
+    caller::{Caller, REQUEST_ID, Trace},
     inside::Inside,
 };
 use crate::error::RequestError;
