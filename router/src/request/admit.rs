@@ -102,8 +102,7 @@ impl Router {
         let Ask { caller, model, prompts, mut sampling, mut grammar_param, .. } = ask;
         check_numbers(ask.choices, prompts.len(), self.config.limits.max_in_flight)?;
         let ids = (0..prompts.len() as u128).map(|nth| RequestId(caller.id.0.wrapping_add(nth)));
-        let inside: Vec<Entered> =
-            ids.map(|id| self.inside.enter(id)).collect::<Result<_, _>>()?;
+        let inside: Vec<Entered> = ids.map(|id| self.inside.enter(id)).collect::<Result<_, _>>()?;
         let (trace, slo, priority) = (caller.trace, caller.slo?, caller.priority);
         let served = self
             .cluster
@@ -162,11 +161,7 @@ impl Router {
 
 /// Refuses more prompts and choices than one request may have, where `inside` prompts at most could
 /// ever be inside.
-pub(crate) fn check_numbers(
-    choices: u32,
-    prompts: usize,
-    inside: u32,
-) -> Result<(), RequestError> {
+pub(crate) fn check_numbers(choices: u32, prompts: usize, inside: u32) -> Result<(), RequestError> {
     if !(1..=MAX_CHOICES).contains(&choices) {
         return Err(RequestError::Choices { given: choices, max: MAX_CHOICES });
     }

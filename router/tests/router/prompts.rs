@@ -107,7 +107,7 @@ async fn one_prompt_that_is_wrong_refuses_all_before_any_is_begun() {
 }
 
 #[tokio::test]
-async fn one_prompt_that_finds_no_place_refuses_all_and_frees_the_nodes() {
+async fn one_prompt_that_a_node_refuses_refuses_all_and_frees_the_nodes() {
     for stream in [false, true] {
         let cluster = Cluster::start(1, 1).await;
         // One of the prompts, whichever, is refused by the node for itself; the others never end.
@@ -128,10 +128,9 @@ async fn one_prompt_that_finds_no_place_refuses_all_and_frees_the_nodes() {
 async fn a_prompt_that_fails_later_ends_the_stream_with_its_error() {
     let cluster = Cluster::start(1, 1).await;
     for _ in 0..20 {
-        cluster.decode[0].shared.script(vec![
-            Step::Honest(Some(3)),
-            Step::Fail(Status::invalid_argument("scripted")),
-        ]);
+        cluster.decode[0]
+            .shared
+            .script(vec![Step::Honest(Some(3)), Step::Fail(Status::invalid_argument("scripted"))]);
     }
     let events = cluster.complete(json!({ "prompt": PROMPTS, "stream": true })).await.events();
     let (last, before) = events.split_last().unwrap();
