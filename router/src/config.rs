@@ -35,7 +35,7 @@ pub struct RouterConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// Requests inside, queued ones included.
+    /// Requests inside, queued ones included. Each prompt counts of one that has several.
     pub max_in_flight: u32,
     /// Requests for one model that wait for a place.
     pub max_queued: u32,

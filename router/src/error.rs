@@ -200,6 +200,7 @@ impl Refuse for RequestError {
         match self {
             RequestError::Invalid { .. }
             | RequestError::Prompts { .. }
+            | RequestError::NoSuchToken { param: "prompt", .. }
             | RequestError::RefusedByNode { .. } => "INVALID_REQUEST",
             RequestError::InPrompt { source, .. } => source.reason(),
             RequestError::Wire(error) => error.reason(),

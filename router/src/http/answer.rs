@@ -14,7 +14,8 @@ use baton_proto::{
 use baton_text::CallPiece;
 use baton_types::{ChoiceIndex, FinishReason, TokenLogprobs};
 use futures::stream;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Value, json, value::to_raw_value};
 
 use super::{Asked, echo::Echo, error, event::Event, form::Form, logprobs::Told, tools};
 use crate::{
@@ -107,16 +108,34 @@ fn wants_timings(headers: &HeaderMap) -> bool {
     headers.get("x-baton-timings").is_some_and(|value| value == "1")
 }
 
+/// A message: an answer, or a chunk of one.
+#[derive(Serialize)]
+struct Message<'a, C> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    system_fingerprint: (),
+    choices: Vec<C>,
+    /// Null in a stream's chunks before the one that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    baton: Option<Value>,
+}
+
 impl Head {
-    fn message(&self, object: &str, choices: Vec<Value>) -> Value {
-        json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": null,
-            "choices": choices,
-        })
+    fn message<C: Serialize>(&self, object: &'static str, choices: Vec<C>) -> Message<'_, C> {
+        let (id, created, model) = (&self.id, self.created, &self.model);
+        let system_fingerprint = ();
+        let (usage, baton) = (None, None);
+        Message { id, object, created, model, system_fingerprint, choices, usage, baton }
+    }
+}
+
+impl<C: Serialize> Message<'_, C> {
+    fn text(&self) -> String {
+        serde_json::to_string(self).expect("what JSON was made of can be written as JSON")
     }
 }
 
@@ -207,13 +226,13 @@ async fn whole<S: Shape>(
         let echo = wanted.echoes.get(usize::from(end.prompt.0));
         let (text, told) = Echo::before(echo, &choice.text, told);
         let piece = Piece { text: &text, calls, told };
-        Some(indexed(shape.whole(&piece, finish_reason(end)), index))
+        let whole = indexed(shape.whole(&piece, finish_reason(end)), index);
+        // Written at once: as text they are far smaller.
+        Some(to_raw_value(&whole).expect("a value can be written"))
     });
     let mut message = head.message(S::OBJECT, whole.collect());
-    message["usage"] = usage_json(&total(&ends));
-    if let (true, Some(first)) = (head.timings, first_timings(&ends)) {
-        message["baton"] = timings_json(first);
-    }
+    message.usage = Some(usage_json(&total(&ends)));
+    message.baton = first_timings(&ends).filter(|_| head.timings).map(timings_json);
     Ok(Json(message).into_response())
 }
 
@@ -255,7 +274,7 @@ struct Events<S> {
     usage: bool,
     ready: VecDeque<Event>,
     wanted: Wanted,
-    /// Of each choice so far; none has come at first.
+    /// Of each choice's tokens about which something was told; none has come at first.
     characters: Vec<Option<usize>>,
     forms: Vec<Option<Arc<Form>>>,
     /// Of the choices that have ended.
@@ -288,7 +307,7 @@ impl<S: Shape> Events<S> {
                 let echo = self.wanted.echoes.get(usize::from(chunk.prompt.0));
                 let echo = echo.filter(|_| is_first);
                 let (text, told) = Echo::before(echo, &chunk.text, told);
-                *characters = Some(characters.unwrap_or(0) + text.chars().count());
+                *characters = Some(told.end());
                 let calls = tools::deltas(self.answer.id, chunk.choice, &chunk.calls);
                 if calls.is_empty() && told.is_empty() {
                     // Text that is held back says nothing yet.
@@ -317,7 +336,7 @@ impl<S: Shape> Events<S> {
                 told: Told::nothing(&self.answer.text),
             };
             let piece = indexed(self.shape.piece(&piece), index);
-            let form = Form::of(&self.message(vec![piece]).to_string());
+            let form = Form::of(&self.message(vec![piece]).text());
             self.forms[index] = form.map(Arc::new);
         }
         if let Some(form) = &self.forms[index] {
@@ -326,43 +345,38 @@ impl<S: Shape> Events<S> {
     }
 
     fn chunk(&mut self, choices: Vec<Value>) {
-        let message = self.message(choices);
-        self.ready.push_back(message.to_string().into());
+        let text = self.message(choices).text();
+        self.ready.push_back(text.into());
     }
 
-    fn message(&self, choices: Vec<Value>) -> Value {
+    fn message(&self, choices: Vec<Value>) -> Message<'_, Value> {
         let mut message = self.head.message(S::CHUNK, choices);
-        if self.usage {
-            message["usage"] = Value::Null;
-        }
+        message.usage = self.usage.then_some(Value::Null);
         message
     }
 
     fn end(&mut self, end: End) {
         let index = self.wanted.slot(end.prompt, end.choice);
         let closing = indexed(self.shape.closing(finish_reason(&end)), index);
-        let mut messages = vec![self.message(vec![closing])];
         self.ends.push(end);
         if !self.answer.is_over() {
-            self.say(&messages);
+            self.chunk(vec![closing]);
             return;
         }
+        let mut messages = vec![self.message(vec![closing])];
         if self.usage {
             let mut last = self.message(Vec::new());
-            last["usage"] = usage_json(&total(&self.ends));
+            last.usage = Some(usage_json(&total(&self.ends)));
             messages.push(last);
         }
-        let first = first_timings(&self.ends);
-        if let (true, Some(last), Some(first)) = (self.head.timings, messages.last_mut(), first) {
-            last["baton"] = timings_json(first);
+        if let Some(last) = messages.last_mut() {
+            let first = first_timings(&self.ends).filter(|_| self.head.timings);
+            last.baton = first.map(timings_json);
         }
-        self.say(&messages);
+        let messages: Vec<Event> = messages.iter().map(|one| one.text().into()).collect();
+        self.ready.extend(messages);
         self.ready.push_back("[DONE]".to_owned().into());
         self.ended = true;
-    }
-
-    fn say(&mut self, messages: &[Value]) {
-        self.ready.extend(messages.iter().map(|message| message.to_string().into()));
     }
 }
 

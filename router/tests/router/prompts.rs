@@ -107,7 +107,7 @@ async fn one_prompt_that_is_wrong_refuses_all_before_any_is_begun() {
 }
 
 #[tokio::test]
-async fn one_prompt_that_finds_no_place_refuses_all_and_frees_the_nodes() {
+async fn one_prompt_that_a_node_refuses_refuses_all_and_frees_the_nodes() {
     for stream in [false, true] {
         let cluster = Cluster::start(1, 1).await;
         // One of the prompts, whichever, is refused by the node for itself; the others never end.
