@@ -2,4 +2,6 @@
 
 mod behaviour;
 mod cluster;
+mod placer;
 mod properties;
+mod shortlist;
