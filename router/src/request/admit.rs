@@ -81,7 +81,7 @@ impl Router {
     }
 
     async fn admit(&self, ask: Ask, arrived: Time) -> Result<Admitted, RequestError> {
-        let Ask { caller, model, prompt, mut sampling, mut grammar_param, .. } = ask;
+        let Ask { caller, model, prompt, mut sampling, grammar_param, .. } = ask;
         let inside = Arc::new(self.inside.enter(caller.id)?);
         let (trace, slo, priority) = (caller.trace, caller.slo?, caller.priority);
         if !(1..=MAX_CHOICES).contains(&ask.choices) {
@@ -97,16 +97,15 @@ impl Router {
         if prompt.is_empty() {
             return Err(RequestError::EmptyPrompt { param });
         }
+        check_grammar(&served, &sampling, grammar_param, ask.ignore_eos).await?;
         let mut calls = None;
         if let Prompt::Chat(chat) = &prompt
-            && let Some(grammar) = served.text.tool_grammar(chat)
+            && let Some(calling) = served.text.calling(chat, sampling.grammar.clone())
         {
-            if sampling.grammar.replace(grammar).is_some() {
-                return Err(RequestError::ToolsAndGrammar { param: grammar_param });
-            }
-            (calls, grammar_param) = (served.text.call_splitter(), "tools");
+            sampling.grammar = Some(calling.grammar);
+            calls = Some(calling.splitter);
+            check_grammar(&served, &sampling, "tools", ask.ignore_eos).await?;
         }
-        check_grammar(&served, &sampling, grammar_param, ask.ignore_eos).await?;
         let stop_tokens = stop_tokens(&served.text, &sampling, ask.ignore_eos, ask.stop_token_ids)?;
         let prompt = tokenise(Arc::clone(&served.text), prompt).await?;
         let max_context = match served.max_context() {
