@@ -33,6 +33,13 @@ impl Compiled {
         Compiled { state: Mutex::new(State { alternatives, seen: 0 }) }
     }
 
+    /// The same for another sequence. It shares nothing with this one; this must have seen nothing.
+    pub(crate) fn copy(&self) -> Self {
+        let state = self.lock();
+        debug_assert_eq!(state.seen, 0, "a grammar is copied before it is used");
+        Compiled::new(state.alternatives.iter().map(|one| one.matcher.deep_clone()).collect())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic in the library is caught there, and leaves an error in the matcher.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
