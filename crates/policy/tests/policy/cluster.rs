@@ -46,6 +46,8 @@ pub(crate) fn hello(name: &str, role: Role) -> NodeHello {
         layout: LAYOUT,
         max_context: 1000,
         total_blocks: 100,
+        max_batch_tokens: 512,
+        chunk_tokens: 256,
         control_address: String::new(),
         data_address: String::new(),
         metrics_address: String::new(),
