@@ -1,10 +1,8 @@
 use std::collections::{BTreeMap, HashMap};
 
-use baton_types::{BlockHash, Generation, ModelId, NodeHello, NodeId, NodeLoad, Role};
+use baton_types::{BlockHash, Generation, ModelId, NodeHello, NodeId, NodeLoad, Role, StepReport};
 
-use crate::{
-    LatencyModel, Link, NodeView, Placed, Placement, ReservationId, reservation::Reserved,
-};
+use crate::{LatencyFit, Link, NodeView, Placed, Placement, ReservationId, reservation::Reserved};
 
 /// The router's picture of the cluster.
 #[derive(Clone, Debug, Default)]
@@ -43,14 +41,14 @@ struct Reservation {
 
 impl ClusterView {
     /// Adds a node. What was promised by an earlier generation is gone with it; the same generation
-    /// is only back.
-    pub fn join(&mut self, hello: &NodeHello, latency: LatencyModel) {
+    /// is only back, with what was learned of it. Otherwise `fit` is where learning begins.
+    pub fn join(&mut self, hello: &NodeHello, fit: LatencyFit) {
         if let Some(view) = self.node_mut(&hello.node, hello.generation) {
             view.available = true;
             return;
         }
         self.leave(&hello.node);
-        self.nodes_mut(hello.role).push(NodeView::new(hello, latency));
+        self.nodes_mut(hello.role).push(NodeView::new(hello, fit));
     }
 
     /// Forgets a node and what was promised by it.
@@ -72,6 +70,13 @@ impl ClusterView {
     pub fn observe(&mut self, node: &NodeId, generation: Generation, load: NodeLoad) {
         if let Some(view) = self.node_mut(node, generation) {
             view.load = Some(load);
+        }
+    }
+
+    /// Learns from a node's steps what its steps cost.
+    pub fn observe_steps(&mut self, node: &NodeId, generation: Generation, reports: &[StepReport]) {
+        if let Some(view) = self.node_mut(node, generation) {
+            view.learn(reports);
         }
     }
 

@@ -197,7 +197,7 @@ impl Costs<'_> {
         let (from, prefill_cached) = prefill;
         let tokens = u64::from(self.request.tokens);
         let new_tokens = tokens - u64::from(prefill_cached);
-        let queue = from.latency.prefill(from.queued_tokens(), 0);
+        let queue = from.queue_time();
         let prefill_time = from.latency.prefill(new_tokens, prefill_cached.into());
         let mut predicted = Prediction { ttft: queue + prefill_time, ..Prediction::default() };
         if let Some((to, cached)) = decode {
@@ -262,10 +262,7 @@ impl Costs<'_> {
             let nodes = self.view.nodes(role).iter();
             nodes.filter(|view| view.accepts() && view.group.model == self.request.model)
         };
-        let prefill = serving(Role::Prefill)
-            .map(|view| view.latency.prefill(view.queued_tokens(), 0))
-            .min()
-            .unwrap_or_default();
+        let prefill = serving(Role::Prefill).map(NodeView::queue_time).min().unwrap_or_default();
         let departure = |view: &NodeView| {
             let batch = view.batch().max(1);
             let step = view.latency.decode(batch, view.context_tokens());

@@ -37,7 +37,7 @@ mod scoring;
 pub use cluster::{ClusterView, Links};
 pub use decide::{PolicyConfig, decide};
 pub use decision::{Decision, Placed, Placement, Prediction, Reasons, Refusal, Shortage};
-pub use latency::{LatencyModel, Link};
+pub use latency::{FitConfig, FitError, LatencyFit, LatencyModel, Link};
 pub use node::{Group, NodeView};
 pub use prefix::PrefixRecord;
 pub use request::{Priority, PromptHashes, RequestView};

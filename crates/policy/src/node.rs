@@ -1,8 +1,11 @@
+use std::time::Duration;
+
 use baton_types::{
     BlockHash, Generation, KvLayout, ModelId, NodeHello, NodeId, NodeLoad, NumericsId, Role,
+    StepReport,
 };
 
-use crate::{LatencyModel, PrefixRecord, RequestView, reservation::Reserved};
+use crate::{LatencyFit, LatencyModel, PrefixRecord, RequestView, reservation::Reserved};
 
 /// Nodes that can work on the same requests: nothing pairs across groups.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,11 +30,13 @@ pub struct NodeView {
     /// What this router has promised there.
     pub reserved: Reserved,
     pub prefixes: PrefixRecord,
+    /// What its steps are predicted to cost: as the fit has it.
     pub latency: LatencyModel,
+    pub fit: LatencyFit,
 }
 
 impl NodeView {
-    pub fn new(hello: &NodeHello, latency: LatencyModel) -> Self {
+    pub fn new(hello: &NodeHello, fit: LatencyFit) -> Self {
         NodeView {
             node: hello.node.clone(),
             generation: hello.generation,
@@ -46,8 +51,21 @@ impl NodeView {
             load: None,
             reserved: Reserved::default(),
             prefixes: PrefixRecord::new(2 * hello.total_blocks as usize),
-            latency,
+            latency: LatencyModel {
+                profile: fit.profile(),
+                max_batch_tokens: hello.max_batch_tokens,
+                chunk_tokens: hello.chunk_tokens,
+            },
+            fit,
         }
+    }
+
+    /// Learns what steps cost here.
+    pub(crate) fn learn(&mut self, reports: &[StepReport]) {
+        for report in reports {
+            self.fit.observe(report);
+        }
+        self.latency.profile = self.fit.profile();
     }
 
     /// Whether new requests may be sent there.
@@ -86,6 +104,11 @@ impl NodeView {
     /// Prompt tokens to compute before a new request's turn.
     pub fn queued_tokens(&self) -> u64 {
         self.load.map_or(0, |load| load.queued_tokens).max(self.reserved.queued_tokens)
+    }
+
+    /// Time to compute them.
+    pub(crate) fn queue_time(&self) -> Duration {
+        self.latency.queue(self.queued(), self.queued_tokens())
     }
 
     /// Requests whose prompts are not yet computed: those waiting, at most.

@@ -1,7 +1,7 @@
 //! Small clusters and requests to decide about.
 
 use baton_policy::{
-    ClusterView, Decision, LatencyModel, Placement, PolicyConfig, Priority, PromptHashes,
+    ClusterView, Decision, LatencyFit, Placement, PolicyConfig, Priority, PromptHashes,
     RequestView, decide,
 };
 use baton_types::{
@@ -59,7 +59,7 @@ pub(crate) fn cluster(names: &[&str]) -> ClusterView {
     let mut view = ClusterView::default();
     for name in names {
         let role = if name.starts_with('p') { Role::Prefill } else { Role::Decode };
-        view.join(&hello(name, role), LatencyModel::default());
+        view.join(&hello(name, role), LatencyFit::default());
     }
     view
 }
