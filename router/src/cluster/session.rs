@@ -4,10 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use baton_membership::NotAMember;
 use baton_node::transport::{self, TransportError};
-use baton_policy::LatencyModel;
 use baton_proto::{ConvertError, node::v1 as node, status::Refuse};
 use baton_text::TextError;
-use baton_types::{ModelId, NodeHello, NodeId, NodeLoad};
+use baton_types::{ModelId, NodeHello, NodeId, NodeLoad, StepReport};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -105,7 +104,7 @@ impl Cluster {
             self.changed(state);
             return Err(error);
         }
-        state.view.join(&hello, LatencyModel::default());
+        state.view.join(&hello, self.latency.fit(&hello.model));
         state.last_session += 1;
         let number = state.last_session;
         let peer = match state.sessions.remove(&node) {
@@ -172,12 +171,13 @@ impl Session {
         &self.peer
     }
 
-    /// The node spoke.
-    pub(crate) fn heard(&self, load: NodeLoad) -> Result<(), NotAMember> {
+    /// The node spoke of itself, and of its latest steps.
+    pub(crate) fn heard(&self, load: NodeLoad, reports: &[StepReport]) -> Result<(), NotAMember> {
         let NodeHello { node, generation, .. } = &self.peer.hello;
         let mut state = self.cluster.lock();
         state.members.heartbeat(self.cluster.clock.now(), node, *generation)?;
         state.view.observe(node, *generation, load);
+        state.view.observe_steps(node, *generation, reports);
         state.view.set_available(node, *generation, true);
         self.cluster.changed(state);
         Ok(())

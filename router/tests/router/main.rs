@@ -8,5 +8,6 @@ mod fake;
 mod faults;
 mod grpc;
 mod http;
+mod latency;
 mod open_inference;
 mod reflection;

@@ -23,19 +23,12 @@ pub(super) struct Filter {
 
 impl Filter {
     pub(super) fn new(seed: &LatencyProfile, config: &FitConfig) -> Self {
-        let FitConfig { seed_spread, memory_steps: memory } = *config;
-        let coefficients = [
-            seed.prefill_us,
-            seed.prefill_token_us,
-            seed.prefill_attention_us,
-            seed.decode_us,
-            seed.decode_sequence_us,
-            seed.decode_context_us,
-        ];
+        let FitConfig { seed_spread, memory_steps } = *config;
+        let memory = f64::from(memory_steps);
         let expected = Spread::expected(seed_spread);
         Filter {
             mixing: seed.mixing,
-            regression: Regression::new(coefficients, seed_spread, memory),
+            regression: Regression::new(seed.coefficients(), seed_spread, memory),
             memory,
             prefill: expected,
             decode: expected,
@@ -53,23 +46,7 @@ impl Filter {
     }
 
     pub(super) fn profile(&self) -> LatencyProfile {
-        let &[
-            prefill_us,
-            prefill_token_us,
-            prefill_attention_us,
-            decode_us,
-            decode_sequence_us,
-            decode_context_us,
-        ] = self.regression.coefficients();
-        LatencyProfile {
-            prefill_us,
-            prefill_token_us,
-            prefill_attention_us,
-            decode_us,
-            decode_sequence_us,
-            decode_context_us,
-            mixing: self.mixing,
-        }
+        LatencyProfile::from_coefficients(*self.regression.coefficients(), self.mixing)
     }
 
     pub(super) fn spread(&self, kind: Kind) -> &Spread {

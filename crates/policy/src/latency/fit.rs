@@ -22,19 +22,19 @@ pub struct FitConfig {
     /// the more reports it takes to change it.
     pub seed_spread: f64,
     /// Reports after which one counts 1/e. Fewer follow changes sooner, more see through noise.
-    pub memory_steps: f64,
+    pub memory_steps: u32,
 }
 
 impl FitConfig {
     /// Of `seed_spread`.
     pub const SEED_SPREADS: RangeInclusive<f64> = 0.001..=10.0;
     /// Of `memory_steps`.
-    pub const MEMORIES: RangeInclusive<f64> = 10.0..=100_000.0;
+    pub const MEMORIES: RangeInclusive<u32> = 10..=100_000;
 }
 
 impl Default for FitConfig {
     fn default() -> Self {
-        FitConfig { seed_spread: 0.5, memory_steps: 128.0 }
+        FitConfig { seed_spread: 0.5, memory_steps: 128 }
     }
 }
 
@@ -80,13 +80,11 @@ impl LatencyFit {
     /// What is nonsense in the seed (negative, not a number) is zero; what is out of
     /// [`FitConfig::SEED_SPREADS`] or [`FitConfig::MEMORIES`] is their nearest.
     pub fn new(seed: LatencyProfile, config: FitConfig) -> Self {
-        let within = |value: f64, bounds: RangeInclusive<f64>| {
-            // Not clamp: what isn't a number is the least.
-            value.max(*bounds.start()).min(*bounds.end())
-        };
+        let (spreads, memories) = (FitConfig::SEED_SPREADS, FitConfig::MEMORIES);
         let config = FitConfig {
-            seed_spread: within(config.seed_spread, FitConfig::SEED_SPREADS),
-            memory_steps: within(config.memory_steps, FitConfig::MEMORIES),
+            // Not clamp: what isn't a number is the least.
+            seed_spread: config.seed_spread.max(*spreads.start()).min(*spreads.end()),
+            memory_steps: config.memory_steps.clamp(*memories.start(), *memories.end()),
         };
         LatencyFit { filter: Filter::new(&seed, &config), rival: None, reports: 0 }
     }

@@ -1,5 +1,6 @@
-/// Reports the expectation counts for.
-const EXPECTATION_WEIGHT: f64 = 4.0;
+/// Until there are more errors than are remembered, the n-th counts for this many n-ths: the first
+/// ones are those of a seed that was soon corrected.
+const HASTE: f64 = 3.0;
 /// Steps further off than so many spreads tell of something else than steps.
 const OUTLIER_SPREADS: f64 = 4.0;
 /// What takes always the same is allowed a little, too.
@@ -25,7 +26,8 @@ impl Spread {
     pub(super) fn observe(&mut self, error: f64, memory: f64) -> f64 {
         let limit = OUTLIER_SPREADS * self.get().max(LEAST_SPREAD);
         let clipped = error.clamp(-limit, limit);
-        let share = (1.0 / (self.observed as f64 + EXPECTATION_WEIGHT)).max(1.0 / memory);
+        // The first one counts half.
+        let share = (HASTE / (self.observed as f64 + 2.0 * HASTE)).max(1.0 / memory);
         self.variance += share * (clipped * clipped - self.variance);
         self.observed = self.observed.saturating_add(1);
         if clipped == error { 1.0 } else { limit / error.abs() }
@@ -62,6 +64,15 @@ mod tests {
     #[test]
     fn the_expectation_is_outweighed() {
         assert!((settled().get() - 0.05).abs() < 1e-3, "{:?}", settled());
+    }
+
+    #[test]
+    fn a_wrong_seed_is_soon_forgiven() {
+        let mut spread = Spread::expected(0.5);
+        for n in 0..30 {
+            spread.observe(if n < 3 { 3.0 } else { 0.05 }, MEMORY);
+        }
+        assert!(spread.get() < 0.3, "{spread:?}");
     }
 
     #[test]

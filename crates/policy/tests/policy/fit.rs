@@ -89,26 +89,9 @@ impl Hidden {
 }
 
 fn times(profile: &LatencyProfile, factors: [f64; 6]) -> LatencyProfile {
-    LatencyProfile {
-        prefill_us: profile.prefill_us * factors[0],
-        prefill_token_us: profile.prefill_token_us * factors[1],
-        prefill_attention_us: profile.prefill_attention_us * factors[2],
-        decode_us: profile.decode_us * factors[3],
-        decode_sequence_us: profile.decode_sequence_us * factors[4],
-        decode_context_us: profile.decode_context_us * factors[5],
-        mixing: profile.mixing,
-    }
-}
-
-fn coefficients(profile: &LatencyProfile) -> [f64; 6] {
-    [
-        profile.prefill_us,
-        profile.prefill_token_us,
-        profile.prefill_attention_us,
-        profile.decode_us,
-        profile.decode_sequence_us,
-        profile.decode_context_us,
-    ]
+    let coefficients = profile.coefficients();
+    let coefficients = std::array::from_fn(|at| coefficients[at] * factors[at]);
+    LatencyProfile::from_coefficients(coefficients, profile.mixing)
 }
 
 /// Six factors from a tenth to ten.
@@ -155,7 +138,7 @@ fn any_report() -> impl Strategy<Value = StepReport> {
 
 fn is_sound(fit: &LatencyFit) -> bool {
     let FitError { prefill, decode } = fit.error();
-    let coefficients = coefficients(&fit.profile());
+    let coefficients = fit.profile().coefficients();
     coefficients.iter().chain(&[prefill, decode]).all(|x| x.is_finite() && *x >= 0.0)
 }
 
@@ -254,7 +237,7 @@ proptest! {
         let error = node.error(&fit, Work::Mixed);
         prop_assert!(error < 0.03, "off by {error}: {:?}", fit.profile());
         for at in [1, 4] {
-            let (found, hidden) = (coefficients(&fit.profile())[at], coefficients(&profile)[at]);
+            let (found, hidden) = (fit.profile().coefficients()[at], profile.coefficients()[at]);
             prop_assert!((0.7..1.4).contains(&(found / hidden)), "{found} of {hidden}");
         }
     }
@@ -276,7 +259,7 @@ fn no_report_leaves_the_seed_and_one_part_the_other() {
     assert_eq!((fit.profile(), fit.error()), (seed, FitError { prefill: 0.5, decode: 0.5 }));
     let mut node = Hidden::new(LatencyProfile::default(), 0.05, 1);
     node.teach(&mut fit, Work::Prefill, ENOUGH);
-    assert_eq!(coefficients(&fit.profile())[3..], coefficients(&seed)[3..]);
+    assert_eq!(fit.profile().coefficients()[3..], seed.coefficients()[3..]);
     assert_eq!(fit.error().decode, 0.5);
     assert!(node.error(&fit, Work::Prefill) < 0.03);
 }
@@ -349,7 +332,7 @@ fn stopped_processes_are_not_slow_ones() {
     let mut stopped = node.run(shape);
     stopped.duration *= 100;
     fit.observe(&stopped);
-    for (now, before) in coefficients(&fit.profile()).into_iter().zip(coefficients(&profile)) {
+    for (now, before) in fit.profile().coefficients().into_iter().zip(profile.coefficients()) {
         assert!((now / before - 1.0).abs() < 0.001, "{now}, before {before}");
     }
     assert!(fit.error().decode < 1.2 * told.decode, "{:?}, before {told:?}", fit.error());
