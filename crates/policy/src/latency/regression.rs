@@ -25,6 +25,9 @@ const INERTIA: f64 = 0.3;
 const OBSERVATION_SPREAD: f64 = 0.1;
 /// The least share of an observation that each coefficient is taken to be, lest zero stays zero.
 const LEAST_SHARE: f64 = 0.02;
+/// Information as small is none: on its way to zero it would become a number that is slow to compute
+/// with.
+const FORGOTTEN: f64 = 1e-100;
 /// No coefficient is larger.
 pub(super) const MOST: f64 = 1e9;
 
@@ -89,6 +92,7 @@ impl Regression {
         for i in 0..N {
             for j in 0..N {
                 let kept = self.information[i][j] * keep[i] * keep[j];
+                let kept = if kept < FORGOTTEN { 0.0 } else { kept };
                 self.information[i][j] = kept + weight * row[i] * row[j];
             }
             if row[i] == 0.0 {
@@ -134,5 +138,39 @@ impl Regression {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_once_together_is_forgotten_without_a_rest() {
+        let mut regression = Regression::new([1.0; N], 0.5, 128.0);
+        regression.observe(&[1.0; N], 6.0, 1.0);
+        assert!(regression.information[0][3] > 0.0);
+        for _ in 0..100_000 {
+            regression.observe(&[1.0, 2.0, 3.0, 0.0, 0.0, 0.0], 6.0, 1.0);
+        }
+        assert_eq!(regression.information[0][3], 0.0);
+        assert!(regression.information[3][3] > 0.0, "nothing was about it");
+    }
+
+    #[test]
+    fn coefficients_stop_at_zero_and_the_others_make_up_for_it() {
+        let mut regression = Regression::new([1.0; N], 10.0, 128.0);
+        for n in 0..2000 {
+            let term = f64::from(n % 10);
+            // As if the first were -5.
+            let actual = 20.0 * term - 5.0;
+            if actual > 0.0 {
+                regression.observe(&[1.0, term, 0.0, 0.0, 0.0, 0.0], actual, 1.0);
+            }
+        }
+        let [first, second, ..] = *regression.coefficients();
+        assert_eq!(first, 0.0);
+        assert!((18.0..20.0).contains(&second), "{second}");
+        assert_eq!(regression.coefficients()[2..], [1.0; 4]);
     }
 }
