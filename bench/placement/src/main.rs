@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_policy::{ClusterView, LatencyModel, PolicyConfig, PromptHashes, RequestView, decide};
+use baton_policy::{ClusterView, LatencyFit, PolicyConfig, PromptHashes, RequestView, decide};
 use baton_types::{
     BlockHash, Generation, KvDtype, KvLayout, NodeHello, NodeLoad, NumericsId, Role, Slo, Time,
 };
@@ -60,7 +60,7 @@ fn view(nodes: u32, hashes: &[BlockHash]) -> ClusterView {
                 data_address: String::new(),
                 metrics_address: String::new(),
             };
-            view.join(&hello, LatencyModel::default());
+            view.join(&hello, LatencyFit::default());
             let running = draws.next_u32() % 64;
             let load = NodeLoad {
                 running,

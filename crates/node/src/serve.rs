@@ -112,6 +112,8 @@ impl Node {
             layout: Some(self.info.layout.into()),
             max_context: self.info.max_context,
             total_blocks: self.arena.blocks(),
+            max_batch_tokens: self.config.scheduler.max_batch_tokens,
+            chunk_tokens: self.config.scheduler.chunk_tokens,
             control_address: format!("http://{}", control.advertised(advertise)),
             data_address: data.unwrap_or_default(),
             metrics_address: operators.advertised(advertise),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use baton_policy::{
-    LatencyModel, Placer, PolicyConfig, Priority, Refusal, RequestView, ReservationId, Ticket,
+    LatencyFit, Placer, PolicyConfig, Priority, Refusal, RequestView, ReservationId, Ticket,
     Verdict,
 };
 use baton_types::{Role, Slo, Time};
@@ -17,7 +17,7 @@ fn placer(config: PolicyConfig, names: &[&str]) -> Placer {
     let mut placer = Placer::new(config);
     for name in names {
         let role = if name.starts_with('p') { Role::Prefill } else { Role::Decode };
-        placer.view_mut().join(&hello(name, role), LatencyModel::default());
+        placer.view_mut().join(&hello(name, role), LatencyFit::default());
     }
     placer
 }
@@ -238,7 +238,7 @@ impl Desk {
             Op::Progress { nth } => self.progress(nth),
             Op::Leave { node: number } => self.placer.view_mut().leave(&node(number).node),
             Op::Join { node: number } => {
-                self.placer.view_mut().join(&node(number), LatencyModel::default());
+                self.placer.view_mut().join(&node(number), LatencyFit::default());
             }
             Op::Wait { ms } => self.now += ms * MS,
         }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use baton_policy::{
-    ClusterView, Decision, LatencyModel, Link, Placement, PolicyConfig, RequestView, decide,
+    ClusterView, Decision, FitConfig, LatencyFit, Link, Placement, PolicyConfig, RequestView,
+    decide,
 };
 use baton_types::{LatencyProfile, NodeLoad, Role, Slo, Time};
 use rand_core::RngCore;
@@ -29,7 +30,7 @@ fn view(nodes: u32, draws: &mut Draws) -> ClusterView {
                 ..profile
             };
             let hello = hello(&format!("{letter}{number}"), role);
-            view.join(&hello, LatencyModel { profile, ..LatencyModel::default() });
+            view.join(&hello, LatencyFit::new(profile, FitConfig::default()));
             let running = draws.next_u32() % 40;
             let load = NodeLoad {
                 running,
