@@ -56,6 +56,8 @@ fn view(nodes: u32, hashes: &[BlockHash]) -> ClusterView {
                 layout,
                 max_context: 8192,
                 total_blocks: 10_000,
+                max_batch_tokens: 512,
+                chunk_tokens: 512,
                 control_address: String::new(),
                 data_address: String::new(),
                 metrics_address: String::new(),
