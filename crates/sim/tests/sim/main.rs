@@ -1,0 +1,4 @@
+//! The simulator against theory, itself, and bad input.
+
+mod scenarios;
+mod small;
