@@ -71,6 +71,16 @@ assert "Paris" in known, known
 streamed = "".join(part.choices[0].text for part in complete(temperature=0, stream=True) if part.choices)
 assert streamed == done.choices[0].text
 
+# Several prompts, whole and streamed: what each gets alone.
+prompts = ["The capital of France is", "The quick brown fox"]
+alone = [complete(prompt=prompt, temperature=0).choices[0].text for prompt in prompts]
+assert [choice.text for choice in complete(prompt=prompts, temperature=0).choices] == alone
+texts = ["", ""]
+for part in complete(prompt=prompts, temperature=0, stream=True):
+    for choice in part.choices:
+        texts[choice.index] += choice.text
+assert texts == alone, texts
+
 # A stop string ends the text and is not part of it.
 stop = done.choices[0].text.split()[1]
 cut = complete(temperature=0, stop=[stop])

@@ -31,8 +31,9 @@ CHECKS = [
 
 
 def narrow(schemas, parameters):
-    for request in ("SharedRequest", "TokenizeRequest", "DetokenizeRequest"):
-        schemas[request]["properties"]["model"] = {"const": model}
+    schemas["SharedRequest"]["properties"]["model"] = {"const": model}
+    for request in ("TokenizeRequest", "DetokenizeRequest"):
+        schemas[request]["properties"]["model"] = {"enum": [model, None]}
     schemas["TokenId"]["maximum"] = vocabulary - 1
     shared = schemas["SharedRequest"]["properties"]
     for name in ("max_tokens", "max_completion_tokens"):

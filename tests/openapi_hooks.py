@@ -14,6 +14,7 @@ RULES = [
     "both say what the output must match",
     "ignore_eos contradicts a grammar",
     "a stop string has",
+    " prompts are given, for ",
     # Too small for 32 bits.
     " is 0; it must be a number above 0",
 ]

@@ -10,7 +10,7 @@ use baton_node::{
     config::{ByteSize, ConfigError, Sources, Span},
     telemetry::{LogConfig, LogFormat},
 };
-use baton_policy::{PolicyConfig, Scoring};
+use baton_policy::{Policy, PolicyConfig};
 use serde::{Deserialize, Serialize};
 
 /// Prefix of the environment variables a router listens to.
@@ -35,7 +35,7 @@ pub struct RouterConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// Requests inside, queued ones included.
+    /// Requests inside, queued ones included. Each prompt counts of one that has several.
     pub max_in_flight: u32,
     /// Requests for one model that wait for a place.
     pub max_queued: u32,
@@ -67,13 +67,19 @@ pub struct TimeoutsConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PlacementConfig {
-    pub scoring: Scoring,
+    pub policy: Policy,
     /// Requests that may wait on a prefill node for blocks.
     pub max_waiting: u32,
     /// How long an output is reckoned to be, when it may be longer.
     pub expected_output_tokens: u32,
-    /// Scores within this share of the best are as good.
+    /// Costs within this share of the best are as good.
     pub near_equal: f64,
+    /// Work that a prefill node is given beyond what it does; what comes after waits in the
+    /// router, where it can still be ordered.
+    pub queue_ahead: Span,
+    /// Prompts with at most so many tokens to compute may be computed by the node that decodes; 0:
+    /// none are.
+    pub local_tokens: u32,
 }
 
 /// The files and batches a router keeps; see `docs/batches.md`.
@@ -161,9 +167,18 @@ impl Default for BatchesConfig {
 
 impl Default for PlacementConfig {
     fn default() -> Self {
-        let PolicyConfig { scoring, max_waiting, expected_output_tokens, near_equal, .. } =
+        let PolicyConfig { policy, max_waiting, expected_output_tokens, near_equal, .. } =
             PolicyConfig::default();
-        PlacementConfig { scoring, max_waiting, expected_output_tokens, near_equal }
+        let PolicyConfig { queue_ahead, local_tokens, .. } = PolicyConfig::default();
+        let queue_ahead = Span(queue_ahead);
+        PlacementConfig {
+            policy,
+            max_waiting,
+            expected_output_tokens,
+            near_equal,
+            queue_ahead,
+            local_tokens,
+        }
     }
 }
 
@@ -221,17 +236,26 @@ impl RouterConfig {
 
     /// What the policy is told.
     pub(crate) fn policy(&self) -> PolicyConfig {
-        let PlacementConfig { scoring, max_waiting, expected_output_tokens, near_equal } =
-            self.policy;
-        PolicyConfig {
-            scoring,
+        let PlacementConfig {
+            policy,
             max_waiting,
             expected_output_tokens,
             near_equal,
+            queue_ahead,
+            local_tokens,
+        } = self.policy;
+        PolicyConfig {
+            policy,
+            max_waiting,
+            expected_output_tokens,
+            near_equal,
+            queue_ahead: queue_ahead.0,
+            local_tokens,
             max_queued: self.limits.max_queued as usize,
             max_queue_time: self.timeouts.queue.0,
             batch_prompts: self.batches.max_prompts,
             batch_spare: self.batches.spare,
+            ..PolicyConfig::default()
         }
     }
 }

@@ -9,6 +9,8 @@ use baton_text::{StopError, TextError};
 use baton_types::{RequestId, SamplingError, TokenId};
 use tonic::Code;
 
+use crate::request::PromptIndex;
+
 /// Why a request was refused, or ended without its end.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub(crate) enum RequestError {
@@ -44,6 +46,13 @@ pub(crate) enum RequestError {
     ToolsAndGrammar { param: &'static str },
     #[error("{given} choices are asked for; from 1 to {max} are allowed")]
     Choices { given: u32, max: u32 },
+    #[error(
+        "{given} prompts are given, for {choices} answers each; at most {max} prompts are taken then"
+    )]
+    Prompts { given: usize, choices: u32, max: usize },
+    /// One of several prompts.
+    #[error("prompt[{}]: {source}", index.0)]
+    InPrompt { index: PromptIndex, source: Box<RequestError> },
     #[error("min_tokens is {min}, and at most {max} are generated")]
     MinTokens { min: u32, max: u32 },
     #[error("stop_token_ids has {given} entries; at most {max} are allowed")]
@@ -88,6 +97,15 @@ impl RequestError {
         RequestError::Invalid { param, code, message: message.into() }
     }
 
+    /// The same of one prompt of several, if that prompt is what is wrong.
+    pub(crate) fn in_prompt(self, index: PromptIndex) -> Self {
+        let is_its_own = matches!(self.param(), None | Some("prompt"));
+        if self.outcome() == Outcome::invalid && is_its_own {
+            return RequestError::InPrompt { index, source: Box::new(self) };
+        }
+        self
+    }
+
     /// The parameter that is wrong, by its name over HTTP.
     pub(crate) fn param(&self) -> Option<&str> {
         match self {
@@ -103,6 +121,7 @@ impl RequestError {
             RequestError::EndlessGrammar => Some("ignore_eos"),
             RequestError::ToolsAndGrammar { param } => Some(param),
             RequestError::Choices { .. } => Some("n"),
+            RequestError::Prompts { .. } | RequestError::InPrompt { .. } => Some("prompt"),
             RequestError::MinTokens { .. } => Some("min_tokens"),
             RequestError::StopTokens { .. } => Some("stop_token_ids"),
             RequestError::NoSuchToken { param, .. } => Some(param),
@@ -150,10 +169,12 @@ impl Refuse for RequestError {
             | RequestError::EndlessGrammar
             | RequestError::ToolsAndGrammar { .. }
             | RequestError::Choices { .. }
+            | RequestError::Prompts { .. }
             | RequestError::MinTokens { .. }
             | RequestError::StopTokens { .. }
             | RequestError::NoSuchToken { .. }
             | RequestError::RefusedByNode { .. } => Code::InvalidArgument,
+            RequestError::InPrompt { source, .. } => source.code(),
             RequestError::ContextLength { .. } | RequestError::TooLarge { .. } => Code::OutOfRange,
             RequestError::UnknownModel { .. } | RequestError::StreamGone { .. } => Code::NotFound,
             RequestError::TooMany { .. } | RequestError::NodesFull { .. } => {
@@ -164,7 +185,9 @@ impl Refuse for RequestError {
                 Refusal::EmptyPrompt | Refusal::NothingToGenerate => Code::InvalidArgument,
                 Refusal::TooLong { .. } | Refusal::PromptTooLong { .. } => Code::OutOfRange,
                 Refusal::NoNodes { .. } => Code::Unavailable,
-                Refusal::Full { .. } | Refusal::WaitedTooLong { .. } => Code::ResourceExhausted,
+                Refusal::Full { .. } | Refusal::WaitedTooLong { .. } | Refusal::TooLate { .. } => {
+                    Code::ResourceExhausted
+                }
             },
             RequestError::Failed { .. } | RequestError::ShuttingDown => Code::Unavailable,
             RequestError::Deadline { .. } => Code::DeadlineExceeded,
@@ -175,7 +198,11 @@ impl Refuse for RequestError {
 
     fn reason(&self) -> &'static str {
         match self {
-            RequestError::Invalid { .. } | RequestError::RefusedByNode { .. } => "INVALID_REQUEST",
+            RequestError::Invalid { .. }
+            | RequestError::Prompts { .. }
+            | RequestError::NoSuchToken { param: "prompt", .. }
+            | RequestError::RefusedByNode { .. } => "INVALID_REQUEST",
+            RequestError::InPrompt { source, .. } => source.reason(),
             RequestError::Wire(error) => error.reason(),
             RequestError::TooLarge { .. } => "REQUEST_TOO_LARGE",
             RequestError::UnknownModel { .. } => "MODEL_NOT_FOUND",
@@ -222,6 +249,9 @@ impl Refuse for RequestError {
             RequestError::EmptyPrompt { param }
             | RequestError::ContextLength { param, .. }
             | RequestError::Text { param, .. } => Some(param),
+            RequestError::NoSuchToken { param: "prompt", .. }
+            | RequestError::Prompts { .. }
+            | RequestError::InPrompt { .. } => Some("prompt"),
             RequestError::Stop(_) => Some("sampling.stop"),
             RequestError::Sampling(_)
             | RequestError::Grammar { .. }

@@ -138,8 +138,9 @@ impl InferenceService {
             let ask = Ask {
                 caller,
                 model,
-                prompt,
+                prompts: vec![prompt],
                 sampling,
+                seeded: true,
                 grammar_param: "grammar",
                 choices: n.unwrap_or(1),
                 keep: n.unwrap_or(1),
@@ -157,7 +158,7 @@ impl InferenceService {
             request_id: answer.id.to_string(),
             model: answer.model.to_string(),
             seed: answer.seed,
-            prompt_tokens: answer.prompt.len() as u32,
+            prompt_tokens: answer.prompts[0].len() as u32,
         };
         let first = stream::once(async { Ok(Event::Started(started)) });
         Ok(first.chain(stream::unfold(Some(answer), next)))
@@ -177,7 +178,7 @@ async fn next(answer: Option<Answer>) -> Option<(Result<Event, Status>, Option<A
 }
 
 fn wire_chunk(id: RequestId, chunk: Chunk) -> v1::Chunk {
-    let Chunk { choice, index, tokens, text, calls, prompt_logprobs } = chunk;
+    let Chunk { choice, index, tokens, text, calls, prompt_logprobs, .. } = chunk;
     let call = |CallPiece { index, name, arguments }: CallPiece| v1::ToolCall {
         id: name.as_ref().map_or_else(String::new, |_| call_id(id, choice, index)),
         name: name.unwrap_or_default(),
@@ -199,7 +200,7 @@ fn wire_chunk(id: RequestId, chunk: Chunk) -> v1::Chunk {
     }
 }
 
-fn complete(End { choice, reason, called, usage, timings }: End) -> v1::Complete {
+fn complete(End { choice, reason, called, usage, timings, .. }: End) -> v1::Complete {
     let finish_reason = match reason {
         FinishReason::Stop if called => v1::FinishReason::ToolCalls,
         reason => reason.into(),

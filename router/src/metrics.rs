@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use baton_node::metrics::encode;
+use baton_types::Slo;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -14,7 +15,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{error::Outcome, request::Slo};
+use crate::error::Outcome;
 
 /// A router's metrics. Clones share them.
 #[derive(Clone)]

@@ -1,9 +1,6 @@
 //! What all of a router's ports and requests share.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use baton_node::{clock::Clock, ops::Operable};
 use baton_types::RouterId;
@@ -31,7 +28,6 @@ pub(crate) struct Router {
     pub(crate) streams: Arc<Streams>,
     /// Files and batches, if a folder is configured.
     pub(crate) batches: Option<Arc<Batches>>,
-    last_number: AtomicU64,
 }
 
 impl Router {
@@ -45,14 +41,8 @@ impl Router {
             metrics: RouterMetrics::new(),
             streams: Arc::default(),
             batches: Batches::open(&config.batches)?.map(Arc::new),
-            last_number: AtomicU64::new(0),
             config,
         })
-    }
-
-    /// Requests are served in the order of their numbers.
-    pub(crate) fn next_number(&self) -> u64 {
-        self.last_number.fetch_add(1, Ordering::Relaxed)
     }
 }
 

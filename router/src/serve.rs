@@ -104,7 +104,7 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
         task::owned(transport::serve(control, Routes::new(registry), close_control.clone()));
 
     let cluster = Arc::clone(&router.cluster);
-    let leases = task::owned(async move { cluster.expire_leases().await });
+    let leases = task::owned(async move { cluster.keep_time().await });
     let batches = task::owned(batch::run_all(Arc::clone(&router)));
     let readiness = task::owned(tell_readiness(Arc::clone(&router), health.clone()));
     tracing::info!(

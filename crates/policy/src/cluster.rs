@@ -1,9 +1,14 @@
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
-use baton_types::{BlockHash, Generation, ModelId, NodeHello, NodeId, NodeLoad, Role};
+use baton_types::{BlockHash, Generation, ModelId, NodeHello, NodeId, NodeLoad, Role, Time};
 
 use crate::{
-    LatencyModel, Link, NodeView, Placed, Placement, ReservationId, reservation::Reserved,
+    LatencyModel, Link, NodeView, OutputLengths, Path, Placed, Placement, Priority, RequestView,
+    ReservationId, reservation::Reserved,
 };
 
 /// The router's picture of the cluster.
@@ -12,6 +17,8 @@ pub struct ClusterView {
     pub prefill: Vec<NodeView>,
     pub decode: Vec<NodeView>,
     pub links: Links,
+    /// How long outputs were.
+    pub outputs: OutputLengths,
     reservations: HashMap<ReservationId, Reservation>,
     last: u64,
 }
@@ -37,8 +44,13 @@ impl Links {
 #[derive(Clone, Debug)]
 struct Reservation {
     placement: Placement,
+    model: ModelId,
+    priority: Priority,
+    /// What of it counts where.
     prefill: Option<Reserved>,
     decode: Option<Reserved>,
+    placed_at: Time,
+    first_token_at: Option<Time>,
 }
 
 impl ClusterView {
@@ -58,12 +70,13 @@ impl ClusterView {
         for nodes in [&mut self.prefill, &mut self.decode] {
             nodes.retain(|view| view.node != *node);
         }
-        for Reservation { placement, prefill, decode } in self.reservations.values_mut() {
-            if placement.prefill.node == *node {
-                *prefill = None;
+        let is_there = |placed: Option<&Placed>| placed.is_some_and(|placed| placed.node == *node);
+        for reservation in self.reservations.values_mut() {
+            if is_there(reservation.placement.path.prefill()) {
+                reservation.prefill = None;
             }
-            if placement.decode.as_ref().is_some_and(|placed| placed.node == *node) {
-                *decode = None;
+            if is_there(reservation.placement.path.decode()) {
+                reservation.decode = None;
             }
         }
     }
@@ -71,7 +84,7 @@ impl ClusterView {
     /// Takes what a node said of itself.
     pub fn observe(&mut self, node: &NodeId, generation: Generation, load: NodeLoad) {
         if let Some(view) = self.node_mut(node, generation) {
-            view.load = Some(load);
+            view.observe(load);
         }
     }
 
@@ -83,51 +96,145 @@ impl ClusterView {
     }
 
     /// Counts a placement's demands from now on.
-    pub fn reserve(&mut self, placement: &Placement) -> ReservationId {
+    pub fn reserve(
+        &mut self,
+        request: &RequestView,
+        placement: &Placement,
+        now: Time,
+    ) -> ReservationId {
         self.last += 1;
-        let id = ReservationId(self.last);
-        let demand = &placement.demand;
-        let prefill = Reserved::prefilling(demand);
-        self.add(Role::Prefill, &placement.prefill, prefill);
-        let decode = placement.decode.as_ref().map(|placed| {
-            let reserved = Reserved::decoding(demand);
-            self.add(Role::Decode, placed, reserved);
-            reserved
-        });
-        let placement = placement.clone();
-        self.reservations.insert(id, Reservation { placement, prefill: Some(prefill), decode });
+        let (id, demand) = (ReservationId(self.last), &placement.demand);
+        let (prefill, decode) = match placement.path {
+            Path::Disaggregated { .. } => {
+                (Some(Reserved::prefilling(demand)), Some(Reserved::decoding(demand)))
+            }
+            Path::PrefillOnly { .. } => (Some(Reserved::prefilling(demand)), None),
+            Path::Local { .. } => (None, Some(Reserved::local(demand))),
+        };
+        let reservation = Reservation {
+            placement: placement.clone(),
+            model: request.model.clone(),
+            priority: request.priority,
+            prefill,
+            decode,
+            placed_at: now,
+            first_token_at: None,
+        };
+        for ((role, placed), reserved) in placement.placed().zip(prefill.into_iter().chain(decode))
+        {
+            if let Some(view) = self.placed_mut(role, placed) {
+                if view.reserved.queued == 0 {
+                    view.turn_began = now;
+                }
+                view.reserved.add(reserved);
+                view.last_placed = id.0;
+            }
+        }
+        self.reservations.insert(id, reservation);
         id
     }
 
-    /// The prompt is computed; the prefill node holds its pages until they are handed over.
-    pub fn first_token(&mut self, id: ReservationId) {
+    /// The prompt is computed; a prefill node holds its pages until they are handed over.
+    pub fn first_token(&mut self, id: ReservationId, now: Time) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
-        let Some(before) = reservation.prefill.take() else { return };
-        let held = Reserved::held(&reservation.placement.demand);
-        reservation.prefill = Some(held);
-        let placed = reservation.placement.prefill.clone();
-        self.take(Role::Prefill, &placed, before);
-        self.add(Role::Prefill, &placed, held);
+        if reservation.first_token_at.is_some() {
+            return;
+        }
+        reservation.first_token_at = Some(now);
+        let (placement, placed_at) = (reservation.placement.clone(), reservation.placed_at);
+        let (role, placed, before, after) = match placement.path {
+            Path::Local { decode } => {
+                let Some(before) = reservation.decode else { return };
+                let after = Reserved::decoding(&placement.demand);
+                reservation.decode = Some(after);
+                (Role::Decode, decode, before, after)
+            }
+            Path::Disaggregated { prefill, .. } | Path::PrefillOnly { prefill } => {
+                let Some(before) = reservation.prefill else { return };
+                let after = Reserved::held(&placement.demand);
+                reservation.prefill = Some(after);
+                (Role::Prefill, prefill, before, after)
+            }
+        };
+        let Some(view) = self.placed_mut(role, &placed) else { return };
+        view.reserved.take(before);
+        view.reserved.add(after);
+        view.turn_began = now;
+        view.ttft.observe(placement.predicted.uncorrected_ttft, now.since(placed_at));
     }
 
     /// The prefill node is done with the request.
     pub fn handed_over(&mut self, id: ReservationId) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         let Some(before) = reservation.prefill.take() else { return };
-        let placed = reservation.placement.prefill.clone();
-        self.take(Role::Prefill, &placed, before);
+        let placed = reservation.placement.path.prefill().cloned();
+        if let Some(view) = placed.and_then(|placed| self.placed_mut(Role::Prefill, &placed)) {
+            view.reserved.take(before);
+        }
+    }
+
+    /// The request's last token is here, the last of `tokens`. What came out is learned from, and
+    /// nothing of the reservation counts any more.
+    pub fn finished(&mut self, id: ReservationId, tokens: u32, now: Time) {
+        if let Some(reservation) = self.reservations.get(&id) {
+            self.outputs.observe(&reservation.model, reservation.priority, tokens);
+            let predicted = reservation.placement.predicted.uncorrected_tpot;
+            let decode = reservation.placement.path.decode().cloned();
+            let began = reservation.first_token_at;
+            if let (Some(placed), Some(began), 2..) = (decode, began, tokens)
+                && let Some(view) = self.placed_mut(Role::Decode, &placed)
+            {
+                view.tpot.observe(predicted, now.since(began) / (tokens - 1));
+            }
+        }
+        self.release(id);
     }
 
     /// Nothing of the reservation counts any more. Releasing twice is the same as once.
     pub fn release(&mut self, id: ReservationId) {
         let Some(reservation) = self.reservations.remove(&id) else { return };
-        let Placement { prefill, decode, .. } = &reservation.placement;
-        if let Some(reserved) = reservation.prefill {
-            self.take(Role::Prefill, prefill, reserved);
+        let path = reservation.placement.path;
+        let prefill = path.prefill().zip(reservation.prefill);
+        let decode = path.decode().zip(reservation.decode);
+        for (role, promised) in [(Role::Prefill, prefill), (Role::Decode, decode)] {
+            if let Some((placed, reserved)) = promised
+                && let Some(view) = self.placed_mut(role, placed)
+            {
+                view.reserved.take(reserved);
+            }
         }
-        if let (Some(placed), Some(reserved)) = (decode, reservation.decode) {
-            self.take(Role::Decode, placed, reserved);
-        }
+    }
+
+    /// How long the request's prompt takes where it is done soonest, with nobody else there.
+    pub(crate) fn compute(&self, request: &RequestView) -> Duration {
+        let compute = |view: &NodeView| {
+            let cached = view.cached_tokens(&request.hashes_for(&view.group), request.tokens);
+            view.latency.prefill((request.tokens - cached).into(), cached.into())
+        };
+        let serving = self.prefill.iter().filter(|view| view.group.model == request.model);
+        serving.map(compute).min().unwrap_or_default()
+    }
+
+    /// When the first prefill node has its turn for a new request, and how many nodes there are.
+    pub(crate) fn prefill_backlog(&self, model: &ModelId, now: Time) -> (Duration, u32) {
+        let accepts = |view: &&NodeView| view.accepts() && view.group.model == *model;
+        let nodes = || self.prefill.iter().filter(accepts);
+        let first = nodes().map(|view| view.queue_time(now)).min().unwrap_or_default();
+        (first, nodes().count() as u32)
+    }
+
+    /// The prompt's blocks as the placement's nodes name them.
+    pub(crate) fn hashes_of(
+        &self,
+        request: &RequestView,
+        placement: &Placement,
+    ) -> Arc<[BlockHash]> {
+        let mut placed = placement.placed();
+        let group = placed.find_map(|(role, placed)| {
+            let node = self.nodes(role).iter().find(|view| view.node == placed.node)?;
+            Some(&node.group)
+        });
+        group.map_or_else(Arc::default, |group| request.hashes_for(group))
     }
 
     /// Notes that the placement's nodes will have these blocks cached: at once, so that requests
@@ -186,17 +293,5 @@ impl ClusterView {
         let is =
             |view: &&mut NodeView| view.node == placed.node && view.generation == placed.generation;
         self.nodes_mut(role).iter_mut().find(is)
-    }
-
-    fn add(&mut self, role: Role, placed: &Placed, reserved: Reserved) {
-        if let Some(view) = self.placed_mut(role, placed) {
-            view.reserved.add(reserved);
-        }
-    }
-
-    fn take(&mut self, role: Role, placed: &Placed, reserved: Reserved) {
-        if let Some(view) = self.placed_mut(role, placed) {
-            view.reserved.take(reserved);
-        }
     }
 }

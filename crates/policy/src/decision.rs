@@ -16,12 +16,37 @@ pub enum Decision {
 /// Who does what. The caller reserves it in the view before it decides anything else.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placement {
-    pub prefill: Placed,
-    /// Nobody when the first token is the last.
-    pub decode: Option<Placed>,
+    pub path: Path,
     pub demand: Demand,
     pub predicted: Prediction,
     pub reasons: Reasons,
+}
+
+/// Which nodes work on a request, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// One computes the prompt, the other takes its pages over and decodes.
+    Disaggregated { prefill: Placed, decode: Placed },
+    /// The first token is the last: nobody decodes.
+    PrefillOnly { prefill: Placed },
+    /// Who decodes computes the prompt too.
+    Local { decode: Placed },
+}
+
+impl Path {
+    pub fn prefill(&self) -> Option<&Placed> {
+        match self {
+            Path::Disaggregated { prefill, .. } | Path::PrefillOnly { prefill } => Some(prefill),
+            Path::Local { .. } => None,
+        }
+    }
+
+    pub fn decode(&self) -> Option<&Placed> {
+        match self {
+            Path::Disaggregated { decode, .. } | Path::Local { decode } => Some(decode),
+            Path::PrefillOnly { .. } => None,
+        }
+    }
 }
 
 /// One incarnation of a node.
@@ -40,21 +65,29 @@ impl Placed {
 impl Placement {
     /// The nodes and what each does.
     pub fn placed(&self) -> impl Iterator<Item = (Role, &Placed)> {
-        let decode = self.decode.iter().map(|placed| (Role::Decode, placed));
-        std::iter::once((Role::Prefill, &self.prefill)).chain(decode)
+        let prefill = self.path.prefill().map(|placed| (Role::Prefill, placed));
+        prefill.into_iter().chain(self.path.decode().map(|placed| (Role::Decode, placed)))
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Prediction {
-    /// Queue and prefill.
+    /// From the placement on: queue and prefill.
     pub ttft: Duration,
     /// Pages still on their way after the first token.
     pub exposed_transfer: Duration,
-    /// Per output token, once it has joined the batch.
+    /// Per output token after the first, the exposed transfer spread over them.
     pub tpot: Duration,
     /// What it adds to each step of those already there, all of them together.
     pub harm: Duration,
+    /// The chance that the request meets both objectives,
+    pub attainment: f64,
+    /// and how many of those already there will miss theirs for it.
+    pub loss: f64,
+    /// What the latency model alone says of the two, before it is corrected by how predictions
+    /// came out.
+    pub uncorrected_ttft: Duration,
+    pub uncorrected_tpot: Duration,
 }
 
 /// Why these nodes and no others.
@@ -81,6 +114,11 @@ pub enum Shortage {
     PrefillRoom,
     /// No decode node has the blocks.
     DecodeBlocks { needed: u64, free: u64 },
+    /// Every prefill node has as many prompts before it as it should: what waits can still be
+    /// ordered here, and one has fewer after `after`.
+    Turn { after: Duration },
+    /// Wherever it is placed, more objectives are missed for it than it may meet.
+    Objectives,
 }
 
 impl Shortage {
@@ -91,7 +129,7 @@ impl Shortage {
                 if a >= b { self } else { other }
             }
             (Shortage::DecodeBlocks { .. }, _) => self,
-            (Shortage::PrefillRoom, Shortage::Nodes { .. }) => self,
+            (_, Shortage::Nodes { .. }) => self,
             _ => other,
         }
     }
@@ -120,6 +158,11 @@ pub enum Refusal {
     Full { model: ModelId, queued: usize, retry_after: Duration },
     #[error("model {model} had no room for {waited:?}; try again later")]
     WaitedTooLong { model: ModelId, waited: Duration, retry_after: Duration },
+    #[error(
+        "the first token would come {ttft:?} after the request, and it was to come within \
+         {objective:?}; try again later, or with a longer x-slo-ttft-ms"
+    )]
+    TooLate { model: ModelId, ttft: Duration, objective: Duration, retry_after: Duration },
 }
 
 impl Refusal {
@@ -133,6 +176,7 @@ impl Refusal {
             Refusal::NoNodes { .. } => "NO_NODES",
             Refusal::Full { .. } => "AT_CAPACITY",
             Refusal::WaitedTooLong { .. } => "WAITED_TOO_LONG",
+            Refusal::TooLate { .. } => "OBJECTIVE_OUT_OF_REACH",
         }
     }
 
@@ -141,7 +185,8 @@ impl Refusal {
         match self {
             Refusal::NoNodes { retry_after, .. }
             | Refusal::Full { retry_after, .. }
-            | Refusal::WaitedTooLong { retry_after, .. } => Some(*retry_after),
+            | Refusal::WaitedTooLong { retry_after, .. }
+            | Refusal::TooLate { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }

@@ -19,11 +19,16 @@ impl Default for LatencyModel {
 }
 
 impl LatencyModel {
+    /// In how many steps `new` tokens are computed.
+    pub fn steps(&self, new: u64) -> u64 {
+        new.div_ceil(self.chunk_tokens.max(1).into())
+    }
+
     /// Time to compute `new` tokens after `cached` ones, in chunks, with nobody else there.
     pub fn prefill(&self, new: u64, cached: u64) -> Duration {
         let LatencyProfile { prefill_us, prefill_token_us, prefill_attention_us, .. } =
             self.profile;
-        let steps = new.div_ceil(self.chunk_tokens.max(1).into()) as f64;
+        let steps = self.steps(new) as f64;
         let (new, cached) = (new as f64, cached as f64);
         let attention = new * (new / 2.0 + cached);
         micros(prefill_us * steps + prefill_token_us * new + prefill_attention_us * attention)

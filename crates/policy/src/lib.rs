@@ -13,7 +13,8 @@
 //! It is placed when some pair of nodes can take it now: room in the prefill node's pool or in its
 //! bounded queue, and room in the decode node's pool. It is queued while no pair can but one will
 //! be able to, and refused when the router's own bounded queue is full, when it has waited too
-//! long, or when no node will ever be able to; see [`Refusal`].
+//! long, or when no node will ever be able to; see [`Refusal`]. Of a client's request that is several
+//! here, only the first is refused for want of room: the others follow it, and wait.
 //!
 //! # What of requests nobody waits for?
 //!
@@ -24,22 +25,29 @@
 //! **Invariant:** both nodes of a placement serve the request's model, share numerics id and KV
 //! layout, and accept work.
 
+mod chance;
 mod cluster;
-mod decide;
+mod config;
 mod decision;
 mod latency;
 mod node;
+mod output;
+mod placement;
+mod placer;
 mod prefix;
+mod queue;
 mod request;
 mod reservation;
-mod scoring;
 
+pub use chance::Calibration;
 pub use cluster::{ClusterView, Links};
-pub use decide::{PolicyConfig, decide};
-pub use decision::{Decision, Placed, Placement, Prediction, Reasons, Refusal, Shortage};
+pub use config::{Policy, PolicyConfig};
+pub use decision::{Decision, Path, Placed, Placement, Prediction, Reasons, Refusal, Shortage};
 pub use latency::{LatencyModel, Link};
-pub use node::{Group, NodeView};
+pub use node::{Beyond, Group, NodeView};
+pub use output::{Expected, OutputLengths};
+pub use placement::decide;
+pub use placer::{Placer, Ticket, Verdict};
 pub use prefix::PrefixRecord;
 pub use request::{Priority, PromptHashes, RequestView};
 pub use reservation::{Demand, ReservationId, Reserved};
-pub use scoring::Scoring;

@@ -1,8 +1,10 @@
+use std::time::Duration;
+
 use baton_types::{
-    BlockHash, Generation, KvLayout, ModelId, NodeHello, NodeId, NodeLoad, NumericsId, Role,
+    BlockHash, Generation, KvLayout, ModelId, NodeHello, NodeId, NodeLoad, NumericsId, Role, Time,
 };
 
-use crate::{LatencyModel, PrefixRecord, RequestView, reservation::Reserved};
+use crate::{Calibration, LatencyModel, PrefixRecord, RequestView, reservation::Reserved};
 
 /// Nodes that can work on the same requests: nothing pairs across groups.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -22,12 +24,33 @@ pub struct NodeView {
     pub total_blocks: u32,
     /// False while its stream is lost or while its requests fail.
     pub available: bool,
-    /// As it said last; `None` before its first heartbeat.
-    pub load: Option<NodeLoad>,
-    /// What this router has promised there.
+    /// It finishes what it has and takes nothing new.
+    pub draining: bool,
+    /// What this router has promised there,
     pub reserved: Reserved,
+    /// and what the node had beyond that when it spoke last: other routers' requests, and outputs
+    /// longer than was reckoned.
+    pub beyond: Beyond,
     pub prefixes: PrefixRecord,
     pub latency: LatencyModel,
+    /// How predictions of its times to first token came out,
+    pub ttft: Calibration,
+    /// and those of its times per output token.
+    pub tpot: Calibration,
+    /// Since when the first prompt of this router's is being computed.
+    pub(crate) turn_began: Time,
+    /// The number of the last placement here; 0: none.
+    pub(crate) last_placed: u64,
+}
+
+/// What a node has that this router hasn't promised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beyond {
+    pub sequences: u64,
+    pub queued: u64,
+    pub queued_tokens: u64,
+    pub context_tokens: u64,
+    pub blocks: u64,
 }
 
 impl NodeView {
@@ -43,16 +66,39 @@ impl NodeView {
             max_context: hello.max_context,
             total_blocks: hello.total_blocks,
             available: true,
-            load: None,
+            draining: false,
             reserved: Reserved::default(),
+            beyond: Beyond::default(),
             prefixes: PrefixRecord::new(2 * hello.total_blocks as usize),
             latency,
+            ttft: Calibration::default(),
+            tpot: Calibration::default(),
+            turn_began: Time::ZERO,
+            last_placed: 0,
         }
+    }
+
+    /// Takes what the node said of itself. What it says is a little old; compared with what was
+    /// promised when it came, not with what is promised when it is used, it doesn't bring back
+    /// requests that have ended since.
+    pub(crate) fn observe(&mut self, load: NodeLoad) {
+        let reserved = &self.reserved;
+        let NodeLoad { running, waiting, handing_over, .. } = load;
+        let sequences = u64::from(running) + u64::from(waiting) + u64::from(handing_over);
+        let used = u64::from(self.total_blocks.saturating_sub(load.free_blocks));
+        self.beyond = Beyond {
+            sequences: sequences.saturating_sub(reserved.sequences),
+            queued: u64::from(waiting).saturating_sub(reserved.queued),
+            queued_tokens: load.queued_tokens.saturating_sub(reserved.queued_tokens),
+            context_tokens: load.context_tokens.saturating_sub(reserved.context_tokens),
+            blocks: used.saturating_sub(reserved.blocks),
+        };
+        self.draining = load.draining;
     }
 
     /// Whether new requests may be sent there.
     pub fn accepts(&self) -> bool {
-        self.available && !self.load.is_some_and(|load| load.draining)
+        self.available && !self.draining
     }
 
     /// The most tokens the pool holds of one sequence.
@@ -78,27 +124,30 @@ impl NodeView {
 
     /// Blocks a new request can have.
     pub fn free_blocks(&self) -> u64 {
-        let total = u64::from(self.total_blocks);
-        let said = self.load.map_or(total, |load| load.free_blocks.into());
-        said.min(total.saturating_sub(self.reserved.blocks))
+        u64::from(self.total_blocks).saturating_sub(self.reserved.blocks + self.beyond.blocks)
     }
 
     /// Prompt tokens to compute before a new request's turn.
     pub fn queued_tokens(&self) -> u64 {
-        self.load.map_or(0, |load| load.queued_tokens).max(self.reserved.queued_tokens)
+        self.reserved.queued_tokens + self.beyond.queued_tokens
     }
 
     /// Requests whose prompts are not yet computed: those waiting, at most.
     pub fn queued(&self) -> u64 {
-        self.load.map_or(0, |load| load.waiting.into()).max(self.reserved.queued)
+        self.reserved.queued + self.beyond.queued
+    }
+
+    /// How long until a new request's turn.
+    pub fn queue_time(&self, now: Time) -> Duration {
+        let Reserved { queued, queued_time, .. } = self.reserved;
+        let turn = queued_time / u32::try_from(queued.max(1)).unwrap_or(u32::MAX);
+        let done = now.since(self.turn_began).min(turn);
+        queued_time - done + self.latency.prefill(self.beyond.queued_tokens, 0)
     }
 
     /// Sequences in the decode batch, or on their way there.
     pub fn batch(&self) -> u64 {
-        let said = self.load.map_or(0, |load| {
-            u64::from(load.running) + u64::from(load.waiting) + u64::from(load.handing_over)
-        });
-        said.max(self.reserved.sequences)
+        self.reserved.sequences + self.beyond.sequences
     }
 
     /// Whether it has nothing to do.
@@ -108,7 +157,7 @@ impl NodeView {
 
     /// Their tokens.
     pub fn context_tokens(&self) -> u64 {
-        self.load.map_or(0, |load| load.context_tokens).max(self.reserved.context_tokens)
+        self.reserved.context_tokens + self.beyond.context_tokens
     }
 
     /// Prompt tokens it probably needn't compute or be sent. The last one always is, for its logits.

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use baton_types::{BlockHash, ModelId, NodeId, NumericsId, Time};
+use baton_types::{BlockHash, ModelId, NodeId, NumericsId, Slo, Time};
 
 use crate::Group;
 
@@ -24,10 +24,21 @@ pub struct RequestView {
     pub tokens: u32,
     /// The most tokens still to be generated.
     pub max_new_tokens: u32,
+    /// What it is to be done in, from its arrival.
+    pub slo: Slo,
+    /// Whether it is worth nothing once it is too late: then it is refused rather than served late.
+    pub refuse_late: bool,
+    /// It has answered before and its client waits for the next token: it goes first.
+    pub has_begun: bool,
+    /// Whether the node that decodes may compute its prompt.
+    pub may_be_local: bool,
     /// When the router took it in.
     pub arrived: Time,
     /// Requests for the same model that wait in the router and came before it.
     pub queued_before: usize,
+    /// Others of the same client's request go before it, and may run already: it waits for as long
+    /// as it has to, since to refuse it would waste their work.
+    pub follows: bool,
     /// Nodes that failed this request just now; they are passed over.
     pub exclude: Vec<NodeId>,
     /// Names of its full blocks, once for each way they can be computed.
@@ -43,12 +54,39 @@ pub struct PromptHashes {
 }
 
 impl RequestView {
+    /// Nobody's, of nothing.
+    pub fn new(model: ModelId) -> Self {
+        RequestView {
+            model,
+            priority: Priority::default(),
+            tokens: 0,
+            max_new_tokens: 0,
+            slo: Slo::default(),
+            refuse_late: false,
+            has_begun: false,
+            may_be_local: true,
+            arrived: Time::ZERO,
+            queued_before: 0,
+            follows: false,
+            exclude: Vec::new(),
+            hashes: Vec::new(),
+        }
+    }
+
+    /// Whether it is never refused for want of room.
+    pub fn waits_long(&self) -> bool {
+        self.follows || self.priority == Priority::Batch
+    }
+
     /// The prompt's blocks as nodes of `group` name them; none if nobody has hashed them so.
-    pub fn hashes_for(&self, group: &Group) -> &[BlockHash] {
+    pub fn hashes_for(&self, group: &Group) -> Arc<[BlockHash]> {
         let named = |prompt: &&PromptHashes| {
             prompt.numerics == group.numerics && prompt.block_tokens == group.layout.block_tokens
         };
-        self.hashes.iter().find(named).map_or(&[], |prompt| &prompt.hashes)
+        self.hashes
+            .iter()
+            .find(named)
+            .map_or_else(Arc::default, |prompt| Arc::clone(&prompt.hashes))
     }
 
     /// One token alone needs no decode node: the prefill node samples it.

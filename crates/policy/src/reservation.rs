@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// One placement's promises, kept by the view under this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,13 +13,17 @@ impl fmt::Display for ReservationId {
 /// What one placement asks of its nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
-    /// Prompt tokens the prefill node must compute.
+    /// Prompt tokens that must be computed,
     pub new_tokens: u64,
+    /// and how long that takes.
+    pub prefill: Duration,
     /// The whole prompt, in the decode node's context.
     pub context_tokens: u64,
     pub prefill_blocks: u64,
     /// The prompt's and the expected output's.
     pub decode_blocks: u64,
+    /// What each output token may take, if the client said.
+    pub tpot: Option<Duration>,
 }
 
 /// The sum of promises on one node.
@@ -29,10 +33,16 @@ pub struct Reserved {
     pub sequences: u64,
     /// and those among them whose prompt isn't computed yet,
     pub queued: u64,
-    /// with so many tokens to compute.
+    /// with so many tokens to compute,
     pub queued_tokens: u64,
+    /// in so much time.
+    pub queued_time: Duration,
     pub context_tokens: u64,
     pub blocks: u64,
+    /// Requests that decode and have an objective,
+    pub objectives: u64,
+    /// and the sum of its logarithms: of nanoseconds, in millionths.
+    objective_logs: i64,
 }
 
 impl Reserved {
@@ -42,14 +52,15 @@ impl Reserved {
             sequences: 1,
             queued: 1,
             queued_tokens: demand.new_tokens,
+            queued_time: demand.prefill,
             blocks: demand.prefill_blocks,
-            context_tokens: 0,
+            ..Reserved::default()
         }
     }
 
     /// and from then until the pages are handed over.
     pub(crate) fn held(demand: &Demand) -> Self {
-        Reserved { queued: 0, queued_tokens: 0, ..Reserved::prefilling(demand) }
+        Reserved { sequences: 1, blocks: demand.prefill_blocks, ..Reserved::default() }
     }
 
     /// On the decode node.
@@ -58,23 +69,50 @@ impl Reserved {
             sequences: 1,
             context_tokens: demand.context_tokens,
             blocks: demand.decode_blocks,
+            objectives: demand.tpot.is_some().into(),
+            objective_logs: demand.tpot.map_or(0, log),
             ..Reserved::default()
         }
+    }
+
+    /// On the decode node, while it computes the prompt itself.
+    pub(crate) fn local(demand: &Demand) -> Self {
+        let mut reserved = Reserved::decoding(demand);
+        reserved.queued = 1;
+        reserved.queued_tokens = demand.new_tokens;
+        reserved.queued_time = demand.prefill;
+        reserved
+    }
+
+    /// The geometric mean of the objectives, in seconds; none without any.
+    pub(crate) fn objective(&self) -> Option<f64> {
+        (self.objectives > 0)
+            .then(|| (self.objective_logs as f64 / self.objectives as f64 / 1e6).exp() / 1e9)
     }
 
     pub(crate) fn add(&mut self, other: Reserved) {
         self.sequences += other.sequences;
         self.queued += other.queued;
         self.queued_tokens += other.queued_tokens;
+        self.queued_time += other.queued_time;
         self.context_tokens += other.context_tokens;
         self.blocks += other.blocks;
+        self.objectives += other.objectives;
+        self.objective_logs += other.objective_logs;
     }
 
     pub(crate) fn take(&mut self, other: Reserved) {
         self.sequences -= other.sequences;
         self.queued -= other.queued;
         self.queued_tokens -= other.queued_tokens;
+        self.queued_time -= other.queued_time;
         self.context_tokens -= other.context_tokens;
         self.blocks -= other.blocks;
+        self.objectives -= other.objectives;
+        self.objective_logs -= other.objective_logs;
     }
+}
+
+fn log(objective: Duration) -> i64 {
+    ((objective.as_nanos().max(1) as f64).ln() * 1e6).round() as i64
 }

@@ -141,6 +141,21 @@ impl TextModel {
         self.bos.filter(|_| self.add_bos)
     }
 
+    /// The token for a text's beginning, as it is written.
+    pub fn bos_text(&self) -> Option<&str> {
+        Some(self.bos_text.as_str()).filter(|text| !text.is_empty())
+    }
+
+    /// The first of the tokens that end a sequence, as it is written.
+    pub fn eos_text(&self) -> Option<&str> {
+        Some(self.eos_text.as_str()).filter(|text| !text.is_empty())
+    }
+
+    /// The model's own chat template, in Jinja.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.template.as_ref().map(|template| template.source.as_str())
+    }
+
     /// The text of `tokens`, control tokens as they are written; what is no character is replaced.
     pub fn decode(&self, tokens: &[TokenId]) -> String {
         let mut bytes = Vec::new();

@@ -15,6 +15,8 @@ const NAME: &str = "chat";
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
     pub(crate) tools: ToolSupport,
+    /// The Jinja it was made of.
+    pub(crate) source: String,
 }
 
 impl ChatTemplate {
@@ -30,7 +32,8 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, source.to_owned())
             .map_err(|error| TextError::Template { why: error.to_string() })?;
-        Ok(ChatTemplate { environment, tools: ToolSupport::of(source) })
+        let (tools, source) = (ToolSupport::of(source), source.to_owned());
+        Ok(ChatTemplate { environment, tools, source })
     }
 
     /// The conversation laid out, with the beginning of the assistant's answer.

@@ -10,6 +10,7 @@ mod kv;
 mod node;
 mod request;
 mod sampling;
+mod slo;
 mod step;
 mod time;
 
@@ -23,5 +24,6 @@ pub use kv::{KvDtype, KvLayout, LayoutError, NumericsId, blocks_for};
 pub use node::{NodeHello, NodeLoad};
 pub use request::{FinishReason, Role, SequenceSpec, StopTokens};
 pub use sampling::{SamplingError, SamplingSpec, TokenLogprobs};
+pub use slo::Slo;
 pub use step::{LatencyProfile, Mixing, StepReport, StepShape};
 pub use time::Time;

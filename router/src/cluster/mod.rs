@@ -4,7 +4,6 @@
 mod models;
 mod place;
 mod session;
-mod waiting;
 
 use std::{
     collections::BTreeMap,
@@ -13,17 +12,21 @@ use std::{
 
 use baton_membership::Members;
 use baton_node::clock::Clock;
-use baton_policy::{ClusterView, PolicyConfig};
+use baton_policy::{Placer, Ticket};
 use baton_types::{ModelId, NodeHello, NodeId, Role};
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use self::{models::Language, session::Member, waiting::Waiting};
+use self::{
+    models::Language,
+    place::{Reply, Said},
+    session::Member,
+};
 pub(crate) use self::{
     models::Served,
-    place::{Place, PlaceRequest},
+    place::{Peers, Place, PlaceRequest},
     session::{JoinError, Session},
 };
 use crate::config::RouterConfig;
@@ -32,12 +35,11 @@ use crate::config::RouterConfig;
 #[derive(Debug)]
 pub(crate) struct Cluster {
     clock: Clock,
-    policy: PolicyConfig,
     state: Mutex<State>,
     /// Building a tokeniser takes long; nobody builds the same one twice.
     building: tokio::sync::Mutex<()>,
-    /// The earliest lease may have changed.
-    leases: Notify,
+    /// When something is due may have changed.
+    due: Notify,
     ready: watch::Sender<bool>,
 }
 
@@ -47,9 +49,10 @@ struct State {
     sessions: BTreeMap<NodeId, Member>,
     /// Draws of the session numbers.
     last_session: u64,
-    view: ClusterView,
+    placer: Placer,
     languages: BTreeMap<ModelId, Language>,
-    waiting: Waiting,
+    replies: BTreeMap<Ticket, Reply>,
+    last_ticket: u64,
     rng: SmallRng,
 }
 
@@ -68,17 +71,17 @@ impl Cluster {
             members: Members::new(config.timeouts.lease.0),
             sessions: BTreeMap::new(),
             last_session: 0,
-            view: ClusterView::default(),
+            placer: Placer::new(config.policy()),
             languages: BTreeMap::new(),
-            waiting: Waiting::default(),
+            replies: BTreeMap::new(),
+            last_ticket: 0,
             rng: SmallRng::from_rng(&mut rand::rng()),
         };
         Cluster {
             clock,
-            policy: config.policy(),
             state: Mutex::new(state),
             building: tokio::sync::Mutex::new(()),
-            leases: Notify::new(),
+            due: Notify::new(),
             ready: watch::Sender::new(false),
         }
     }
@@ -100,8 +103,8 @@ impl Cluster {
     /// Nodes of a role that are members, and requests that wait for a place.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let state = self.lock();
-        let nodes = |role| state.view.nodes(role).len();
-        (nodes(Role::Prefill), nodes(Role::Decode), state.waiting.len())
+        let nodes = |role| state.placer.view().nodes(role).len();
+        (nodes(Role::Prefill), nodes(Role::Decode), state.placer.waiting())
     }
 
     /// What a panic left behind is still a valid state: each change is one step.
@@ -109,11 +112,20 @@ impl Cluster {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a change of the view: those first in line look again.
-    fn changed(&self, state: MutexGuard<'_, State>) {
+    /// Ends a change of the view: whoever can be placed or refused now is told.
+    fn changed(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let ready = state.is_ready();
-        state.waiting.wake_first();
+        let before = state.poll_timeout();
+        let said: Said = state.verdicts(self);
+        let is_other = state.poll_timeout() != before;
         drop(state);
+        if is_other {
+            self.due.notify_one();
+        }
+        for (reply, verdict) in said {
+            // A place that nobody waits for any more is given back by being dropped here.
+            let _ = reply.send(verdict);
+        }
         self.ready.send_if_modified(|before| std::mem::replace(before, ready) != ready);
     }
 }
@@ -129,7 +141,7 @@ impl State {
 
     /// Whether a prefill and a decode node that take requests can work together on such a model.
     fn has_pair(&self, wanted: impl Fn(&ModelId) -> bool) -> bool {
-        let accepting = |role| self.view.nodes(role).iter().filter(|view| view.accepts());
+        let accepting = |role| self.placer.view().nodes(role).iter().filter(|view| view.accepts());
         accepting(Role::Prefill)
             .filter(|from| wanted(&from.group.model))
             .any(|from| accepting(Role::Decode).any(|to| to.group == from.group))

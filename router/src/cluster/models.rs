@@ -102,7 +102,9 @@ impl super::State {
     fn served(&self, model: &ModelId, language: &Language) -> Served {
         let mut groups: BTreeMap<NumericsId, Vec<(Group, ServedGroup, [u32; 2])>> = BTreeMap::new();
         for role in [Role::Prefill, Role::Decode] {
-            for view in self.view.nodes(role).iter().filter(|view| view.group.model == *model) {
+            for view in
+                self.placer.view().nodes(role).iter().filter(|view| view.group.model == *model)
+            {
                 let same = groups.entry(view.group.numerics).or_default();
                 let at = same.iter().position(|(group, ..)| *group == view.group);
                 let at = at.unwrap_or_else(|| {

@@ -1,19 +1,19 @@
 //! A place on the nodes for one attempt of one request.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use baton_kv_cache::block_hashes;
 use baton_policy::{
-    Decision, Placement, Priority, PromptHashes, Refusal, RequestView, ReservationId, Shortage,
-    decide,
+    Path, Placed, Placement, Priority, PromptHashes, Refusal, RequestView, ReservationId, Ticket,
+    Verdict,
 };
-use baton_types::{ModelId, NodeId, Role, Time, TokenId};
-use tokio::sync::Notify;
+use baton_types::{ModelId, NodeId, Slo, Time, TokenId};
+use tokio::sync::oneshot;
 
-use super::{Cluster, Peer, waiting::Rank};
-
-/// When to look for nodes again.
-const RETRY_NODES: Duration = Duration::from_secs(1);
+use super::{Cluster, Peer, State};
 
 /// What an attempt needs a place for.
 #[derive(Debug)]
@@ -25,13 +25,17 @@ pub(crate) struct PlaceRequest<'a> {
     pub(crate) max_new_tokens: u32,
     pub(crate) cache_salt: u64,
     pub(crate) priority: Priority,
-    /// Its place in line among those: lower goes first.
-    pub(crate) number: u64,
+    pub(crate) arrived: Time,
+    /// What it is to be done in, from its arrival.
+    pub(crate) slo: Slo,
+    /// Another sequence of the same request goes before it.
+    pub(crate) follows: bool,
     /// Passed over as long as there are others.
     pub(crate) exclude: Vec<NodeId>,
-    /// Whether to wait for nodes when there are none: not worth it for a request that has just
-    /// come, and the only way for one that has begun.
-    pub(crate) patient: bool,
+    /// Whether it has been placed before.
+    pub(crate) has_begun: bool,
+    /// Whether the node that decodes may compute the prompt too.
+    pub(crate) may_be_local: bool,
 }
 
 /// A place, held until it is dropped.
@@ -39,27 +43,30 @@ pub(crate) struct PlaceRequest<'a> {
 pub(crate) struct Place {
     cluster: Arc<Cluster>,
     reservation: ReservationId,
-    pub(crate) prefill: Arc<Peer>,
-    pub(crate) decode: Option<Arc<Peer>>,
+    pub(crate) peers: Peers,
     pub(crate) placement: Placement,
+    /// Whether the first token is here.
+    prefilled: AtomicBool,
 }
+
+/// Who works on the request.
+#[derive(Clone, Debug)]
+pub(crate) enum Peers {
+    Disaggregated { prefill: Arc<Peer>, decode: Arc<Peer> },
+    PrefillOnly { prefill: Arc<Peer> },
+    Local { decode: Arc<Peer> },
+}
+
+/// Who waits for a verdict.
+pub(super) type Reply = oneshot::Sender<Result<Place, Refusal>>;
+
+/// What can be said now, and to whom.
+pub(super) type Said = Vec<(Reply, Result<Place, Refusal>)>;
 
 /// A place in line, given up when dropped.
-struct Ticket<'a> {
-    cluster: &'a Cluster,
-    model: &'a ModelId,
-    rank: Rank,
-}
-
-enum Turn {
-    Placed(Place),
-    Wait(Arc<Notify>),
-}
-
-impl PlaceRequest<'_> {
-    fn rank(&self) -> Rank {
-        Rank { priority: self.priority, number: self.number }
-    }
+struct Waiter<'a> {
+    cluster: &'a Arc<Cluster>,
+    ticket: Ticket,
 }
 
 impl Cluster {
@@ -68,97 +75,25 @@ impl Cluster {
         self: &Arc<Self>,
         request: &PlaceRequest<'_>,
     ) -> Result<Place, Refusal> {
-        let mut view = self.view_of(request);
-        // A batch's own end is all that ends its wait.
-        let waits_long = request.priority == Priority::Batch;
-        let deadline = (!waits_long).then(|| view.arrived + self.policy.max_queue_time);
-        // Dropped last: whoever is next sees the reservation.
-        let mut ticket: Option<Ticket<'_>> = None;
-        loop {
-            let bell = match self.turn(request, &mut view, ticket.is_some())? {
-                Turn::Placed(place) => return Ok(place),
-                Turn::Wait(bell) => bell,
-            };
-            let (model, rank) = (request.model, request.rank());
-            ticket.get_or_insert_with(|| Ticket { cluster: self, model, rank });
-            // Late or not, the policy has the last word.
-            match deadline.map(|deadline| deadline - self.clock.now()) {
-                Some(left) => drop(tokio::time::timeout(left, bell.notified()).await),
-                None => bell.notified().await,
-            }
+        let (_waiter, verdict) = self.line_up(self.view_of(request));
+        match verdict.await {
+            Ok(verdict) => verdict,
+            Err(_) => unreachable!("a reply is dropped with its waiter only"),
         }
     }
 
-    /// Asks the policy once.
-    fn turn(
+    fn line_up(
         self: &Arc<Self>,
-        request: &PlaceRequest<'_>,
-        view: &mut RequestView,
-        queued: bool,
-    ) -> Result<Turn, Refusal> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let now = self.clock.now();
-        let before = state.waiting.before(request.model, request.rank());
-        // Who is in line is not refused for those who came later.
-        view.queued_before = if queued || request.patient { 0 } else { before };
-        let mut decision = decide(&self.policy, &state.view, view, now, &mut state.rng);
-        if !matches!(decision, Decision::Place(_)) && !view.exclude.is_empty() {
-            view.exclude.clear();
-            decision = decide(&self.policy, &state.view, view, now, &mut state.rng);
-        }
-        let placement = match decision {
-            Decision::Place(placement) if before == 0 => placement,
-            Decision::Place(_) => return self.wait(state, request, view, now),
-            Decision::Queue(Shortage::Nodes { role }) if !request.patient => {
-                return Err(no_nodes(request.model, role));
-            }
-            Decision::Queue(_) => return self.wait(state, request, view, now),
-            Decision::Refuse(Refusal::UnknownModel { .. }) if request.patient => {
-                return self.wait(state, request, view, now);
-            }
-            Decision::Refuse(Refusal::UnknownModel { .. }) => {
-                return Err(no_nodes(request.model, Role::Prefill));
-            }
-            Decision::Refuse(refusal) => return Err(refusal),
-        };
-        let peer = |node| state.peer(node);
-        let prefill = peer(&placement.prefill.node);
-        let decode = placement.decode.as_ref().map(|placed| peer(&placed.node));
-        let (Some(prefill), None | Some(Some(_))) = (prefill, &decode) else {
-            unreachable!("the view and the sessions change together");
-        };
-        let reservation = state.view.reserve(&placement);
-        let node = state.view.nodes(Role::Prefill).iter();
-        let group = node.map(|node| &node.group).find(|group| {
-            group.numerics == prefill.hello.numerics && group.layout == prefill.hello.layout
-        });
-        let hashes = group.map_or_else(Vec::new, |group| view.hashes_for(group).to_vec());
-        state.view.note_prefix(&placement, &hashes);
-        let cluster = Arc::clone(self);
-        let decode = decode.flatten();
-        Ok(Turn::Placed(Place { cluster, reservation, prefill, decode, placement }))
-    }
-
-    fn wait(
-        &self,
-        state: &mut super::State,
-        request: &PlaceRequest<'_>,
-        view: &RequestView,
-        now: Time,
-    ) -> Result<Turn, Refusal> {
-        let (waited, model) = (now - view.arrived, request.model.clone());
-        if request.priority == Priority::Batch {
-            return Ok(Turn::Wait(state.waiting.enter(&model, request.rank())));
-        }
-        if waited >= self.policy.max_queue_time {
-            return Err(Refusal::WaitedTooLong { model, waited, retry_after: RETRY_NODES });
-        }
-        if view.queued_before >= self.policy.max_queued {
-            let queued = view.queued_before;
-            return Err(Refusal::Full { model, queued, retry_after: RETRY_NODES });
-        }
-        Ok(Turn::Wait(state.waiting.enter(&model, request.rank())))
+        view: RequestView,
+    ) -> (Waiter<'_>, oneshot::Receiver<Result<Place, Refusal>>) {
+        let (reply, verdict) = oneshot::channel();
+        let mut state = self.lock();
+        state.last_ticket += 1;
+        let ticket = Ticket(state.last_ticket);
+        state.placer.submit(ticket, view);
+        state.replies.insert(ticket, reply);
+        self.changed(state);
+        (Waiter { cluster: self, ticket }, verdict)
     }
 
     /// The request as the policy sees it. Hashes what its nodes name the blocks by.
@@ -178,30 +113,81 @@ impl Cluster {
             priority: request.priority,
             tokens: request.tokens.len() as u32,
             max_new_tokens: request.max_new_tokens,
-            arrived: self.clock.now(),
+            slo: request.slo,
+            refuse_late: request.slo.ttft.is_some(),
+            has_begun: request.has_begun,
+            may_be_local: request.may_be_local,
+            arrived: request.arrived,
             queued_before: 0,
+            follows: request.follows,
             exclude: request.exclude.clone(),
             hashes: hashes.collect(),
         }
     }
 }
 
-fn no_nodes(model: &ModelId, role: Role) -> Refusal {
-    Refusal::NoNodes { model: model.clone(), role, retry_after: RETRY_NODES }
+impl State {
+    /// Asks the policy for all it can say now.
+    pub(super) fn verdicts(&mut self, cluster: &Arc<Cluster>) -> Said {
+        let (now, mut said) = (cluster.clock.now(), Vec::new());
+        while let Some((ticket, verdict)) = self.placer.poll(now, &mut self.rng) {
+            let verdict = match verdict {
+                Verdict::Placed(reservation, placement) => {
+                    let peers = self.peers(&placement.path);
+                    let cluster = Arc::clone(cluster);
+                    let prefilled = AtomicBool::new(false);
+                    Ok(Place { cluster, reservation, peers, placement, prefilled })
+                }
+                Verdict::Refused(refusal) => Err(refusal),
+            };
+            let reply = self.replies.remove(&ticket);
+            said.push((reply.expect("who waits has a reply"), verdict));
+        }
+        said
+    }
+
+    fn peers(&self, path: &Path) -> Peers {
+        let peer = |placed: &Placed| {
+            let member = self.peer(&placed.node);
+            member.expect("the view and the sessions change together")
+        };
+        match path {
+            Path::Disaggregated { prefill, decode } => {
+                Peers::Disaggregated { prefill: peer(prefill), decode: peer(decode) }
+            }
+            Path::PrefillOnly { prefill } => Peers::PrefillOnly { prefill: peer(prefill) },
+            Path::Local { decode } => Peers::Local { decode: peer(decode) },
+        }
+    }
 }
 
 impl Place {
-    /// The prompt is computed.
+    /// The prompt is computed. More often is the same as once.
     pub(crate) fn first_token(&self) {
+        if self.prefilled.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let mut state = self.cluster.lock();
-        state.view.first_token(self.reservation);
+        state.placer.view_mut().first_token(self.reservation, self.cluster.clock.now());
         self.cluster.changed(state);
+    }
+
+    /// Whether the node that decodes computes the prompt.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self.peers, Peers::Local { .. })
     }
 
     /// The prefill node is done with the request.
     pub(crate) fn handed_over(&self) {
         let mut state = self.cluster.lock();
-        state.view.handed_over(self.reservation);
+        state.placer.view_mut().handed_over(self.reservation);
+        self.cluster.changed(state);
+    }
+
+    /// The last token is here, the last of `tokens` of this attempt.
+    pub(crate) fn finished(&self, tokens: u32) {
+        let mut state = self.cluster.lock();
+        state.placer.view_mut().finished(self.reservation, tokens, self.cluster.clock.now());
         self.cluster.changed(state);
     }
 }
@@ -209,13 +195,18 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.cluster.lock();
-        state.view.release(self.reservation);
+        state.placer.view_mut().release(self.reservation);
         self.cluster.changed(state);
     }
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.cluster.lock().waiting.leave(self.model, self.rank);
+        let mut state = self.cluster.lock();
+        if state.replies.remove(&self.ticket).is_some() {
+            state.placer.cancel(self.ticket);
+            // Those it was in the way of.
+            self.cluster.changed(state);
+        }
     }
 }

@@ -7,7 +7,7 @@ use baton_node::transport::{self, TransportError};
 use baton_policy::LatencyModel;
 use baton_proto::{ConvertError, node::v1 as node, status::Refuse};
 use baton_text::TextError;
-use baton_types::{ModelId, NodeHello, NodeId, NodeLoad};
+use baton_types::{ModelId, NodeHello, NodeId, NodeLoad, Time};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -105,7 +105,7 @@ impl Cluster {
             self.changed(state);
             return Err(error);
         }
-        state.view.join(&hello, LatencyModel::default());
+        state.placer.view_mut().join(&hello, LatencyModel::default());
         state.last_session += 1;
         let number = state.last_session;
         let peer = match state.sessions.remove(&node) {
@@ -120,14 +120,14 @@ impl Cluster {
         };
         state.sessions.insert(node, Member { session: number, peer: Arc::clone(&peer) });
         self.changed(state);
-        self.leases.notify_one();
+        self.due.notify_one();
         Ok(Session { cluster: Arc::clone(self), number, peer })
     }
 
-    /// Ends memberships whose lease is over, for ever.
-    pub(crate) async fn expire_leases(&self) {
+    /// Ends memberships whose lease is over, and waits that are, for ever.
+    pub(crate) async fn keep_time(self: &Arc<Self>) {
         loop {
-            let next = self.lock().members.poll_timeout();
+            let next = self.lock().poll_timeout();
             let due = async {
                 match next {
                     Some(at) => tokio::time::sleep(at - self.clock.now()).await,
@@ -136,7 +136,7 @@ impl Cluster {
             };
             tokio::select! {
                 () = due => {}
-                () = self.leases.notified() => continue,
+                () = self.due.notified() => continue,
             }
             let mut state = self.lock();
             let expired = state.members.expire(self.clock.now());
@@ -149,21 +149,26 @@ impl Cluster {
     }
 
     /// Sends nothing to a node whose connection failed until it speaks again.
-    pub(crate) fn suspect(&self, node: &NodeId) {
+    pub(crate) fn suspect(self: &Arc<Self>, node: &NodeId) {
         let mut state = self.lock();
         if let Some(generation) = state.peer(node).map(|peer| peer.hello.generation) {
-            state.view.set_available(node, generation, false);
+            state.placer.view_mut().set_available(node, generation, false);
         }
         self.changed(state);
     }
 }
 
 impl State {
+    /// When something is due, though nothing happens.
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        self.members.poll_timeout().into_iter().chain(self.placer.poll_timeout()).min()
+    }
+
     fn forget(&mut self, node: &NodeId) {
         if let Some(member) = self.sessions.remove(node) {
             member.peer.gone.cancel();
         }
-        self.view.leave(node);
+        self.placer.view_mut().leave(node);
     }
 }
 
@@ -177,8 +182,8 @@ impl Session {
         let NodeHello { node, generation, .. } = &self.peer.hello;
         let mut state = self.cluster.lock();
         state.members.heartbeat(self.cluster.clock.now(), node, *generation)?;
-        state.view.observe(node, *generation, load);
-        state.view.set_available(node, *generation, true);
+        state.placer.view_mut().observe(node, *generation, load);
+        state.placer.view_mut().set_available(node, *generation, true);
         self.cluster.changed(state);
         Ok(())
     }

@@ -12,14 +12,15 @@ use baton_proto::{
     v1::{Timings, Usage},
 };
 use baton_text::CallPiece;
-use baton_types::FinishReason;
+use baton_types::{ChoiceIndex, FinishReason, TokenLogprobs};
 use futures::stream;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Value, json, value::to_raw_value};
 
 use super::{Asked, echo::Echo, error, event::Event, form::Form, logprobs::Told, tools};
 use crate::{
     error::RequestError,
-    request::{Answer, Ask, End, Said},
+    request::{Answer, Ask, End, PromptIndex, Said},
     router::Router,
 };
 
@@ -36,7 +37,7 @@ pub(super) trait Shape: Copy + Send + 'static {
     fn piece(&self, piece: &Piece<'_>) -> Value;
     /// and the last one.
     fn closing(&self, reason: &str) -> Value;
-    /// The only choice of an answer that isn't streamed.
+    /// A choice of an answer that isn't streamed.
     fn whole(&self, whole: &Piece<'_>, reason: &str) -> Value;
 }
 
@@ -64,9 +65,10 @@ pub(super) async fn answer<S: Shape>(
     streaming: Option<bool>,
     shape: S,
 ) -> Result<Response, RequestError> {
-    let Ask { choices, keep, echo, .. } = ask;
+    let (choices, keep, echo) = (ask.choices as usize, ask.keep as usize, ask.echo);
     let answer = asked.router.submit(ask).await?;
-    let echo = echo.then(|| Echo::new(&answer));
+    let echoes = if echo { Echo::all(&answer) } else { Vec::new() };
+    let wanted = Wanted { choices, keep, echoes };
     let head = Head {
         id: format!("{}{:032x}", S::ID, answer.id.0),
         model: answer.model.to_string(),
@@ -74,35 +76,66 @@ pub(super) async fn answer<S: Shape>(
         timings: wants_timings(asked.headers),
     };
     match streaming {
-        None => whole(head, answer, Wanted { choices, keep, echo }, shape).await,
-        Some(usage) => {
-            let wanted = Wanted { choices, keep, echo };
-            streamed(asked.router, head, answer, wanted, shape, usage).await
-        }
+        None => whole(head, answer, wanted, shape).await,
+        Some(usage) => streamed(asked.router, head, answer, wanted, shape, usage).await,
     }
 }
 
-/// What is made of the choices.
+/// What is made of the choices. Those of all prompts are in one row, prompt by prompt.
 struct Wanted {
-    choices: u32,
-    keep: u32,
-    echo: Option<Echo>,
+    /// That are drawn for each prompt,
+    choices: usize,
+    /// and how many of them are told.
+    keep: usize,
+    /// Of each prompt, if it is part of the answer.
+    echoes: Vec<Echo>,
+}
+
+impl Wanted {
+    /// Where a choice has its place in the row.
+    fn slot(&self, prompt: PromptIndex, choice: ChoiceIndex) -> usize {
+        usize::from(prompt.0) * self.choices + usize::from(choice.0)
+    }
+
+    fn hear(&mut self, prompt: PromptIndex, logprobs: Vec<TokenLogprobs>) {
+        if let Some(echo) = self.echoes.get_mut(usize::from(prompt.0)) {
+            echo.hear(logprobs);
+        }
+    }
 }
 
 fn wants_timings(headers: &HeaderMap) -> bool {
     headers.get("x-baton-timings").is_some_and(|value| value == "1")
 }
 
+/// A message: an answer, or a chunk of one.
+#[derive(Serialize)]
+struct Message<'a, C> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    system_fingerprint: (),
+    choices: Vec<C>,
+    /// Null in a stream's chunks before the one that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    baton: Option<Value>,
+}
+
 impl Head {
-    fn message(&self, object: &str, choices: Vec<Value>) -> Value {
-        json!({
-            "id": self.id,
-            "object": object,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": null,
-            "choices": choices,
-        })
+    fn message<C: Serialize>(&self, object: &'static str, choices: Vec<C>) -> Message<'_, C> {
+        let (id, created, model) = (&self.id, self.created, &self.model);
+        let system_fingerprint = ();
+        let (usage, baton) = (None, None);
+        Message { id, object, created, model, system_fingerprint, choices, usage, baton }
+    }
+}
+
+impl<C: Serialize> Message<'_, C> {
+    fn text(&self) -> String {
+        serde_json::to_string(self).expect("what JSON was made of can be written as JSON")
     }
 }
 
@@ -116,7 +149,7 @@ struct Choice {
 }
 
 /// A choice of a message under its index.
-fn indexed(mut choice: Value, index: u16) -> Value {
+fn indexed(mut choice: Value, index: usize) -> Value {
     choice["index"] = index.into();
     choice
 }
@@ -130,25 +163,34 @@ fn finish_reason(end: &End) -> &'static str {
     }
 }
 
-/// The prompt counts once.
+/// Each prompt counts once.
 fn total(ends: &[End]) -> Usage {
-    let first = ends.iter().find(|end| end.choice.0 == 0).map_or_else(Usage::default, |e| e.usage);
-    let completion_tokens = ends.iter().map(|end| end.usage.completion_tokens).sum();
-    Usage { completion_tokens, ..first }
+    let firsts = || ends.iter().filter(|end| end.choice.0 == 0).map(|end| end.usage);
+    Usage {
+        prompt_tokens: firsts().map(|usage| usage.prompt_tokens).sum(),
+        completion_tokens: ends.iter().map(|end| end.usage.completion_tokens).sum(),
+        cached_tokens: firsts().map(|usage| usage.cached_tokens).sum(),
+    }
+}
+
+/// Where the time of the first prompt's first choice went.
+fn first_timings(ends: &[End]) -> Option<&Timings> {
+    let first = ends.iter().find(|end| (end.prompt.0, end.choice.0) == (0, 0));
+    first.map(|end| &end.timings)
 }
 
 /// The likeliest `keep` choices by the mean of their tokens' log-probabilities, the likeliest first;
 /// all of them in their own order if nothing is left out.
-fn best(choices: &[Choice], keep: u32) -> Vec<&Choice> {
+fn best(choices: &[Choice], keep: usize) -> Vec<&Choice> {
     let mut best: Vec<&Choice> = choices.iter().collect();
-    if (keep as usize) < best.len() {
+    if keep < best.len() {
         let mean = |choice: &Choice| {
             let told = choice.tokens.iter().filter_map(|sampled| sampled.logprobs.as_ref());
             let sum: f64 = told.map(|told| f64::from(told.logprob)).sum();
             sum / choice.tokens.len().max(1) as f64
         };
         best.sort_by(|a, b| mean(b).total_cmp(&mean(a)));
-        best.truncate(keep as usize);
+        best.truncate(keep);
     }
     best
 }
@@ -156,43 +198,41 @@ fn best(choices: &[Choice], keep: u32) -> Vec<&Choice> {
 async fn whole<S: Shape>(
     head: Head,
     mut answer: Answer,
-    wanted: Wanted,
+    mut wanted: Wanted,
     shape: S,
 ) -> Result<Response, RequestError> {
-    let Wanted { choices, keep, mut echo } = wanted;
-    let mut choices = vec![Choice::default(); choices as usize];
+    let mut choices = vec![Choice::default(); answer.prompts.len() * wanted.choices];
     while !answer.is_over() {
         match answer.next().await? {
             Said::Chunk(chunk) => {
-                let choice = &mut choices[usize::from(chunk.choice.0)];
+                let choice = &mut choices[wanted.slot(chunk.prompt, chunk.choice)];
                 choice.text.push_str(&chunk.text);
                 choice.calls.extend(chunk.calls);
-                if let Some(echo) = &mut echo {
-                    echo.hear(chunk.prompt_logprobs);
-                }
                 choice.tokens.extend(chunk.tokens);
+                wanted.hear(chunk.prompt, chunk.prompt_logprobs);
             }
             Said::End(end) => {
-                let choice = usize::from(end.choice.0);
-                choices[choice].end = Some(end);
+                let choice = &mut choices[wanted.slot(end.prompt, end.choice)];
+                choice.end = Some(end);
             }
         }
     }
     let ends: Vec<End> = choices.iter().filter_map(|choice| choice.end.clone()).collect();
-    let best = best(&choices, keep);
+    let best = choices.chunks(wanted.choices).flat_map(|prompt| best(prompt, wanted.keep));
     let whole = (0..).zip(best).filter_map(|(index, choice)| {
         let end = choice.end.as_ref()?;
         let told = Told::new(&answer.text, &choice.tokens, 0);
         let calls = tools::whole(answer.id, end.choice, &choice.calls);
-        let (text, told) = Echo::before(echo.as_ref(), &choice.text, told);
+        let echo = wanted.echoes.get(usize::from(end.prompt.0));
+        let (text, told) = Echo::before(echo, &choice.text, told);
         let piece = Piece { text: &text, calls, told };
-        Some(indexed(shape.whole(&piece, finish_reason(end)), index))
+        let whole = indexed(shape.whole(&piece, finish_reason(end)), index);
+        // Written at once: as text they are far smaller.
+        Some(to_raw_value(&whole).expect("a value can be written"))
     });
     let mut message = head.message(S::OBJECT, whole.collect());
-    message["usage"] = usage_json(&total(&ends));
-    if let (true, Some(first)) = (head.timings, ends.first()) {
-        message["baton"] = timings_json(&first.timings);
-    }
+    message.usage = Some(usage_json(&total(&ends)));
+    message.baton = first_timings(&ends).filter(|_| head.timings).map(timings_json);
     Ok(Json(message).into_response())
 }
 
@@ -207,12 +247,12 @@ async fn streamed<S: Shape>(
 ) -> Result<Response, RequestError> {
     let first = answer.next().await?;
     let (ready, ends) = (VecDeque::new(), Vec::new());
-    let Wanted { choices, echo, .. } = wanted;
-    let characters = vec![None; choices as usize];
-    let forms = (0..choices).map(|_| None).collect();
+    let slots = answer.prompts.len() * wanted.choices;
+    let characters = vec![None; slots];
+    let forms = (0..slots).map(|_| None).collect();
     let mut events =
-        Events { head, answer, shape, usage, echo, ready, characters, forms, ends, ended: false };
-    for index in 0..choices as u16 {
+        Events { head, answer, shape, usage, wanted, ready, characters, forms, ends, ended: false };
+    for index in 0..slots {
         if let Some(opening) = shape.opening() {
             events.chunk(vec![indexed(opening, index)]);
         }
@@ -233,8 +273,8 @@ struct Events<S> {
     shape: S,
     usage: bool,
     ready: VecDeque<Event>,
-    echo: Option<Echo>,
-    /// Of each choice so far; none has come at first.
+    wanted: Wanted,
+    /// Of each choice's tokens about which something was told; none has come at first.
     characters: Vec<Option<usize>>,
     forms: Vec<Option<Arc<Form>>>,
     /// Of the choices that have ended.
@@ -259,16 +299,15 @@ impl<S: Shape> Events<S> {
     fn take(&mut self, said: Result<Said, RequestError>) {
         match said {
             Ok(Said::Chunk(chunk)) => {
-                let index = chunk.choice.0;
-                if let Some(echo) = &mut self.echo {
-                    echo.hear(chunk.prompt_logprobs);
-                }
-                let characters = &mut self.characters[usize::from(index)];
+                let index = self.wanted.slot(chunk.prompt, chunk.choice);
+                self.wanted.hear(chunk.prompt, chunk.prompt_logprobs);
+                let characters = &mut self.characters[index];
                 let is_first = characters.is_none();
                 let told = Told::new(&self.answer.text, &chunk.tokens, characters.unwrap_or(0));
-                let echo = self.echo.as_ref().filter(|_| is_first);
+                let echo = self.wanted.echoes.get(usize::from(chunk.prompt.0));
+                let echo = echo.filter(|_| is_first);
                 let (text, told) = Echo::before(echo, &chunk.text, told);
-                *characters = Some(characters.unwrap_or(0) + text.chars().count());
+                *characters = Some(told.end());
                 let calls = tools::deltas(self.answer.id, chunk.choice, &chunk.calls);
                 if calls.is_empty() && told.is_empty() {
                     // Text that is held back says nothing yet.
@@ -289,59 +328,55 @@ impl<S: Shape> Events<S> {
     }
 
     /// A piece of nothing but text: written into the form all of its choice's pieces have.
-    fn plain(&mut self, index: u16, text: Box<str>) {
-        if self.forms[usize::from(index)].is_none() {
+    fn plain(&mut self, index: usize, text: Box<str>) {
+        if self.forms[index].is_none() {
             let piece = Piece {
                 text: Form::MARK,
                 calls: Vec::new(),
                 told: Told::nothing(&self.answer.text),
             };
             let piece = indexed(self.shape.piece(&piece), index);
-            let form = Form::of(&self.message(vec![piece]).to_string());
-            self.forms[usize::from(index)] = form.map(Arc::new);
+            let form = Form::of(&self.message(vec![piece]).text());
+            self.forms[index] = form.map(Arc::new);
         }
-        if let Some(form) = &self.forms[usize::from(index)] {
+        if let Some(form) = &self.forms[index] {
             self.ready.push_back(Event::Text(Arc::clone(form), text));
         }
     }
 
     fn chunk(&mut self, choices: Vec<Value>) {
-        let message = self.message(choices);
-        self.ready.push_back(message.to_string().into());
+        let text = self.message(choices).text();
+        self.ready.push_back(text.into());
     }
 
-    fn message(&self, choices: Vec<Value>) -> Value {
+    fn message(&self, choices: Vec<Value>) -> Message<'_, Value> {
         let mut message = self.head.message(S::CHUNK, choices);
-        if self.usage {
-            message["usage"] = Value::Null;
-        }
+        message.usage = self.usage.then_some(Value::Null);
         message
     }
 
     fn end(&mut self, end: End) {
-        let closing = indexed(self.shape.closing(finish_reason(&end)), end.choice.0);
-        let mut messages = vec![self.message(vec![closing])];
+        let index = self.wanted.slot(end.prompt, end.choice);
+        let closing = indexed(self.shape.closing(finish_reason(&end)), index);
         self.ends.push(end);
         if !self.answer.is_over() {
-            self.say(&messages);
+            self.chunk(vec![closing]);
             return;
         }
+        let mut messages = vec![self.message(vec![closing])];
         if self.usage {
             let mut last = self.message(Vec::new());
-            last["usage"] = usage_json(&total(&self.ends));
+            last.usage = Some(usage_json(&total(&self.ends)));
             messages.push(last);
         }
-        let first = self.ends.iter().find(|end| end.choice.0 == 0);
-        if let (true, Some(last), Some(first)) = (self.head.timings, messages.last_mut(), first) {
-            last["baton"] = timings_json(&first.timings);
+        if let Some(last) = messages.last_mut() {
+            let first = first_timings(&self.ends).filter(|_| self.head.timings);
+            last.baton = first.map(timings_json);
         }
-        self.say(&messages);
+        let messages: Vec<Event> = messages.iter().map(|one| one.text().into()).collect();
+        self.ready.extend(messages);
         self.ready.push_back("[DONE]".to_owned().into());
         self.ended = true;
-    }
-
-    fn say(&mut self, messages: &[Value]) {
-        self.ready.extend(messages.iter().map(|message| message.to_string().into()));
     }
 }
 

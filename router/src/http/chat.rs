@@ -59,8 +59,9 @@ pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> 
     Ok(Ask {
         caller,
         model: ModelId(params.string("model")?.ok_or_else(|| missing("model"))?.into()),
-        prompt: Prompt::Chat(conversation(params)?),
+        prompts: vec![Prompt::Chat(conversation(params)?)],
         sampling: SamplingSpec { logprobs: chat_logprobs(params)?, ..sampling(params)? },
+        seeded: true,
         grammar_param: grammar_param(params),
         choices: params.count("n")?.unwrap_or(1),
         keep: params.count("n")?.unwrap_or(1),

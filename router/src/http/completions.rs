@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     error::RequestError,
-    request::{Ask, Caller, Prompt},
+    request::{Ask, Caller, MAX_CHOICES, Prompt, PromptIndex, check_numbers},
     router::Router,
 };
 
@@ -69,9 +69,10 @@ pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> 
     Ok(Ask {
         caller,
         model: ModelId(params.string("model")?.ok_or_else(|| missing("model"))?.into()),
-        prompt: prompt(params.value("prompt").ok_or_else(|| missing("prompt"))?)?,
+        prompts: prompts(params.value("prompt").ok_or_else(|| missing("prompt"))?, choices)?,
         grammar_param: grammar_param(params),
         sampling,
+        seeded: params.value("seed").is_some(),
         choices,
         keep,
         echo,
@@ -102,21 +103,20 @@ fn choices(params: &Params) -> Result<(u32, u32), RequestError> {
     Ok((keep, drawn))
 }
 
-/// A string, token ids, or an array of one of these.
-fn prompt(value: &Value) -> Result<Prompt, RequestError> {
-    match value {
-        Value::Array(values) => match values.as_slice() {
-            [one @ (Value::String(_) | Value::Array(_))] => one_prompt(one),
-            [Value::String(_) | Value::Array(_), ..] => {
-                let message = format!(
-                    "Unsupported value: 'prompt' has {} prompts; send one request for each.",
-                    values.len()
-                );
-                Err(RequestError::invalid("prompt", "unsupported_value", message))
-            }
-            _ => one_prompt(value),
-        },
-        _ => one_prompt(value),
+/// A string or token ids, or an array of such prompts.
+fn prompts(value: &Value, choices: u32) -> Result<Vec<Prompt>, RequestError> {
+    let Some(values) = value.as_array() else { return Ok(vec![one_prompt(value)?]) };
+    match values.as_slice() {
+        [one @ (Value::String(_) | Value::Array(_))] => Ok(vec![one_prompt(one)?]),
+        [Value::String(_) | Value::Array(_), ..] => {
+            // Before anything is made of them.
+            check_numbers(choices, values.len(), MAX_CHOICES)?;
+            let one = |(index, value)| {
+                one_prompt(value).map_err(|error| error.in_prompt(PromptIndex(index)))
+            };
+            (0..).zip(values).map(one).collect()
+        }
+        _ => Ok(vec![one_prompt(value)?]),
     }
 }
 

@@ -14,9 +14,14 @@ pub(super) struct Echo {
 }
 
 impl Echo {
-    pub(super) fn new(answer: &Answer) -> Self {
-        let tokens = Arc::clone(&answer.prompt);
-        Echo { text: answer.text.decode(&tokens), tokens, logprobs: Vec::new() }
+    /// Of each prompt.
+    pub(super) fn all(answer: &Answer) -> Vec<Self> {
+        let echo = |tokens: &Arc<[TokenId]>| Echo {
+            text: answer.text.decode(tokens),
+            tokens: Arc::clone(tokens),
+            logprobs: Vec::new(),
+        };
+        answer.prompts.iter().map(echo).collect()
     }
 
     /// The first chunk has them, if they were asked for.

@@ -79,7 +79,9 @@ fn classify(error: &RequestError) -> (u16, &'static str, Option<&'static str>) {
     let too_long = (400, WRONG, Some("context_length_exceeded"));
     let full = (429, LIMIT, Some("rate_limit_exceeded"));
     match error {
+        RequestError::InPrompt { source, .. } => classify(source),
         RequestError::Invalid { code, .. } => (400, WRONG, *code),
+        RequestError::Prompts { .. } => (400, WRONG, Some("array_above_max_length")),
         RequestError::Wire(_)
         | RequestError::EmptyPrompt { .. }
         | RequestError::Text { .. }
@@ -104,7 +106,7 @@ fn classify(error: &RequestError) -> (u16, &'static str, Option<&'static str>) {
             }
             Refusal::TooLong { .. } | Refusal::PromptTooLong { .. } => too_long,
             Refusal::NoNodes { .. } => (503, SERVER, Some("no_nodes")),
-            Refusal::Full { .. } | Refusal::WaitedTooLong { .. } => full,
+            Refusal::Full { .. } | Refusal::WaitedTooLong { .. } | Refusal::TooLate { .. } => full,
         },
         RequestError::TooMany { .. } | RequestError::NodesFull { .. } => full,
         RequestError::Failed { .. } => (503, SERVER, Some("attempts_failed")),

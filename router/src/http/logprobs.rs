@@ -29,6 +29,17 @@ impl<'a> Told<'a> {
         self.tokens.is_empty()
     }
 
+    /// Characters of the answer up to their end.
+    pub(super) fn end(&self) -> usize {
+        self.offset + self.tokens.iter().map(|&(id, _)| self.characters(id)).sum::<usize>()
+    }
+
+    /// Characters that begin in a token: those of the text, however it is cut into tokens.
+    fn characters(&self, id: TokenId) -> usize {
+        let bytes = self.text.token_bytes(id).iter();
+        bytes.filter(|byte| **byte & 0b1100_0000 != 0b1000_0000).count()
+    }
+
     /// The same with the prompt's tokens before them, and what is told of those but the first.
     pub(super) fn after(self, prompt: &[TokenId], logprobs: &'a [TokenLogprobs]) -> Self {
         let told = [None].into_iter().chain(logprobs.iter().map(Some));
@@ -75,7 +86,7 @@ impl<'a> Told<'a> {
         let mut offsets = Vec::with_capacity(self.tokens.len());
         for &(id, _) in &self.tokens {
             offsets.push(offset);
-            offset += String::from_utf8_lossy(self.text.token_bytes(id)).chars().count();
+            offset += self.characters(id);
         }
         let top = |told: &Option<&TokenLogprobs>| {
             let Some(told) = told else { return Value::Null };

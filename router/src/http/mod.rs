@@ -1,7 +1,7 @@
 //! OpenAI's HTTP interface.
 //!
-//! `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/detokenize`, and
-//! `/openapi.json`, which describes them; for operators, on the same port, `/health`, `/ready` and
+//! `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/detokenize`,
+//! `/tokenizer_info`, and `/openapi.json`, which describes them; for operators, on the same port, `/health`, `/ready` and
 //! `/metrics`. Each answer carries `x-request-id`: the client's own if it
 //! sent one. `x-baton-timings: 1` asks for the object `baton` in the last message, which says where
 //! the time went.
@@ -60,6 +60,7 @@ pub(crate) fn routes(router: &Arc<Router>) -> Routes {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route_layer(middleware::from_fn_with_state(Arc::clone(router), too_large::refuse))
+        .route("/tokenizer_info", get(tokens::info))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*model}", get(models::one))
         .merge(files::routes())

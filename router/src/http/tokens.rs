@@ -1,4 +1,5 @@
-//! `/tokenize` and `/detokenize`: the router's own tokenisers, for clients that count or cache.
+//! `/tokenize`, `/detokenize` and `/tokenizer_info`: the router's own tokenisers, for clients that
+//! count, cache or score.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use baton_types::{ModelId, TokenId};
 use serde_json::{Value, json};
 
 use super::{
-    body, chat, error,
+    body, chat, error, files,
     params::{Params, missing},
 };
 use crate::{
@@ -30,7 +31,7 @@ pub(super) async fn tokenize(
 ) -> Response {
     let answer = async {
         let params = Params::parse(&body(&router, bytes)?)?;
-        let served = served(&router, &params)?;
+        let served = served(&router, params.string("model")?)?;
         let prompt = match (params.string("prompt")?, params.value("messages")) {
             (Some(text), None) => Prompt::Text(text),
             (None, Some(_)) => Prompt::Chat(chat::conversation(&params)?),
@@ -63,7 +64,7 @@ pub(super) async fn detokenize(
 ) -> Response {
     let answer = || {
         let params = Params::parse(&body(&router, bytes)?)?;
-        let served = served(&router, &params)?;
+        let served = served(&router, params.string("model")?)?;
         if params.value("tokens").is_none() {
             return Err(missing("tokens"));
         }
@@ -77,6 +78,28 @@ pub(super) async fn detokenize(
     respond(answer())
 }
 
+/// What a client needs to know of the tokeniser, in the words of Hugging Face's
+/// `tokenizer_config.json`.
+pub(super) async fn info(State(router): State<Arc<Router>>, asked: files::Asked) -> Response {
+    let answer = || {
+        let query = files::query(asked)?;
+        let served = served(&router, query.text("model").map(str::to_owned))?;
+        let text = &served.text;
+        Ok(Json(json!({
+            "model": served.model.to_string(),
+            // The one that takes any `tokenizer.json`.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": text.bos_text(),
+            "eos_token": text.eos_text(),
+            "add_bos_token": text.leading_bos().is_some(),
+            "vocab_size": text.vocab(),
+            "model_max_length": served.max_context(),
+            "chat_template": text.chat_template(),
+        })))
+    };
+    respond(answer())
+}
+
 fn respond(answer: Result<Json<Value>, RequestError>) -> Response {
     match answer {
         Ok(answer) => answer.into_response(),
@@ -84,10 +107,24 @@ fn respond(answer: Result<Json<Value>, RequestError>) -> Response {
     }
 }
 
-fn served(router: &Router, params: &Params) -> Result<Served, RequestError> {
-    let model = params.string("model")?.ok_or_else(|| missing("model"))?;
-    let served = router.cluster.served(&ModelId::from(model.as_str()));
-    served.ok_or(RequestError::UnknownModel { model })
+/// The model that is asked for: it needn't be named where there is one only.
+fn served(router: &Router, model: Option<String>) -> Result<Served, RequestError> {
+    if let Some(model) = model {
+        let served = router.cluster.served(&ModelId::from(model.as_str()));
+        return served.ok_or(RequestError::UnknownModel { model });
+    }
+    let mut all = router.cluster.all_served();
+    match (all.pop(), all.len()) {
+        (Some(only), 0) => Ok(only),
+        (last, others) => {
+            let given = others + usize::from(last.is_some());
+            let message = format!(
+                "Missing required parameter: 'model'. It may be left out where one model is \
+                 served, and {given} are."
+            );
+            Err(RequestError::invalid("model", "missing_required_parameter", message))
+        }
+    }
 }
 
 fn strs(text: &TextModel, tokens: &[TokenId]) -> Vec<String> {

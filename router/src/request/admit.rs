@@ -6,13 +6,14 @@ use baton_policy::Priority;
 use baton_proto::status::Refuse;
 use baton_text::{CallSplitter, OutputText, TextModel};
 use baton_types::{
-    ChoiceIndex, ModelId, RequestId, SamplingSpec, SequenceKey, StopTokens, Time, TokenId,
+    ChoiceIndex, ModelId, RequestId, SamplingSpec, SequenceKey, Slo, StopTokens, Time, TokenId,
 };
+use rand::Rng;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use super::{
-    Answer, Ask, MAX_CHOICES, Prompt, Slo, Trace, choices::Lead, inside::Entered, run::Run,
+    Answer, Ask, MAX_CHOICES, Prompt, PromptIndex, Trace, choices::Lead, inside::Entered, run::Run,
 };
 use crate::{cluster::Served, error::RequestError, router::Router};
 
@@ -27,6 +28,7 @@ const AHEAD: usize = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct Admitted {
     pub(crate) key: SequenceKey,
+    pub(crate) place: PlaceAmong,
     pub(crate) model: ModelId,
     pub(crate) prompt: Arc<[TokenId]>,
     pub(crate) max_tokens: u32,
@@ -41,18 +43,25 @@ pub(crate) struct Admitted {
     /// Counted from its arrival.
     pub(crate) deadline: Duration,
     pub(crate) priority: Priority,
-    /// Its place in line.
-    pub(crate) number: u64,
     pub(crate) inside: Arc<Entered>,
     pub(crate) trace: Option<Trace>,
     pub(crate) slo: Slo,
+}
+
+/// A prompt's place among those of its request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlaceAmong {
+    pub(crate) index: PromptIndex,
+    of: usize,
 }
 
 impl Router {
     /// Starts a request, or refuses it for what can be seen at the door.
     pub(crate) async fn submit(self: &Arc<Self>, ask: Ask) -> Result<Answer, RequestError> {
         let (id, arrived, choices) = (ask.caller.id, self.clock.now(), ask.choices);
-        let tag = ask.caller.tag.clone();
+        // The ids of several prompts are several, their name is one.
+        let several = (ask.prompts.len() > 1).then(|| id.to_string());
+        let tag = ask.caller.tag.clone().or(several);
         let trace = ask.caller.trace.map(|trace| trace.to_string());
         let admitted = self.admit(ask, arrived).await.inspect_err(|error| {
             self.metrics.ended(error.outcome());
@@ -60,45 +69,45 @@ impl Router {
             tracing::info!(%id, tag, trace, reason = error.reason(), "request refused");
         })?;
         let (out, said) = mpsc::channel(AHEAD);
-        let (model, seed) = (admitted.model.clone(), admitted.sampling.seed);
-        let text = Arc::clone(&admitted.text);
-        let prompt = Arc::clone(&admitted.prompt);
-        let lead = Lead::default();
-        let work = (0..choices as u16).map(ChoiceIndex).map(|choice| {
-            let span = tracing::info_span!("request", %id, tag, trace, choice = choice.0, %model);
-            let mut admitted = admitted.clone();
-            if choice.0 > 0 {
-                admitted.key.choice = choice;
-                // The first choice has them told.
-                admitted.sampling.prompt_logprobs = None;
-                admitted.number = self.next_number();
+        let first = admitted.first().ok_or(RequestError::EmptyPrompt { param: "prompt" })?;
+        let (model, seed) = (first.model.clone(), first.sampling.seed);
+        let text = Arc::clone(&first.text);
+        let prompts: Vec<_> = admitted.iter().map(|one| Arc::clone(&one.prompt)).collect();
+        let left = choices * prompts.len() as u32;
+        let mut work = Vec::with_capacity(left as usize);
+        for admitted in admitted {
+            let (id, lead) = (admitted.id(), Lead::default());
+            for choice in (0..choices as u16).map(ChoiceIndex) {
+                let span =
+                    tracing::info_span!("request", %id, tag, trace, choice = choice.0, %model);
+                let mut admitted = admitted.clone();
+                if choice.0 > 0 {
+                    admitted.key.choice = choice;
+                    // The first choice has them told.
+                    admitted.sampling.prompt_logprobs = None;
+                }
+                let run = Run::new(Arc::clone(self), admitted, lead.part(choice), out.clone());
+                work.push(baton_node::task::owned(run.carry().instrument(span)));
             }
-            let run = Run::new(Arc::clone(self), admitted, lead.part(choice), out.clone());
-            baton_node::task::owned(run.carry().instrument(span))
-        });
-        let work = work.collect();
-        Ok(Answer { id, model, seed, prompt, text, said, left: choices, _work: work })
+        }
+        Ok(Answer { id, model, seed, prompts, text, said, left, _work: work })
     }
 
-    async fn admit(&self, ask: Ask, arrived: Time) -> Result<Admitted, RequestError> {
-        let Ask { caller, model, prompt, mut sampling, mut grammar_param, .. } = ask;
-        let inside = Arc::new(self.inside.enter(caller.id)?);
+    /// Lets all prompts in, or none.
+    async fn admit(&self, ask: Ask, arrived: Time) -> Result<Vec<Admitted>, RequestError> {
+        let Ask { caller, model, prompts, mut sampling, mut grammar_param, .. } = ask;
+        check_numbers(ask.choices, prompts.len(), self.config.limits.max_in_flight)?;
+        let ids = (0..prompts.len() as u128).map(|nth| RequestId(caller.id.0.wrapping_add(nth)));
+        let inside: Vec<Entered> = ids.map(|id| self.inside.enter(id)).collect::<Result<_, _>>()?;
         let (trace, slo, priority) = (caller.trace, caller.slo?, caller.priority);
-        if !(1..=MAX_CHOICES).contains(&ask.choices) {
-            return Err(RequestError::Choices { given: ask.choices, max: MAX_CHOICES });
-        }
         let served = self
             .cluster
             .served(&model)
             .ok_or_else(|| RequestError::UnknownModel { model: model.to_string() })?;
         sampling.validate()?;
         let output = served.text.output(ask.stop)?;
-        let param = prompt.param();
-        if prompt.is_empty() {
-            return Err(RequestError::EmptyPrompt { param });
-        }
         let mut calls = None;
-        if let Prompt::Chat(chat) = &prompt
+        if let [Prompt::Chat(chat)] = prompts.as_slice()
             && let Some(grammar) = served.text.tool_grammar(chat)
         {
             if sampling.grammar.replace(grammar).is_some() {
@@ -108,40 +117,84 @@ impl Router {
         }
         check_grammar(&served, &sampling, grammar_param, ask.ignore_eos).await?;
         let stop_tokens = stop_tokens(&served.text, &sampling, ask.ignore_eos, ask.stop_token_ids)?;
-        let prompt = tokenise(Arc::clone(&served.text), prompt).await?;
-        let max_context = match served.max_context() {
-            // Nobody has the model now, which whoever places the request will tell.
-            0 => u32::MAX,
-            max => max,
-        };
-        let max_tokens = output_tokens(param, prompt.len(), ask.max_tokens, max_context)?;
-        if sampling.min_tokens > max_tokens {
-            let (min, max) = (sampling.min_tokens, max_tokens);
-            return Err(RequestError::MinTokens { min, max });
-        }
         let most = match priority {
             Priority::Interactive => self.config.timeouts.request.0,
             Priority::Batch => self.config.batches.window.0,
         };
-        Ok(Admitted {
-            key: SequenceKey { request: caller.id, choice: ChoiceIndex(0) },
-            model,
-            prompt: prompt.into(),
-            max_tokens,
-            sampling,
-            stop_tokens,
-            output,
-            calls,
-            arrived,
-            deadline: ask.deadline.map_or(most, |deadline| deadline.min(most)),
-            text: served.text,
-            priority,
-            number: self.next_number(),
-            inside,
-            trace,
-            slo,
-        })
+        let deadline = ask.deadline.map_or(most, |deadline| deadline.min(most));
+        let of = prompts.len();
+        let mut admitted = Vec::with_capacity(of);
+        for ((nth, prompt), inside) in (0..).zip(prompts).zip(inside) {
+            let place = PlaceAmong { index: PromptIndex(nth), of };
+            let checked = check_prompt(&served, prompt, ask.max_tokens, sampling.min_tokens).await;
+            let (prompt, max_tokens) = checked.map_err(|error| place.blame(error))?;
+            if nth > 0 && !ask.seeded {
+                sampling.seed = rand::rng().random();
+            }
+            admitted.push(Admitted {
+                key: SequenceKey { request: inside.id, choice: ChoiceIndex(0) },
+                place,
+                model: model.clone(),
+                prompt,
+                max_tokens,
+                sampling: sampling.clone(),
+                stop_tokens: stop_tokens.clone(),
+                output: output.clone(),
+                calls: calls.clone(),
+                text: Arc::clone(&served.text),
+                arrived,
+                deadline,
+                priority,
+                inside: Arc::new(inside),
+                trace,
+                slo,
+            });
+        }
+        Ok(admitted)
     }
+}
+
+/// Refuses more prompts and choices than one request may have, where `inside` prompts at most could
+/// ever be inside.
+pub(crate) fn check_numbers(choices: u32, prompts: usize, inside: u32) -> Result<(), RequestError> {
+    if !(1..=MAX_CHOICES).contains(&choices) {
+        return Err(RequestError::Choices { given: choices, max: MAX_CHOICES });
+    }
+    let max = (MAX_CHOICES / choices).min(inside.max(1)) as usize;
+    if prompts > max {
+        return Err(RequestError::Prompts { given: prompts, choices, max });
+    }
+    Ok(())
+}
+
+/// A prompt's tokens, and how many may be generated.
+async fn check_prompt(
+    served: &Served,
+    prompt: Prompt,
+    max_tokens: Option<u32>,
+    min_tokens: u32,
+) -> Result<(Arc<[TokenId]>, u32), RequestError> {
+    let param = prompt.param();
+    if prompt.is_empty() {
+        return Err(RequestError::EmptyPrompt { param });
+    }
+    let vocab = served.text.vocab();
+    if let Prompt::Tokens(tokens) = &prompt
+        && let Some(&token) = tokens.iter().find(|token| token.0 as usize >= vocab)
+    {
+        return Err(RequestError::NoSuchToken { param, token, vocab });
+    }
+    let prompt = tokenise(Arc::clone(&served.text), prompt).await?;
+    let max_context = match served.max_context() {
+        // Nobody has the model now, which whoever places the request will tell.
+        0 => u32::MAX,
+        max => max,
+    };
+    let max_tokens = output_tokens(param, prompt.len(), max_tokens, max_context)?;
+    if min_tokens > max_tokens {
+        return Err(RequestError::MinTokens { min: min_tokens, max: max_tokens });
+    }
+    Ok((prompt.into(), max_tokens))
 }
 
 /// Refuses a grammar that no node could use.
@@ -226,9 +279,21 @@ pub(crate) async fn tokenise(
     encoded.map_err(|source| RequestError::Text { param, source })
 }
 
+impl PlaceAmong {
+    /// `error` of this prompt, which it names unless it is the only one.
+    pub(crate) fn blame(self, error: RequestError) -> RequestError {
+        if self.of > 1 { error.in_prompt(self.index) } else { error }
+    }
+}
+
 impl Admitted {
     pub(crate) fn id(&self) -> RequestId {
         self.key.request
+    }
+
+    /// Whether nothing of the same request goes before it.
+    pub(crate) fn is_first(&self) -> bool {
+        self.place.index.0 == 0 && self.key.choice.0 == 0
     }
 }
 
@@ -248,6 +313,24 @@ mod tests {
         check(100, None, None);
         check(1000, None, None);
         check(0, None, None);
+    }
+
+    #[test]
+    fn prompts_and_choices_are_bounded_together() {
+        let check = |choices, prompts, inside, expected| {
+            let given = check_numbers(choices, prompts, inside);
+            assert_eq!(given, expected, "{prompts} prompts, {choices} choices");
+        };
+        let many = |given, choices, max| Err(RequestError::Prompts { given, choices, max });
+        check(1, 128, 4096, Ok(()));
+        check(1, 129, 4096, many(129, 1, 128));
+        check(128, 1, 4096, Ok(()));
+        check(3, 42, 4096, Ok(()));
+        check(3, 43, 4096, many(43, 3, 42));
+        check(129, 2, 4096, Err(RequestError::Choices { given: 129, max: 128 }));
+        // More would never fit.
+        check(1, 9, 8, many(9, 1, 8));
+        check(128, 1, 1, Ok(()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use baton_node::transport::MAX_MESSAGE_BYTES;
+use baton_policy::Placed;
 use baton_proto::{
     convert::{self, Sampled},
     node::v1::{
@@ -20,7 +21,7 @@ use super::{
     Trace,
     failure::{Failure, Pair},
 };
-use crate::cluster::{Peer, Place};
+use crate::cluster::{Peer, Peers, Place};
 
 /// Both nodes' streams. Dropping it cancels what still runs there.
 pub(crate) struct Attempt {
@@ -38,6 +39,41 @@ struct Side<T> {
     stream: Option<BoxStream<'static, Result<T, Status>>>,
     /// Resolves when the node is no member any more.
     gone: BoxFuture<'static, ()>,
+}
+
+/// What both nodes are told.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    spec: &'a SequenceSpec,
+    trace: Option<Trace>,
+}
+
+impl Call<'_> {
+    /// Whoever has the capability may pull the pages.
+    fn prefill(self, peer: &Arc<Peer>, capability: Option<Capability>) -> Side<PrefillRunResponse> {
+        let request = PrefillRunRequest {
+            model: peer.hello.model.to_string(),
+            generation: peer.hello.generation.0,
+            sequence: Some(self.spec.clone().into()),
+            capability: capability.map_or_else(Vec::new, |right| convert::to_bytes(right.0)),
+        };
+        let (request, channel) = (traced(request, self.trace), peer.channel.clone());
+        let mut client = PrefillClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Side::open(peer, async move { client.run(request).await })
+    }
+
+    /// Without a source the prompt is computed there.
+    fn decode(self, peer: &Arc<Peer>, source: Option<convert::Source>) -> Side<DecodeRunResponse> {
+        let request = DecodeRunRequest {
+            model: peer.hello.model.to_string(),
+            generation: peer.hello.generation.0,
+            sequence: Some(self.spec.clone().into()),
+            source: source.map(Into::into),
+        };
+        let (request, channel) = (traced(request, self.trace), peer.channel.clone());
+        let mut client = DecodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        Side::open(peer, async move { client.run(request).await })
+    }
 }
 
 /// What a node said.
@@ -58,48 +94,25 @@ impl Attempt {
         capability: Capability,
         trace: Option<Trace>,
     ) -> Self {
-        let (prefill, decode) = (&place.prefill, place.decode.as_ref());
-        let model = prefill.hello.model.to_string();
-        let request = PrefillRunRequest {
-            model: model.clone(),
-            generation: prefill.hello.generation.0,
-            sequence: Some(spec.clone().into()),
-            capability: decode.map_or_else(Vec::new, |_| convert::to_bytes(capability.0)),
+        let call = Call { spec, trace };
+        let (prefill, decode) = match &place.peers {
+            Peers::Disaggregated { prefill, decode } => {
+                let source = convert::Source {
+                    node: prefill.hello.node.clone(),
+                    generation: prefill.hello.generation,
+                    address: prefill.hello.data_address.clone(),
+                    capability,
+                };
+                (call.prefill(prefill, Some(capability)), call.decode(decode, Some(source)))
+            }
+            Peers::PrefillOnly { prefill } => (call.prefill(prefill, None), Side::closed()),
+            Peers::Local { decode } => (Side::closed(), call.decode(decode, None)),
         };
-        let request = traced(request, trace);
-        let channel = prefill.channel.clone();
-        let mut client = PrefillClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        let prefill_side = Side::open(prefill, async move { client.run(request).await });
-        let decode_side = decode.map_or_else(Side::closed, |peer| {
-            let source = convert::Source {
-                node: prefill.hello.node.clone(),
-                generation: prefill.hello.generation,
-                address: prefill.hello.data_address.clone(),
-                capability,
-            };
-            let request = DecodeRunRequest {
-                model,
-                generation: peer.hello.generation.0,
-                sequence: Some(spec.clone().into()),
-                source: Some(source.into()),
-            };
-            let request = traced(request, trace);
-            let channel = peer.channel.clone();
-            let mut client =
-                DecodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-            Side::open(peer, async move { client.run(request).await })
-        });
-        let pair = Pair {
-            prefill: prefill.hello.node.clone(),
-            decode: decode.map(|peer| peer.hello.node.clone()),
-        };
-        Attempt {
-            prefill: prefill_side,
-            decode: decode_side,
-            prefilled: false,
-            joined: false,
-            pair,
-        }
+        let path = &place.placement.path;
+        let node = |placed: Option<&Placed>| placed.map(|placed| placed.node.clone());
+        let pair = Pair { prefill: node(path.prefill()), decode: node(path.decode()) };
+        let prefilled = pair.prefill.is_none();
+        Attempt { prefill, decode, prefilled, joined: false, pair }
     }
 
     /// The next word of either node. The decode node isn't listened to while `pause_decode`.
@@ -130,7 +143,7 @@ impl Attempt {
                     }
                     None => return Err(Failure::ended(&self.pair, Role::Decode)),
                 },
-                else => return Err(Failure::ended(&self.pair, Role::Prefill)),
+                else => return Err(Failure::ended(&self.pair, self.first_role())),
             };
             self.note(&word);
             return Ok(word);
@@ -149,6 +162,11 @@ impl Attempt {
             Word::Finished(_) => self.decode = Side::closed(),
             Word::HandedOver | Word::Tokens { .. } => {}
         }
+    }
+
+    /// Who computes the prompt.
+    fn first_role(&self) -> Role {
+        if self.pair.prefill.is_some() { Role::Prefill } else { Role::Decode }
     }
 
     /// No more tokens will come.

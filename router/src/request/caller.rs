@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 
 use axum::http::{HeaderMap, HeaderName};
 use baton_policy::Priority;
-use baton_types::RequestId;
+use baton_types::{RequestId, Slo};
 
 use crate::error::RequestError;
 
@@ -27,13 +27,6 @@ pub(crate) struct Caller {
     pub(crate) trace: Option<Trace>,
     pub(crate) slo: Result<Slo, RequestError>,
     pub(crate) priority: Priority,
-}
-
-/// What the client calls in time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Slo {
-    pub(crate) ttft: Option<Duration>,
-    pub(crate) tpot: Option<Duration>,
 }
 
 /// The trace a request belongs to (W3C Trace Context, version 00).

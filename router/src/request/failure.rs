@@ -52,20 +52,21 @@ impl Kind {
 /// The nodes of an attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct Pair {
-    pub(crate) prefill: NodeId,
+    /// Nobody when the node that decodes computes the prompt too.
+    pub(crate) prefill: Option<NodeId>,
     pub(crate) decode: Option<NodeId>,
 }
 
 impl Pair {
     fn nodes(&self, role: Role) -> Vec<NodeId> {
         match role {
-            Role::Prefill => vec![self.prefill.clone()],
+            Role::Prefill => self.prefill.iter().cloned().collect(),
             Role::Decode => self.decode.iter().cloned().collect(),
         }
     }
 
     fn both(&self) -> Vec<NodeId> {
-        self.decode.iter().chain([&self.prefill]).cloned().collect()
+        self.decode.iter().chain(&self.prefill).cloned().collect()
     }
 }
 
@@ -131,7 +132,7 @@ mod tests {
     use super::*;
 
     fn check(code: Code, reason: &str, expected: Kind, nodes: &[&str]) {
-        let pair = Pair { prefill: NodeId::from("p"), decode: Some(NodeId::from("d")) };
+        let pair = Pair { prefill: Some(NodeId::from("p")), decode: Some(NodeId::from("d")) };
         let status = match reason {
             "" => Status::new(code, "no"),
             _ => {

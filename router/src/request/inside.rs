@@ -27,7 +27,7 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Entered {
     inside: Arc<Inside>,
-    id: RequestId,
+    pub(crate) id: RequestId,
     /// Cancelled when somebody asks for it.
     pub(crate) cancel: CancellationToken,
 }

@@ -24,13 +24,13 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::{
-    admit::tokenise,
-    caller::{Caller, REQUEST_ID, Slo, Trace},
+    admit::{check_numbers, tokenise},
+    caller::{Caller, REQUEST_ID, Trace},
     inside::Inside,
 };
 use crate::error::RequestError;
 
-/// The most answers of one request.
+/// The most answers of one request, to all its prompts together.
 pub(crate) const MAX_CHOICES: u32 = 128;
 
 /// What a client asks for, whatever it speaks.
@@ -38,11 +38,14 @@ pub(crate) const MAX_CHOICES: u32 = 128;
 pub(crate) struct Ask {
     pub(crate) caller: Caller,
     pub(crate) model: ModelId,
-    pub(crate) prompt: Prompt,
+    /// Each is answered for itself: the rest is said of every one of them.
+    pub(crate) prompts: Vec<Prompt>,
     pub(crate) sampling: SamplingSpec,
+    /// Whether the client named the seed, which all prompts then have; otherwise each has its own.
+    pub(crate) seeded: bool,
     /// The parameter its grammar came in, if it has one.
     pub(crate) grammar_param: &'static str,
-    /// How many answers to draw, from 1 to [`MAX_CHOICES`],
+    /// How many answers to draw for each prompt: from 1, and to [`MAX_CHOICES`] together,
     pub(crate) choices: u32,
     /// and how many of them, the likeliest, to answer with.
     pub(crate) keep: u32,
@@ -84,32 +87,39 @@ impl Prompt {
     }
 }
 
-/// An admitted request's answer, as it comes. Dropping it cancels the request.
+/// An admitted request's answer, as it comes: what is said to all of its prompts, heard as one.
+/// Dropping it cancels the request.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) id: RequestId,
     pub(crate) model: ModelId,
+    /// The first prompt's.
     pub(crate) seed: u64,
-    pub(crate) prompt: Arc<[TokenId]>,
+    pub(crate) prompts: Vec<Arc<[TokenId]>>,
     /// What its tokens mean.
     pub(crate) text: Arc<TextModel>,
-    pub(crate) said: mpsc::Receiver<Result<Said, RequestError>>,
+    said: mpsc::Receiver<Result<Said, RequestError>>,
     /// Choices that haven't ended.
     left: u32,
-    /// One for each choice.
+    /// One for each choice of each prompt.
     _work: Vec<AbortOnDropHandle<()>>,
 }
+
+/// Which of a request's prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PromptIndex(pub(crate) u16);
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Said {
     Chunk(Chunk),
-    /// Always the last of its choice, unless there was an error, which ends all.
+    /// Always the last of its choice, unless there was an error, which ends all of all prompts.
     End(End),
 }
 
 /// Tokens in the stream's order, without gaps, and the text that became certain with them.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Chunk {
+    pub(crate) prompt: PromptIndex,
     pub(crate) choice: ChoiceIndex,
     /// Index of the first of `tokens`.
     pub(crate) index: u32,
@@ -117,20 +127,21 @@ pub(crate) struct Chunk {
     pub(crate) text: String,
     /// What of it is calls of tools; `text` doesn't have it.
     pub(crate) calls: Vec<CallPiece>,
-    /// With the first chunk of the first choice, if they were asked for: of the prompt's tokens but
-    /// the first.
+    /// With the first chunk of a prompt's first choice, if they were asked for: of the prompt's
+    /// tokens but the first.
     pub(crate) prompt_logprobs: Vec<TokenLogprobs>,
 }
 
 impl Chunk {
-    fn new(choice: ChoiceIndex, index: u32) -> Self {
+    fn new(prompt: PromptIndex, choice: ChoiceIndex, index: u32) -> Self {
         let (tokens, text, calls) = (Vec::new(), String::new(), Vec::new());
-        Chunk { choice, index, tokens, text, calls, prompt_logprobs: Vec::new() }
+        Chunk { prompt, choice, index, tokens, text, calls, prompt_logprobs: Vec::new() }
     }
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct End {
+    pub(crate) prompt: PromptIndex,
     pub(crate) choice: ChoiceIndex,
     pub(crate) reason: FinishReason,
     /// Tools were called.

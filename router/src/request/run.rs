@@ -6,9 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use baton_policy::Priority;
 use baton_proto::{convert::Sampled, v1};
-use baton_types::{Capability, Epoch, FinishReason, NodeId, SequenceSpec, TokenId, TokenLogprobs};
+use baton_types::{
+    Capability, Epoch, FinishReason, NodeId, SequenceSpec, Slo, TokenId, TokenLogprobs,
+};
 use rand::Rng;
 use tokio::sync::mpsc;
 
@@ -139,9 +140,11 @@ impl Run {
             completion_tokens: output,
             cached_tokens: self.timing.cached_tokens().min(prompt),
         };
-        let choice = self.request.key.choice;
+        let (place, choice) = (self.request.place, self.request.key.choice);
         let called = self.request.calls.as_ref().is_some_and(|calls| calls.calls() > 0);
-        result.map(|reason| Said::End(End { choice, reason, called, usage, timings }))
+        let prompt = place.index;
+        let end = |reason| Said::End(End { prompt, choice, reason, called, usage, timings });
+        result.map(end).map_err(|error| place.blame(error))
     }
 
     /// Attempts until one reaches the sequence's end.
@@ -167,9 +170,16 @@ impl Run {
             max_new_tokens: self.request.max_tokens - self.merge.next_index(),
             cache_salt: 0,
             priority: self.request.priority,
-            number: self.request.number,
+            arrived: self.request.arrived,
+            slo: if self.merge.next_index() > 0 {
+                Slo { ttft: None, ..self.request.slo }
+            } else {
+                self.request.slo
+            },
+            follows: !self.request.is_first(),
             exclude: std::mem::take(&mut self.exclude),
-            patient: self.attempts > 0 || self.request.priority == Priority::Batch,
+            has_begun: self.attempts > 0,
+            may_be_local: self.request.sampling.prompt_logprobs.is_none(),
         };
         self.router.cluster.place(&request).await.map_err(RequestError::Policy)
     }
@@ -181,11 +191,13 @@ impl Run {
             self.merge.grant(self.epoch);
         }
         self.attempts += 1;
+        let begins = self.merge.next_index();
         let capability = Capability(rand::rng().random());
         let mut attempt = Attempt::start(&place, &self.spec(), capability, self.request.trace);
         self.timing.placed(self.router.clock.now(), &attempt.pair);
         tracing::debug!(
-            epoch = %self.epoch, prefill = %attempt.pair.prefill,
+            epoch = %self.epoch,
+            prefill = attempt.pair.prefill.as_ref().map(tracing::field::display),
             decode = attempt.pair.decode.as_ref().map(tracing::field::display),
             reasons = ?place.placement.reasons, "placed"
         );
@@ -193,6 +205,7 @@ impl Run {
             let word = attempt.next(self.merge.is_far_ahead()).await?;
             self.take(word, &place).map_err(|error| Failure::protocol(&attempt.pair, &error))?;
             if let Some(reason) = self.forward().await? {
+                place.finished(self.merge.next_index() - begins);
                 return Ok(reason);
             }
             if attempt.is_over() {
@@ -217,11 +230,13 @@ impl Run {
                 }
             }
             Word::HandedOver => place.handed_over(),
+            Word::Joined(joined) if place.is_local() => self.timing.begun(&joined),
             Word::Joined(joined) => {
                 place.handed_over();
                 self.timing.joined(&joined);
             }
             Word::Tokens { tokens, step_us } => {
+                place.first_token();
                 self.timing.stepped(step_us);
                 tokens.into_iter().try_for_each(|token| self.accept(token))?;
             }
@@ -241,8 +256,8 @@ impl Run {
 
     /// Sends on whatever has its turn. Says how the sequence ended, if it did.
     async fn forward(&mut self) -> Result<Option<FinishReason>, Cut> {
-        let (choice, index) = (self.request.key.choice, self.merge.next_index());
-        let mut chunk = Chunk::new(choice, index);
+        let (prompt, choice) = (self.request.place.index, self.request.key.choice);
+        let mut chunk = Chunk::new(prompt, choice, self.merge.next_index());
         chunk.prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
         let mut end = None;
         while let Some(sampled) = self.merge.release() {

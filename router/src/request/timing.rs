@@ -7,7 +7,7 @@ use baton_proto::{
     node::v1::{FirstToken, Joined},
     v1,
 };
-use baton_types::Time;
+use baton_types::{NodeId, Time};
 
 use super::failure::Pair;
 
@@ -29,14 +29,15 @@ impl Timing {
 
     /// The request has a place, for the first time or again.
     pub(crate) fn placed(&mut self, now: Time, pair: &Pair) {
+        let name = |node: Option<&NodeId>| node.map(ToString::to_string).unwrap_or_default();
         let router_queue_us = match self.parts.router_queue_us {
             0 => micros(now - self.arrived),
             first => first,
         };
         self.parts = v1::Timings {
             router_queue_us,
-            prefill_node: pair.prefill.to_string(),
-            decode_node: pair.decode.as_ref().map(ToString::to_string).unwrap_or_default(),
+            prefill_node: name(pair.prefill.as_ref().or(pair.decode.as_ref())),
+            decode_node: name(pair.decode.as_ref()),
             ..v1::Timings::default()
         };
     }
@@ -53,6 +54,12 @@ impl Timing {
         self.parts.decode_admission_us = joined.admission_us;
         self.parts.pages_moved = joined.pages;
         self.parts.bytes_moved = joined.bytes;
+    }
+
+    /// The node that decodes has begun with the prompt.
+    pub(crate) fn begun(&mut self, joined: &Joined) {
+        self.parts.prefill_queue_us = joined.admission_us;
+        self.cached_tokens.get_or_insert(joined.cached_tokens);
     }
 
     pub(crate) fn stepped(&mut self, step_us: u64) {

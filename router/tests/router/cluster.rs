@@ -74,15 +74,20 @@ impl Cluster {
     /// A router with so many nodes of each role.
     pub(crate) async fn start(prefill: usize, decode: usize) -> Self {
         let mut cluster = Cluster::alone(|_| {}).await;
+        cluster.join(prefill, decode).await;
+        cluster
+    }
+
+    /// So many nodes of each role come.
+    pub(crate) async fn join(&mut self, prefill: usize, decode: usize) {
         for number in 0..prefill {
             let name = format!("p{number}");
-            cluster.prefill.push(FakeNode::join(&cluster.control, Role::Prefill, &name).await);
+            self.prefill.push(FakeNode::join(&self.control, Role::Prefill, &name).await);
         }
         for number in 0..decode {
             let name = format!("d{number}");
-            cluster.decode.push(FakeNode::join(&cluster.control, Role::Decode, &name).await);
+            self.decode.push(FakeNode::join(&self.control, Role::Decode, &name).await);
         }
-        cluster
     }
 
     pub(crate) async fn get(&self, path: &str) -> Reply {

@@ -9,4 +9,5 @@ mod faults;
 mod grpc;
 mod http;
 mod open_inference;
+mod prompts;
 mod reflection;

@@ -262,10 +262,23 @@ fn prompts_become_tokens_and_tokens_text() {
         ("/tokenize", json!({ "model": "sim", "prompt": 3 }), 400, "prompt"),
         ("/tokenize", json!({ "model": "sim", "prompt": "a", "messages": [] }), 400, "messages"),
         ("/tokenize", json!({ "model": "none", "prompt": "a" }), 404, "none"),
+        ("/tokenize", json!({ "model": 1, "prompt": "a" }), 400, "model"),
         ("/detokenize", json!({ "model": "sim" }), 400, "tokens"),
         ("/detokenize", json!({ "model": "sim", "tokens": [1, 257] }), 400, "257"),
         ("/detokenize", json!({ "model": "sim", "tokens": [-1] }), 400, "tokens"),
     ] {
         check_error(&ask(path, body), status, &[part]);
     }
+    // Where one model is served it needn't be named, as with vLLM.
+    assert_eq!(ask("/tokenize", json!({ "prompt": text })).json().unwrap(), {
+        let mut told = told.clone();
+        told["token_strs"] = Value::Null;
+        told
+    });
+    let info = get(&cluster.path("/tokenizer_info")).unwrap().json().unwrap();
+    assert_eq!((&info["vocab_size"], &info["bos_token"]), (&json!(257), &Value::Null));
+    assert!(info["chat_template"].as_str().unwrap().contains("message.role"), "{info}");
+    let named = get(&cluster.path("/tokenizer_info?model=sim")).unwrap().json().unwrap();
+    assert_eq!(named, info);
+    check_error(&get(&cluster.path("/tokenizer_info?model=x")).unwrap(), 404, &["`x`"]);
 }

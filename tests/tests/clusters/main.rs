@@ -13,6 +13,7 @@ mod observe;
 mod open_inference;
 mod openai;
 mod openapi;
+mod prompts;
 mod replay;
 mod resume;
 mod same_tokens;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use baton_policy::{
-    ClusterView, Decision, LatencyModel, Link, PolicyConfig, Refusal, Scoring, Shortage, decide,
+    ClusterView, Decision, LatencyModel, Link, Policy, PolicyConfig, Refusal, Shortage, decide,
 };
 use baton_types::{Generation, NodeHello, NodeLoad, NumericsId, Role, Time};
 
@@ -11,7 +11,7 @@ const GENERATION: Generation = Generation(1);
 
 fn decode_node(view: &ClusterView, seed: u64) -> String {
     let placement = placed(ask(view, &request(100, 50, 0), seed));
-    placement.decode.expect("a decode node").node.to_string()
+    placement.path.decode().expect("a decode node").node.to_string()
 }
 
 #[test]
@@ -26,9 +26,10 @@ fn near_equals_share_the_load() {
 fn promises_count_at_once() {
     let mut view = cluster(&["p", "x", "y"]);
     let placement = placed(ask(&view, &request(100, 50, 0), 0));
-    let busy = placement.decode.clone().expect("a decode node").node.to_string();
+    let busy = placement.path.decode().expect("a decode node").node.to_string();
     for _ in 0..6 {
-        view.reserve(&placement);
+        let id = view.reserve(&request(100, 50, 0), &placement, Time::ZERO);
+        view.first_token(id, Time::ZERO);
     }
     assert!((0..50).all(|seed| decode_node(&view, seed) != busy));
 }
@@ -41,11 +42,14 @@ fn a_prompt_goes_where_its_beginning_is() {
     view.note_prefix(&first, &long.hashes[0].hashes);
     for seed in 0..30 {
         let again = placed(ask(&view, &request(500, 50, 0), seed));
-        assert_eq!(again.prefill, first.prefill);
+        assert_eq!(again.path.prefill(), first.path.prefill());
         assert_eq!((again.reasons.prefill_cached_tokens, again.demand.new_tokens), (480, 20));
     }
-    let others = (0..30).map(|seed| placed(ask(&view, &request(480, 50, 1000), seed)).prefill);
-    assert!(others.into_iter().any(|node| node != first.prefill), "another prompt goes anywhere");
+    let others = (0..30).map(|seed| placed(ask(&view, &request(480, 50, 1000), seed)).path);
+    assert!(
+        others.into_iter().any(|path| path.prefill() != first.path.prefill()),
+        "another prompt goes anywhere"
+    );
 }
 
 #[test]
@@ -64,14 +68,15 @@ fn a_crowded_prefix_is_left() {
     let first = placed(ask(&view, &prompt, 0));
     view.note_prefix(&first, &prompt.hashes[0].hashes);
     let load = NodeLoad { queued_tokens: 5000, waiting: 9, ..idle() };
-    view.observe(&first.prefill.node, GENERATION, load);
-    assert_ne!(placed(ask(&view, &prompt, 0)).prefill, first.prefill);
+    let crowded = first.path.prefill().expect("a prefill node");
+    view.observe(&crowded.node, GENERATION, load);
+    assert_ne!(placed(ask(&view, &prompt, 0)).path.prefill(), Some(crowded));
 }
 
 #[test]
 fn a_single_token_needs_no_decode_node() {
     let view = cluster(&["p"]);
-    assert_eq!(placed(ask(&view, &request(100, 1, 0), 0)).decode, None);
+    assert_eq!(placed(ask(&view, &request(100, 1, 0), 0)).path.decode(), None);
     let shortage = Shortage::Nodes { role: Role::Decode };
     assert_eq!(ask(&view, &request(100, 2, 0), 0), Decision::Queue(shortage));
 }
@@ -99,7 +104,8 @@ fn nodes_that_failed_the_request_are_passed_over() {
     let mut again = request(100, 50, 0);
     again.exclude.push("x".into());
     for seed in 0..20 {
-        assert_eq!(placed(ask(&view, &again, seed)).decode.expect("one").node, "y".into());
+        let placement = placed(ask(&view, &again, seed));
+        assert_eq!(placement.path.decode().expect("one").node, "y".into());
     }
 }
 
@@ -153,6 +159,11 @@ fn a_full_cluster_queues_and_then_refuses_with_a_hint() {
     let hint = full.retry_after().expect("a hint");
     assert!(hint >= Duration::from_millis(100) && hint <= Duration::from_secs(30), "{hint:?}");
     assert!(refused(late, 0).retry_after().expect("a hint") <= hint, "a longer queue waits longer");
+
+    // What goes before it of the same request would have worked in vain.
+    asked.follows = true;
+    asked.queued_before = 5;
+    assert_eq!(decide(&config, &view, &asked, late, &mut Draws(0)), Decision::Queue(shortage));
 }
 
 #[test]
@@ -169,13 +180,13 @@ fn a_prefill_pool_that_is_full_lets_some_wait() {
 fn the_fewest_requests_win_when_asked_for() {
     let mut view = cluster(&["p", "x", "y"]);
     view.observe(&"x".into(), GENERATION, NodeLoad { running: 1, ..idle() });
-    let config = PolicyConfig { scoring: Scoring::LeastRequests, ..PolicyConfig::default() };
+    let config = PolicyConfig { policy: Policy::LeastOutstanding, ..PolicyConfig::default() };
     let choose = |config: &PolicyConfig, seed| {
         let asked = request(100, 50, 0);
         let placement = placed(decide(config, &view, &asked, Time::ZERO, &mut Draws(seed)));
-        placement.decode.expect("a decode node").node.to_string()
+        placement.path.decode().expect("a decode node").node.to_string()
     };
     assert!((0..20).all(|seed| choose(&config, seed) == "y"));
-    let random = PolicyConfig { scoring: Scoring::Random, ..config };
+    let random = PolicyConfig { policy: Policy::Random, ..config };
     assert!((0..20).any(|seed| choose(&random, seed) == "x"));
 }

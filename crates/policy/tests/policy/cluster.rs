@@ -1,8 +1,7 @@
 //! Small clusters and requests to decide about.
 
 use baton_policy::{
-    ClusterView, Decision, LatencyModel, Placement, PolicyConfig, Priority, PromptHashes,
-    RequestView, decide,
+    ClusterView, Decision, LatencyModel, Placement, PolicyConfig, PromptHashes, RequestView, decide,
 };
 use baton_types::{
     BlockHash, Generation, KvDtype, KvLayout, NodeHello, NodeLoad, NumericsId, Role, Time,
@@ -66,14 +65,10 @@ pub(crate) fn cluster(names: &[&str]) -> ClusterView {
 pub(crate) fn request(tokens: u32, max_new_tokens: u32, first: u128) -> RequestView {
     let hashes = (0..u128::from(tokens / BLOCK)).map(|index| BlockHash(first + index)).collect();
     RequestView {
-        model: "m".into(),
-        priority: Priority::Interactive,
         tokens,
         max_new_tokens,
-        arrived: Time::ZERO,
-        queued_before: 0,
-        exclude: Vec::new(),
         hashes: vec![PromptHashes { numerics: NUMERICS, block_tokens: BLOCK, hashes }],
+        ..RequestView::new("m".into())
     }
 }
 

@@ -4,7 +4,7 @@ use baton_policy::{
     ClusterView, Decision, LatencyModel, NodeView, Placement, Priority, RequestView, ReservationId,
     Reserved,
 };
-use baton_types::{Generation, KvLayout, NodeHello, NodeId, NodeLoad, NumericsId, Role};
+use baton_types::{Generation, KvLayout, NodeHello, NodeId, NodeLoad, NumericsId, Role, Time};
 use proptest::prelude::*;
 
 use crate::cluster::{LAYOUT, ask, cluster, hello, request};
@@ -100,7 +100,7 @@ impl Run {
             Op::Ask { tokens, max_new, first, seed } => self.ask(tokens, max_new, first, seed)?,
             Op::FirstToken { nth } => {
                 if let Some((id, _)) = self.promised.get(nth) {
-                    self.view.first_token(*id);
+                    self.view.first_token(*id, Time::ZERO);
                 }
             }
             Op::HandedOver { nth } => {
@@ -138,18 +138,18 @@ impl Run {
         let Decision::Place(placement) = decision else { return Ok(()) };
         let prefill = find(&self.view, Role::Prefill, &placement);
         prop_assert!(prefill.accepts());
-        prop_assert_eq!(placement.decode.is_some(), max_new > 1);
-        if placement.decode.is_some() {
+        prop_assert_eq!(placement.path.decode().is_some(), max_new > 1);
+        if placement.path.decode().is_some() {
             let decode = find(&self.view, Role::Decode, &placement);
             prop_assert!(decode.accepts());
             prop_assert_eq!(&decode.group, &prefill.group);
             prop_assert!(placement.demand.decode_blocks <= decode.free_blocks());
         }
         let before = reserved(&self.view);
-        let id = self.view.reserve(&placement);
+        let id = self.view.reserve(&request, &placement, Time::ZERO);
         self.view.release(id);
         prop_assert_eq!(before, reserved(&self.view), "what is released leaves no trace");
-        let id = self.view.reserve(&placement);
+        let id = self.view.reserve(&request, &placement, Time::ZERO);
         self.view.note_prefix(&placement, &request.hashes[0].hashes);
         self.promised.push((id, placement));
         Ok(())
@@ -200,8 +200,8 @@ proptest! {
             let request = in_batch(request(tokens, max_new, nth * 1000));
             if let Decision::Place(placement) = ask(&view, &request, seed) {
                 let alone = view.reservations() == 0;
-                let id = view.reserve(&placement);
-                view.first_token(id);
+                let id = view.reserve(&request, &placement, Time::ZERO);
+                view.first_token(id, Time::ZERO);
                 let spare = view.decode.iter().all(|node| node.free_blocks() >= 25);
                 prop_assert!(spare || alone, "{:?}", view.decode);
             }

@@ -18,6 +18,8 @@ fn a_batch_answers_what_the_same_requests_are_answered() {
     let mut sent = lines(30, 6);
     sent[7]["body"]["temperature"] = json!(-1);
     sent[8]["body"]["stream"] = json!(true);
+    sent[9]["body"]["prompt"] = json!(["one prompt", [40, 41], "and another"]);
+    sent[9]["body"]["n"] = json!(2);
     let id = create(&cluster, &jsonl(&sent));
     let batch = wait_for(&cluster, &id, "completed");
     let answers = check_whole(&cluster, &batch, &sent);

@@ -1,0 +1,95 @@
+//! How long outputs are.
+
+use std::collections::BTreeMap;
+
+use baton_types::ModelId;
+
+use crate::Priority;
+
+/// Lengths of the outputs that ended lately, by model and class.
+#[derive(Clone, Debug, Default)]
+pub struct OutputLengths {
+    lengths: BTreeMap<(ModelId, Priority), Lengths>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lengths {
+    outputs: u32,
+    mean: f64,
+    variance: f64,
+}
+
+/// What an output is reckoned to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// In the mean: what time is reckoned by.
+    pub tokens: u32,
+    /// What memory is reckoned by: most outputs are no longer.
+    pub most: u32,
+}
+
+/// What the latest output counts for, when there are many.
+const WEIGHT: f64 = 0.02;
+/// Models and classes that are known at once.
+const MAX_CLASSES: usize = 1024;
+
+impl OutputLengths {
+    /// An output of `tokens` has ended.
+    pub fn observe(&mut self, model: &ModelId, priority: Priority, tokens: u32) {
+        let key = (model.clone(), priority);
+        if !self.lengths.contains_key(&key) && self.lengths.len() >= MAX_CLASSES {
+            return;
+        }
+        let none = Lengths { outputs: 0, mean: 0.0, variance: 0.0 };
+        let lengths = self.lengths.entry(key).or_insert(none);
+        lengths.outputs = lengths.outputs.saturating_add(1);
+        let weight = WEIGHT.max(1.0 / f64::from(lengths.outputs));
+        let difference = f64::from(tokens) - lengths.mean;
+        lengths.mean += weight * difference;
+        lengths.variance = (1.0 - weight) * (lengths.variance + weight * difference * difference);
+    }
+
+    /// What an output of at most `max` tokens will probably be, if outputs are `guess` long as long
+    /// as none has ended.
+    pub fn expected(&self, model: &ModelId, priority: Priority, max: u32, guess: u32) -> Expected {
+        let known = self.lengths.get(&(model.clone(), priority));
+        let (mean, most) = match known {
+            // A few say little.
+            Some(lengths) if lengths.outputs >= 16 => {
+                (lengths.mean, lengths.mean + lengths.variance.sqrt())
+            }
+            _ => (f64::from(guess), f64::from(guess)),
+        };
+        let tokens = |mean: f64| (mean.ceil() as u32).clamp(1, max.max(1));
+        Expected { tokens: tokens(mean), most: tokens(most) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_are_expected_as_they_were_lately() {
+        let (model, other) = (ModelId::from("m"), ModelId::from("n"));
+        let mut lengths = OutputLengths::default();
+        let guess = |lengths: &OutputLengths, model: &ModelId, max| {
+            let Expected { tokens, most } =
+                lengths.expected(model, Priority::Interactive, max, 128);
+            (tokens, most)
+        };
+        assert_eq!(guess(&lengths, &model, 1000), (128, 128));
+        for at in 0..200 {
+            let tokens = if at % 2 == 0 { 30 } else { 50 };
+            lengths.observe(&model, Priority::Interactive, tokens);
+        }
+        let (tokens, most) = guess(&lengths, &model, 1000);
+        assert!((39..=42).contains(&tokens) && (48..=52).contains(&most), "{tokens} {most}");
+        assert_eq!(guess(&lengths, &model, 10), (10, 10), "never more than may come");
+        assert_eq!(guess(&lengths, &other, 1000), (128, 128));
+        for _ in 0..400 {
+            lengths.observe(&model, Priority::Interactive, 400);
+        }
+        assert!(guess(&lengths, &model, 1000).0 > 390, "the old ones are forgotten");
+    }
+}

@@ -1,0 +1,160 @@
+//! A path for a request, with what is predicted of it.
+
+use std::time::Duration;
+
+use baton_types::blocks_for;
+
+use super::sides::{DecodeSide, PrefillSide, Question};
+use crate::{Demand, Links, Path, Placed, Placement, Prediction, Reasons};
+
+/// Times are in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate<'a> {
+    pub(super) sides: Sides<'a>,
+    pub(super) queue: f64,
+    pub(super) ttft: f64,
+    pub(super) exposed: f64,
+    pub(super) tpot: f64,
+    pub(super) attainment: f64,
+    pub(super) loss: f64,
+    /// The request's time to its end, and what it costs others meanwhile.
+    pub(super) cost: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sides<'a> {
+    Disaggregated(PrefillSide<'a>, DecodeSide<'a>),
+    PrefillOnly(PrefillSide<'a>),
+    Local(PrefillSide<'a>, DecodeSide<'a>),
+}
+
+impl<'a> Candidate<'a> {
+    pub(super) fn disaggregated(
+        question: &Question<'a>,
+        links: &Links,
+        prefill: PrefillSide<'a>,
+        decode: DecodeSide<'a>,
+    ) -> Self {
+        let node = decode.node;
+        let layout = node.group.layout;
+        let missing = question.request.tokens - decode.cached;
+        let bytes = blocks_for(missing as usize, layout.block_tokens) * layout.block_bytes();
+        let link = links.between(&prefill.node.node, &node.node);
+        let compute = seconds(prefill.compute);
+        let exposed = link.exposed(bytes as u64, layout.layers, compute).as_secs_f64();
+        let more = question.more_tokens();
+        let tpot = decode.step + exposed / more.max(1.0);
+        Candidate {
+            sides: Sides::Disaggregated(prefill, decode),
+            queue: prefill.queue,
+            ttft: prefill.ttft,
+            exposed,
+            tpot,
+            attainment: prefill.chance * question.tpot_chance(node, tpot),
+            loss: decode.loss,
+            cost: prefill.ttft + exposed + more * (decode.step + decode.harm()),
+        }
+    }
+
+    pub(super) fn prefill_only(prefill: PrefillSide<'a>) -> Self {
+        Candidate {
+            sides: Sides::PrefillOnly(prefill),
+            queue: prefill.queue,
+            ttft: prefill.ttft,
+            exposed: 0.0,
+            tpot: 0.0,
+            attainment: prefill.chance,
+            loss: 0.0,
+            cost: prefill.ttft,
+        }
+    }
+
+    /// While the prompt is computed, each step of the batch takes as much longer.
+    pub(super) fn local(question: &Question<'a>, decode: DecodeSide<'a>) -> Self {
+        let (node, more) = (decode.node, question.more_tokens());
+        let mut prefill = question.prefill(node);
+        let alone = prefill.compute;
+        let mut stall = 0.0;
+        if decode.others > 0 {
+            let new_tokens = u64::from(question.request.tokens - prefill.cached);
+            prefill.compute += node.latency.steps(new_tokens) as f64 * decode.before;
+            prefill = question.timed(prefill);
+            // The others are, in the mean, half through.
+            stall = alone / (more / 2.0).max(1.0);
+        }
+        Candidate {
+            sides: Sides::Local(prefill, decode),
+            queue: prefill.queue,
+            ttft: prefill.ttft,
+            exposed: 0.0,
+            tpot: decode.step,
+            attainment: prefill.chance * question.tpot_chance(node, decode.step),
+            loss: decode.loss(decode.step + stall),
+            cost: prefill.ttft
+                + more * (decode.step + decode.harm())
+                + alone * decode.others as f64,
+        }
+    }
+
+    /// Objectives met by placing the request so, others' losses deducted.
+    pub(super) fn value(&self) -> f64 {
+        self.attainment - self.loss
+    }
+
+    pub(super) fn placement(&self, question: &Question<'_>) -> Placement {
+        let tokens = u64::from(question.request.tokens);
+        let (prefill, decode) = match self.sides {
+            Sides::Disaggregated(prefill, decode) | Sides::Local(prefill, decode) => {
+                (prefill, Some(decode))
+            }
+            Sides::PrefillOnly(prefill) => (prefill, None),
+        };
+        let path = match self.sides {
+            Sides::Disaggregated(prefill, decode) => Path::Disaggregated {
+                prefill: Placed::on(prefill.node),
+                decode: Placed::on(decode.node),
+            },
+            Sides::PrefillOnly(prefill) => Path::PrefillOnly { prefill: Placed::on(prefill.node) },
+            Sides::Local(_, decode) => Path::Local { decode: Placed::on(decode.node) },
+        };
+        let uncorrected = |tpot, decode: DecodeSide<'_>| tpot / decode.node.tpot.corrected(1.0);
+        Placement {
+            path,
+            demand: Demand {
+                new_tokens: tokens - u64::from(prefill.cached),
+                prefill: seconds(prefill.compute),
+                context_tokens: tokens,
+                prefill_blocks: question.prefill_blocks(prefill.node),
+                decode_blocks: decode.map_or(0, |decode| question.decode_blocks(decode.node)),
+                tpot: question.request.slo.tpot.filter(|_| decode.is_some()),
+            },
+            predicted: Prediction {
+                ttft: seconds(self.ttft),
+                exposed_transfer: seconds(self.exposed),
+                tpot: seconds(self.tpot),
+                harm: seconds(decode.map_or(0.0, |decode| decode.harm())),
+                attainment: self.attainment,
+                loss: self.loss,
+                uncorrected_ttft: seconds(prefill.queue + prefill.compute),
+                uncorrected_tpot: seconds(decode.map_or(0.0, |side| uncorrected(self.tpot, side))),
+            },
+            reasons: Reasons {
+                prefill_cached_tokens: prefill.cached,
+                decode_cached_tokens: decode.map_or(0, |decode| decode.cached),
+                queue: seconds(self.queue),
+                ..Reasons::default()
+            },
+        }
+    }
+}
+
+impl DecodeSide<'_> {
+    /// What the request adds to each step, over all of the others.
+    pub(super) fn harm(&self) -> f64 {
+        self.share * self.others as f64
+    }
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}

@@ -1,0 +1,276 @@
+//! What to do with a request now.
+
+mod baseline;
+mod candidate;
+mod joint;
+mod sides;
+
+use std::time::Duration;
+
+use baton_types::{Role, Time};
+use rand_core::RngCore;
+
+use self::{
+    candidate::Candidate,
+    joint::Pool,
+    sides::{DecodeSide, PrefillSide, Question, able},
+};
+use crate::{
+    ClusterView, Decision, NodeView, Policy, PolicyConfig, Priority, Reasons, Refusal, RequestView,
+    Shortage,
+};
+
+/// When to ask again: at least this late, and at most.
+const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
+/// When to look for nodes again.
+const RETRY_NODES: Duration = Duration::from_secs(1);
+/// A chance that is none.
+const NO_CHANCE: f64 = 0.05;
+
+/// Says what to do with `request` now. Decides the same for the same view, request and draws.
+///
+/// Order among waiting requests is the caller's: it asks for the first in the queue first.
+pub fn decide(
+    config: &PolicyConfig,
+    view: &ClusterView,
+    request: &RequestView,
+    now: Time,
+    rng: &mut impl RngCore,
+) -> Decision {
+    if let Err(refusal) = check(view, request) {
+        return Decision::Refuse(refusal);
+    }
+    let most = request.max_new_tokens;
+    let guess = config.expected_output_tokens;
+    let expected = view.outputs.expected(&request.model, request.priority, most, guess);
+    let costs = Costs { config, view, request, question: Question::new(request, expected, now) };
+    let chosen = match config.policy {
+        Policy::Joint => costs.joint(rng),
+        _ => costs.baseline(rng),
+    };
+    match chosen {
+        Ok((chosen, how)) => Decision::Place(joint::placed(&costs.question, &chosen, how)),
+        Err(Declined::Short(shortage)) => costs.wait(shortage),
+        Err(Declined::Late(ttft)) => Decision::Refuse(costs.too_late(ttft)),
+    }
+}
+
+/// Refuses what no node will ever take.
+fn check(view: &ClusterView, request: &RequestView) -> Result<(), Refusal> {
+    let model = || request.model.clone();
+    let Some(max) = view.max_tokens(&request.model) else {
+        return Err(Refusal::UnknownModel { model: model() });
+    };
+    if request.tokens == 0 {
+        return Err(Refusal::EmptyPrompt);
+    }
+    if request.max_new_tokens == 0 {
+        return Err(Refusal::NothingToGenerate);
+    }
+    let (tokens, max) = (request.max_tokens(), u64::from(max));
+    if tokens > max {
+        return Err(Refusal::TooLong { model: model(), tokens, max });
+    }
+    match view.max_prompt(&request.model) {
+        Some(max) if request.tokens > max => {
+            Err(Refusal::PromptTooLong { model: model(), tokens: request.tokens, max })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Why a request isn't placed now.
+enum Declined {
+    Short(Shortage),
+    /// The first token would come so many seconds after the request.
+    Late(f64),
+}
+
+/// One request's costs on the nodes of one view.
+struct Costs<'a> {
+    config: &'a PolicyConfig,
+    view: &'a ClusterView,
+    request: &'a RequestView,
+    question: Question<'a>,
+}
+
+impl<'a> Costs<'a> {
+    fn joint(&self, rng: &mut impl RngCore) -> Result<(Candidate<'a>, Reasons), Declined> {
+        let (question, links) = (&self.question, &self.view.links);
+        let pools = self.pools().map_err(Declined::Short)?;
+        let mut candidates = Vec::new();
+        // When the first could begin.
+        let mut soonest = f64::INFINITY;
+        for mut pool in pools {
+            soonest = pool.prefill.iter().map(|side| side.queue).fold(soonest, f64::min);
+            pool.shorten(question, links, self.config.shortlist.max(1));
+            if self.request.needs_decode() {
+                let local = |side: &DecodeSide<'_>| self.may_be_local(side);
+                pool.candidates(question, links, local, &mut candidates);
+            } else {
+                candidates.extend(pool.prefill.into_iter().map(Candidate::prefill_only));
+            }
+        }
+        let Some((chosen, how)) = joint::choose(self.config, &candidates, rng) else {
+            return Err(Declined::Short(Shortage::Nodes { role: Role::Decode }));
+        };
+        let is_urgent = self.request.has_begun;
+        let in_time = |chance: f64| self.question.ttft.is_none() || chance > NO_CHANCE;
+        let is_late = !candidates.iter().any(|one| in_time(one.attainment));
+        if is_late && self.request.refuse_late && !is_urgent && self.is_hopeless(&candidates) {
+            return Err(Declined::Late(chosen.ttft));
+        }
+        let ahead = self.config.queue_ahead.as_secs_f64();
+        if !is_urgent && soonest > ahead && chosen.queue > ahead {
+            let after = Duration::try_from_secs_f64(soonest - ahead).unwrap_or_default();
+            return Err(Declined::Short(Shortage::Turn { after }));
+        }
+        // Who is served late is served all the same, where it harms least.
+        let worth = if is_late { chosen.attainment.max(0.5) } else { chosen.attainment };
+        if !is_urgent && chosen.loss > 0.0 && worth <= chosen.loss {
+            return Err(Declined::Short(Shortage::Objectives));
+        }
+        Ok((chosen, how))
+    }
+
+    /// Whether it would be late even if it were its turn everywhere; and where something else is
+    /// to be done, it isn't worth waiting for.
+    fn is_hopeless(&self, candidates: &[Candidate<'_>]) -> bool {
+        let Some(limit) = self.question.ttft else { return false };
+        let soonest = candidates.iter().map(|one| one.ttft - one.queue).min_by(f64::total_cmp);
+        let is_busy = candidates.iter().all(|one| one.queue > 0.0);
+        soonest.is_some_and(|soonest| soonest > limit) && (is_busy || limit <= 0.0)
+    }
+
+    fn may_be_local(&self, side: &DecodeSide<'_>) -> bool {
+        let new_tokens = self.request.tokens - side.cached;
+        self.request.may_be_local && new_tokens <= self.config.local_tokens
+    }
+
+    fn baseline(&self, rng: &mut impl RngCore) -> Result<(Candidate<'a>, Reasons), Declined> {
+        let policy = self.config.policy;
+        let mut pools = self.pools().map_err(Declined::Short)?;
+        // One group, as a deployment of one model has: the first.
+        let pool = pools.swap_remove(0);
+        let nodes = || Declined::Short(Shortage::Nodes { role: Role::Prefill });
+        let question = &self.question;
+        let at = baseline::prefill(policy, question, &pool.prefill, rng).ok_or_else(nodes)?;
+        let prefill = pool.prefill[at];
+        let candidates = (pool.prefill.len() * pool.decode.len().max(1)) as u32;
+        let how = Reasons { candidates, near_equal: 1, ..Reasons::default() };
+        if !self.request.needs_decode() {
+            return Ok((Candidate::prefill_only(prefill), how));
+        }
+        let at = baseline::decode(policy, &pool.decode, rng).ok_or_else(nodes)?;
+        let links = &self.view.links;
+        Ok((Candidate::disaggregated(question, links, prefill, pool.decode[at]), how))
+    }
+
+    /// Nodes with room for the request now, group by group: at least one pair, or what is missing.
+    fn pools(&self) -> Result<Vec<Pool<'a>>, Shortage> {
+        let (request, question) = (self.request, &self.question);
+        let mut pools: Vec<Pool<'a>> = Vec::new();
+        let mut shortage = Shortage::Nodes { role: Role::Prefill };
+        let prefill: Vec<&NodeView> = able(&self.view.prefill, Role::Prefill, request).collect();
+        if prefill.is_empty() {
+            return Err(shortage);
+        }
+        shortage = Shortage::Nodes { role: Role::Decode };
+        for node in prefill {
+            let side = question.prefill(node);
+            let at = pools.iter().position(|pool| pool.prefill[0].node.group == node.group);
+            match at {
+                Some(at) => pools[at].prefill.push(side),
+                None => pools.push(Pool { prefill: vec![side], decode: Vec::new() }),
+            }
+        }
+        if request.needs_decode() {
+            for node in able(&self.view.decode, Role::Decode, request) {
+                let group = |pool: &&mut Pool<'_>| pool.prefill[0].node.group == node.group;
+                let Some(pool) = pools.iter_mut().find(group) else { continue };
+                let (needed, free) = (question.decode_blocks(node), node.free_blocks());
+                if needed <= free && self.leaves_room(node, needed) {
+                    pool.decode.push(question.decode(node));
+                } else {
+                    shortage = shortage.or(Shortage::DecodeBlocks { needed, free });
+                }
+            }
+            pools.retain(|pool| !pool.decode.is_empty());
+            if pools.is_empty() {
+                return Err(shortage);
+            }
+        }
+        for pool in &mut pools {
+            pool.prefill.retain(|side: &PrefillSide<'_>| self.takes_prefill(side.node));
+        }
+        pools.retain(|pool| !pool.prefill.is_empty());
+        if pools.is_empty() { Err(Shortage::PrefillRoom) } else { Ok(pools) }
+    }
+
+    fn takes_prefill(&self, node: &NodeView) -> bool {
+        let needed = self.question.prefill_blocks(node);
+        let takes = needed <= node.free_blocks() || node.queued() < self.config.max_waiting.into();
+        takes && self.leaves_room(node, needed)
+    }
+
+    /// Whether those who come later find room beside the request, if that is asked of it. A node
+    /// with nothing else to do takes whatever fits.
+    fn leaves_room(&self, node: &NodeView, needed: u64) -> bool {
+        if self.request.priority == Priority::Interactive || node.is_idle() {
+            return true;
+        }
+        let spare = (f64::from(node.total_blocks) * self.config.batch_spare).ceil() as u64;
+        node.queued() < self.config.batch_prompts.into()
+            && needed.saturating_add(spare) <= node.free_blocks()
+    }
+
+    /// Queues a request for which there is no room now, or refuses it.
+    fn wait(&self, shortage: Shortage) -> Decision {
+        if self.request.waits_long() {
+            return Decision::Queue(shortage);
+        }
+        let (queued, waited) =
+            (self.request.queued_before, self.question.now - self.request.arrived);
+        let has_waited = waited >= self.config.max_queue_time;
+        if queued < self.config.max_queued && !has_waited {
+            return Decision::Queue(shortage);
+        }
+        let model = self.request.model.clone();
+        let retry_after = self.retry_after();
+        Decision::Refuse(match shortage {
+            Shortage::Nodes { role } => Refusal::NoNodes { model, role, retry_after: RETRY_NODES },
+            _ if has_waited => Refusal::WaitedTooLong { model, waited, retry_after },
+            _ => Refusal::Full { model, queued, retry_after },
+        })
+    }
+
+    fn too_late(&self, ttft: f64) -> Refusal {
+        let waited = self.question.now - self.request.arrived;
+        Refusal::TooLate {
+            model: self.request.model.clone(),
+            ttft: waited + Duration::try_from_secs_f64(ttft).unwrap_or_default(),
+            objective: self.request.slo.ttft.unwrap_or_default(),
+            retry_after: self.retry_after(),
+        }
+    }
+
+    /// About when those before the request will have made room.
+    fn retry_after(&self) -> Duration {
+        let output = self.question.expected.tokens;
+        let serving = |role| {
+            let nodes = self.view.nodes(role).iter();
+            nodes.filter(|view| view.accepts() && view.group.model == self.request.model)
+        };
+        let queue = |view: &NodeView| view.queue_time(self.question.now);
+        let prefill = serving(Role::Prefill).map(queue).min().unwrap_or_default();
+        let departure = |view: &NodeView| {
+            let batch = view.batch().max(1);
+            let step = view.latency.decode(batch, view.context_tokens());
+            step.saturating_mul(output) / u32::try_from(batch).unwrap_or(u32::MAX)
+        };
+        let decode = serving(Role::Decode).map(departure).min().unwrap_or_default();
+        let before = u32::try_from(self.request.queued_before).unwrap_or(u32::MAX);
+        let turns = before.saturating_add(1);
+        prefill.saturating_add(decode.saturating_mul(turns)).clamp(RETRY[0], RETRY[1])
+    }
+}

@@ -1,0 +1,143 @@
+//! What each node alone would mean to a request: what pairs are made of.
+
+use baton_types::{Role, Time, blocks_for};
+
+use crate::{Expected, NodeView, RequestView, chance::chance};
+
+/// What a prompt would wait for and cost on one node, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PrefillSide<'a> {
+    pub(super) node: &'a NodeView,
+    /// Prompt tokens it probably has.
+    pub(super) cached: u32,
+    pub(super) queue: f64,
+    pub(super) compute: f64,
+    /// Queue and prefill, as corrected by how such predictions came out.
+    pub(super) ttft: f64,
+    /// The chance that this is in time.
+    pub(super) chance: f64,
+}
+
+/// What decoding would be on one node, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DecodeSide<'a> {
+    pub(super) node: &'a NodeView,
+    pub(super) cached: u32,
+    /// Those already there.
+    pub(super) others: u64,
+    /// A step before the request has joined,
+    pub(super) before: f64,
+    /// and after it.
+    pub(super) step: f64,
+    /// What it adds to each of the others' steps.
+    pub(super) share: f64,
+    /// How many of the others will miss their objectives for it.
+    pub(super) loss: f64,
+}
+
+/// What of a request all nodes are asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question<'a> {
+    pub(super) request: &'a RequestView,
+    pub(super) expected: Expected,
+    pub(super) now: Time,
+    /// Seconds left for the first token, and seconds for each of the others.
+    pub(super) ttft: Option<f64>,
+    pub(super) tpot: Option<f64>,
+}
+
+impl<'a> Question<'a> {
+    pub(super) fn new(request: &'a RequestView, expected: Expected, now: Time) -> Self {
+        let waited = now.since(request.arrived).as_secs_f64();
+        let ttft = request.slo.ttft.map(|ttft| ttft.as_secs_f64() - waited);
+        let tpot = request.slo.tpot.map(|tpot| tpot.as_secs_f64());
+        Question { request, expected, now, ttft, tpot }
+    }
+
+    /// Tokens after the first.
+    pub(super) fn more_tokens(&self) -> f64 {
+        f64::from(self.expected.tokens - 1)
+    }
+
+    pub(super) fn prefill_blocks(&self, node: &NodeView) -> u64 {
+        blocks_for(self.request.tokens as usize, node.group.layout.block_tokens) as u64
+    }
+
+    /// For the prompt and as much output as most have.
+    pub(super) fn decode_blocks(&self, node: &NodeView) -> u64 {
+        let tokens = u64::from(self.request.tokens) + u64::from(self.expected.most) - 1;
+        tokens.div_ceil(node.group.layout.block_tokens.into())
+    }
+
+    pub(super) fn cached(&self, node: &NodeView) -> u32 {
+        node.cached_tokens(&self.request.hashes_for(&node.group), self.request.tokens)
+    }
+
+    pub(super) fn prefill(&self, node: &'a NodeView) -> PrefillSide<'a> {
+        let cached = self.cached(node);
+        let new_tokens = u64::from(self.request.tokens - cached);
+        let queue = node.queue_time(self.now).as_secs_f64();
+        let compute = node.latency.prefill(new_tokens, cached.into()).as_secs_f64();
+        self.timed(PrefillSide { node, cached, queue, compute, ttft: 0.0, chance: 0.0 })
+    }
+
+    /// Queue and compute put together.
+    pub(super) fn timed(&self, mut side: PrefillSide<'a>) -> PrefillSide<'a> {
+        let calibration = side.node.ttft;
+        side.ttft = calibration.corrected(side.queue + side.compute);
+        let in_time = |limit| chance(side.ttft, limit, calibration.spread());
+        side.chance = self.ttft.map_or(1.0, in_time);
+        side
+    }
+
+    pub(super) fn decode(&self, node: &'a NodeView) -> DecodeSide<'a> {
+        let (others, context) = (node.batch(), node.context_tokens());
+        // In the mean over its life it has half of its output in the cache.
+        let own = u64::from(self.request.tokens) + u64::from(self.expected.tokens / 2);
+        let step =
+            |batch, context| node.tpot.corrected(node.latency.decode(batch, context).as_secs_f64());
+        let (before, after) = (step(others, context), step(others + 1, context + own));
+        let mut side = DecodeSide {
+            node,
+            cached: self.cached(node),
+            others,
+            before,
+            step: after,
+            share: node.latency.decode_share(own).as_secs_f64(),
+            loss: 0.0,
+        };
+        side.loss = side.loss(after);
+        side
+    }
+
+    /// The chance that a mean of `tpot` seconds per token is in time.
+    pub(super) fn tpot_chance(&self, node: &NodeView, tpot: f64) -> f64 {
+        let in_time = |limit| chance(tpot, limit, node.tpot.spread());
+        self.tpot.map_or(1.0, in_time)
+    }
+}
+
+impl DecodeSide<'_> {
+    /// How many of the others miss their objectives when a step takes `after` seconds.
+    pub(super) fn loss(&self, after: f64) -> f64 {
+        let reserved = &self.node.reserved;
+        let Some(objective) = reserved.objective() else { return 0.0 };
+        let chance = |step| chance(step, objective, self.node.tpot.spread());
+        let drop = chance(self.before) - chance(after);
+        (drop * reserved.objectives as f64).max(0.0)
+    }
+}
+
+/// Nodes of `role` that accept work and are large enough for the request.
+pub(super) fn able<'a>(
+    nodes: &'a [NodeView],
+    role: Role,
+    request: &'a RequestView,
+) -> impl Iterator<Item = &'a NodeView> {
+    nodes.iter().filter(move |view| {
+        view.group.model == request.model
+            && view.accepts()
+            && view.can_hold(role, request)
+            && !request.exclude.contains(&view.node)
+    })
+}
