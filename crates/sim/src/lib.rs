@@ -32,7 +32,6 @@ mod fault;
 mod network;
 mod node;
 mod outcome;
-mod placer;
 mod random;
 mod report;
 mod scenario;

@@ -1,9 +1,7 @@
 use std::time::Duration;
 
-use baton_types::Time;
+use baton_types::{Slo, Time};
 use serde::Serialize;
-
-use crate::workload::Targets;
 
 /// What became of one offered request.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +19,7 @@ pub struct Outcome {
     pub tpot: Option<Duration>,
     /// The longest time between two of its tokens.
     pub longest_gap: Option<Duration>,
-    pub targets: Targets,
+    pub slo: Slo,
     pub parts: Parts,
     pub cached_tokens: u32,
     pub attempts: u32,
@@ -57,7 +55,18 @@ pub struct Parts {
 impl Outcome {
     /// Whether it got all its tokens and met its targets.
     pub fn met(&self) -> bool {
+        self.met_ttft() && self.met_tpot()
+    }
+
+    /// Whether it completed, and began in time.
+    pub fn met_ttft(&self) -> bool {
         let ttft = self.ttft.filter(|_| self.end == End::Completed);
-        ttft.is_some_and(|ttft| self.targets.met(ttft, self.tpot))
+        ttft.is_some_and(|ttft| self.slo.ttft.is_none_or(|target| ttft <= target))
+    }
+
+    /// Whether it completed, and went on in time. One token alone has no time per token.
+    pub fn met_tpot(&self) -> bool {
+        self.end == End::Completed
+            && self.slo.tpot.zip(self.tpot).is_none_or(|(target, tpot)| tpot <= target)
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     fault::{Fault, FaultError},
-    workload::{Slo, WorkloadConfig, WorkloadError},
+    workload::{SloConfig, WorkloadConfig, WorkloadError},
 };
 
 /// A cluster, what is asked of it, and what goes wrong meanwhile.
@@ -20,7 +20,7 @@ pub struct Scenario {
     pub cluster: ClusterConfig,
     pub policy: PolicyConfig,
     pub workload: WorkloadConfig,
-    pub slo: Slo,
+    pub slo: SloConfig,
     pub faults: Vec<Fault>,
 }
 

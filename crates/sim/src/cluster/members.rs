@@ -31,7 +31,7 @@ impl Simulation<'_> {
                 profile: worker.profile,
                 chunk_tokens: worker.scheduler.chunk_tokens,
             };
-            self.placer.view().join(&hello, latency);
+            self.placer.view_mut().join(&hello, latency);
             if role == baton_types::Role::Decode && self.scenario.cluster.topology.is_colocated() {
                 self.link_own_faces(node);
             }
@@ -44,7 +44,7 @@ impl Simulation<'_> {
         let faces = self.faces(node);
         if let [(prefill, _), (decode, _)] = &faces[..] {
             let here = baton_policy::Link { rtt_us: 0.0, bytes_per_second: f64::INFINITY };
-            let links = &mut self.placer.view().links;
+            let links = &mut self.placer.view_mut().links;
             links.known.insert((prefill.clone(), decode.clone()), here);
         }
     }
@@ -64,7 +64,7 @@ impl Simulation<'_> {
         let expired = self.members.expire(self.now);
         for face in expired {
             if let Some(&node) = self.by_name.get(&face) {
-                self.placer.view().leave(&face);
+                self.placer.view_mut().leave(&face);
                 self.attempts_lost(node);
             }
         }
@@ -101,8 +101,8 @@ impl Simulation<'_> {
             if self.members.heartbeat(self.now, &face, generation).is_err() {
                 self.join(node);
             }
-            self.placer.view().observe(&face, generation, load);
-            self.placer.view().set_available(&face, generation, true);
+            self.placer.view_mut().observe(&face, generation, load);
+            self.placer.view_mut().set_available(&face, generation, true);
         }
     }
 
@@ -110,7 +110,7 @@ impl Simulation<'_> {
     pub(super) fn suspect(&mut self, node: usize) {
         let generation = self.nodes[node].generation;
         for (face, _) in self.faces(node) {
-            self.placer.view().set_available(&face, generation, false);
+            self.placer.view_mut().set_available(&face, generation, false);
         }
     }
 
@@ -118,7 +118,7 @@ impl Simulation<'_> {
     pub(super) fn node_gone(&mut self, node: usize, generation: Generation) {
         for (face, _) in self.faces(node) {
             if self.members.leave(&face, generation) {
-                self.placer.view().leave(&face);
+                self.placer.view_mut().leave(&face);
             }
         }
         self.attempts_lost(node);

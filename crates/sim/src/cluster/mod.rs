@@ -20,6 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use baton_kv_cache::Usage;
 use baton_membership::Members;
+use baton_policy::Placer;
 use baton_scheduler::{EngineInfo, Sampled};
 use baton_transfer_protocol::{PageRun, SourceConfig};
 use baton_types::{Generation, ModelId, NodeHello, NodeId, NumericsId, Role, Time};
@@ -37,7 +38,6 @@ use crate::{
     network::Network,
     node::{Node, Work},
     outcome::Outcome,
-    placer::Placer,
     random::{Draws, Purpose, draws},
     report::Report,
     scenario::{Scenario, ScenarioError, Topology, seconds},
@@ -285,8 +285,7 @@ impl<'a> Simulation<'a> {
             })
         };
         let leaks = self.nodes.iter().filter_map(leak).collect();
-        let (now, mut placer, mut outcomes, mut nodes) =
-            (self.now, self.placer, self.outcomes, self.nodes);
+        let (now, mut outcomes, mut nodes) = (self.now, self.outcomes, self.nodes);
         outcomes.sort_by_key(|outcome| outcome.number);
         nodes.iter_mut().for_each(|node| node.stats.holds(now, 0));
         Finished {
@@ -295,7 +294,7 @@ impl<'a> Simulation<'a> {
             ended: self.last_ended,
             over_context: self.workload.over_context(),
             leaks,
-            reservations: placer.view().reservations(),
+            reservations: self.placer.view().reservations(),
             events: self.events,
         }
     }

@@ -4,10 +4,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use baton_kv_cache::block_hashes;
-use baton_policy::{Placement, Priority, PromptHashes, RequestView, ReservationId};
+use baton_policy::{
+    Path, Placement, Priority, PromptHashes, RequestView, ReservationId, Ticket, Verdict,
+};
 use baton_types::{
     Capability, ChoiceIndex, Epoch, Generation, NodeId, NumericsId, RequestId, RouterId,
-    SamplingSpec, SequenceKey, SequenceSpec, StopTokens, Time, TokenId,
+    SamplingSpec, SequenceKey, SequenceSpec, Slo, StopTokens, Time, TokenId,
 };
 
 use super::{
@@ -19,7 +21,6 @@ use super::{
 use crate::{
     node::Work,
     outcome::{End, Outcome, Parts},
-    placer::{Answer, Route, route},
     scenario::seconds,
     workload::Request,
 };
@@ -60,6 +61,8 @@ struct Attempt {
     decode: Option<usize>,
     /// Prompt and output are one worker's.
     whole: bool,
+    /// With so many tokens emitted before.
+    began: u32,
     prefilled: bool,
     joined: bool,
     finished: bool,
@@ -109,7 +112,7 @@ impl Live {
             ttft: self.first.map(|first| first - self.request.at),
             tpot: more.zip(since_first).map(|(more, time)| time / more),
             longest_gap: more.map(|_| self.longest_gap),
-            targets: self.request.targets,
+            slo: self.request.slo,
             parts: self.parts,
             cached_tokens: self.cached_tokens.unwrap_or(0),
             attempts: self.attempts,
@@ -168,31 +171,38 @@ impl Simulation<'_> {
             block_tokens,
             hashes: hashes.clone(),
         });
+        let declared = self.scenario.slo.declared;
+        let slo = if declared { live.request.slo } else { Slo::default() };
         let view = RequestView {
             model: self.model.clone(),
             priority: Priority::Interactive,
             tokens: tokens.len() as u32,
             max_new_tokens: live.request.max_tokens - live.emitted,
-            arrived: self.now,
+            slo: if live.emitted > 0 { Slo { ttft: None, ..slo } } else { slo },
+            refuse_late: slo.ttft.is_some() && live.emitted == 0,
+            has_begun: live.attempts > 0,
+            may_be_local: !self.scenario.cluster.topology.is_colocated(),
+            arrived: live.request.at,
             queued_before: 0,
+            follows: false,
             exclude: std::mem::take(&mut live.exclude),
             hashes: hashes.collect(),
         };
-        let patient = live.attempts > 0;
-        self.placer.submit(number, view, patient);
+        self.placer.submit(Ticket(number), view);
     }
 
     /// The view changed, or somebody came: whoever can be placed is.
     pub(super) fn place_requests(&mut self) {
-        while let Some((number, answer)) = self.placer.poll(self.now, &mut self.policy_draws) {
-            match answer {
-                Answer::Placed(reservation, placement) => {
+        while let Some((ticket, said)) = self.placer.poll(self.now, &mut self.policy_draws) {
+            let Ticket(number) = ticket;
+            match said {
+                Verdict::Placed(reservation, placement) => {
                     self.attempt(number, reservation, &placement);
                 }
-                Answer::Refused(refusal) if self.attempts_of(number) == 0 => {
+                Verdict::Refused(refusal) if self.attempts_of(number) == 0 => {
                     self.end(number, End::Refused(refusal.reason()));
                 }
-                Answer::Refused(refusal) => self.end(number, End::Failed(refusal.reason())),
+                Verdict::Refused(refusal) => self.end(number, End::Failed(refusal.reason())),
             }
         }
         let waits = self.placer.poll_timeout();
@@ -215,7 +225,7 @@ impl Simulation<'_> {
             }
             self.deadlines.pop_front();
             if self.live.contains_key(&number) {
-                self.placer.cancel(number);
+                self.placer.cancel(Ticket(number));
                 self.drop_attempt(number);
                 self.end(number, End::Failed(Failure::Deadline.label()));
             }
@@ -231,10 +241,7 @@ impl Simulation<'_> {
     fn attempt(&mut self, number: u64, reservation: ReservationId, placement: &Placement) {
         let model = &self.scenario.cluster.model;
         let deadline = seconds(self.scenario.cluster.membership.deadline_s);
-        let Route::Handed { prefill, decode } = route(placement);
-        let Some(&prefill) = self.by_name.get(&prefill) else { return };
-        let decode = decode.and_then(|decode| self.by_name.get(&decode).copied());
-        let whole = self.nodes[prefill].work == Work::Both;
+        let (prefill, decode, whole) = self.route(&placement.path);
         let Some(live) = self.live.get_mut(&number) else { return };
         if live.attempts > 0 {
             live.epoch = live.epoch.next(ROUTER);
@@ -246,9 +253,10 @@ impl Simulation<'_> {
         live.attempts += 1;
         live.attempt = Some(Attempt {
             reservation,
-            prefill: (!whole).then_some(prefill),
-            decode: if whole { Some(prefill) } else { decode },
+            prefill,
+            decode,
             whole,
+            began: live.emitted,
             prefilled: false,
             joined: false,
             finished: false,
@@ -264,18 +272,43 @@ impl Simulation<'_> {
             cache_salt: 0,
             deadline: Some(deadline.saturating_sub(self.now - live.request.at)),
         };
-        if whole {
-            return self.call(number, prefill, ToNode::WholeRun { spec });
-        }
         let capability = Capability(u128::from(number) << 64 | u128::from(live.epoch.counter));
-        let generation = self.nodes[prefill].generation;
-        if let Some(decode) = decode {
-            let source = Source { node: prefill, generation, capability };
-            let spec = spec.clone();
-            self.call(number, decode, ToNode::DecodeRun { spec, source });
+        match (prefill, decode) {
+            (Some(prefill), Some(decode)) => {
+                let generation = self.nodes[prefill].generation;
+                let source = Source { node: prefill, generation, capability };
+                let (spec, same) = (spec.clone(), spec);
+                self.call(number, decode, ToNode::DecodeRun { spec, source });
+                let run = ToNode::PrefillRun { spec: same, capability: Some(capability) };
+                self.call(number, prefill, run);
+            }
+            (Some(prefill), None) => {
+                self.call(number, prefill, ToNode::PrefillRun { spec, capability: None });
+            }
+            (None, Some(worker)) => self.call(number, worker, ToNode::WholeRun { spec }),
+            (None, None) => {}
         }
-        let capability = decode.map(|_| capability);
-        self.call(number, prefill, ToNode::PrefillRun { spec, capability });
+    }
+
+    /// Who prefills, who decodes, and whether one worker does both.
+    fn route(&self, path: &Path) -> (Option<usize>, Option<usize>, bool) {
+        let node = |name: &NodeId| self.by_name.get(name).copied();
+        match path {
+            Path::Disaggregated { prefill, decode } if prefill.node != decode.node => {
+                match (node(&prefill.node), node(&decode.node)) {
+                    // Two faces of one worker.
+                    (prefill, decode) if prefill == decode => (None, decode, true),
+                    (prefill, decode) => (prefill, decode, false),
+                }
+            }
+            Path::Disaggregated { decode, .. } | Path::Local { decode } => {
+                (None, node(&decode.node), true)
+            }
+            Path::PrefillOnly { prefill } => match node(&prefill.node) {
+                Some(worker) if self.nodes[worker].work == Work::Both => (None, Some(worker), true),
+                prefill => (prefill, None, false),
+            },
+        }
     }
 
     /// A message to a node, whichever incarnation lives there now.
@@ -370,18 +403,19 @@ impl Simulation<'_> {
             Word::First { finished } => {
                 attempt.prefilled = true;
                 attempt.finished |= finished;
-                self.placer.view().first_token(reservation);
-                if attempt.whole {
-                    self.placer.view().handed_over(reservation);
+                let whole = attempt.whole;
+                self.placer.view_mut().first_token(reservation, self.now);
+                if whole {
+                    self.placer.view_mut().handed_over(reservation);
                 }
             }
             Word::HandedOver => {
                 attempt.prefill = None;
-                self.placer.view().handed_over(reservation);
+                self.placer.view_mut().handed_over(reservation);
             }
             Word::Joined => {
                 attempt.joined = true;
-                self.placer.view().handed_over(reservation);
+                self.placer.view_mut().handed_over(reservation);
             }
             Word::Token { index } => live.token(index, self.now),
             Word::Finished => {
@@ -398,6 +432,9 @@ impl Simulation<'_> {
         }
         let is_over = live.attempt.as_ref().is_some_and(|attempt| attempt.finished);
         if is_over && live.emitted >= live.request.output_len {
+            let began = live.attempt.as_ref().map_or(0, |attempt| attempt.began);
+            let tokens = live.emitted - began;
+            self.placer.view_mut().finished(reservation, tokens, self.now);
             self.drop_attempt(number);
             self.end(number, End::Completed);
         }
@@ -445,7 +482,7 @@ impl Simulation<'_> {
         live.ahead.clear();
         let Some(attempt) = live.attempt.take() else { return };
         let epoch = live.epoch;
-        self.placer.view().release(attempt.reservation);
+        self.placer.view_mut().release(attempt.reservation);
         for node in [attempt.prefill, attempt.decode].into_iter().flatten() {
             // A stream that breaks cancels too.
             let at = self.links.deliver(self.now, Part::Router, Part::Node(node));

@@ -26,12 +26,12 @@ impl Report {
         let root = SVGBackend::with_string(document, SIZE).into_drawing_area();
         root.fill(&WHITE).map_err(|error| error.to_string())?;
         let halves = root.split_evenly((1, 2));
-        let targets = || self.outcomes.iter().map(|outcome| outcome.targets);
+        let slos = || self.outcomes.iter().map(|outcome| outcome.slo);
         let ttft = self.outcomes.iter().filter_map(|outcome| outcome.ttft).map(millis).collect();
-        let target = targets().filter_map(|targets| targets.ttft).min().map(millis);
+        let target = slos().filter_map(|slo| slo.ttft).min().map(millis);
         curve(&halves[0], "time to first token, ms", ttft, target)?;
         let tpot = self.outcomes.iter().filter_map(|outcome| outcome.tpot).map(millis).collect();
-        let target = targets().filter_map(|targets| targets.tpot).min().map(millis);
+        let target = slos().filter_map(|slo| slo.tpot).min().map(millis);
         curve(&halves[1], "time per output token, ms", tpot, target)?;
         root.present().map_err(|error| error.to_string())
     }

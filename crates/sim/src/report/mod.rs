@@ -134,8 +134,6 @@ impl Report {
         let counted = |met: &dyn Fn(&Outcome) -> bool| outcomes.iter().filter(|o| met(o)).count();
         let is_done = |outcome: &&Outcome| outcome.end == End::Completed;
         let done = || outcomes.iter().filter(is_done);
-        let met_ttft = |o: &Outcome| o.ttft.is_some_and(|ttft| o.targets.met(ttft, None));
-        let met_tpot = |o: &Outcome| o.targets.met(Duration::ZERO, o.tpot);
         let attainment = share(counted(&Outcome::met));
         let (first, last) = (outcomes.first().map(|o| o.at), outcomes.last().map(|o| o.at));
         let arrivals = first.zip(last).map_or(Duration::ZERO, |(first, last)| last - first);
@@ -159,8 +157,8 @@ impl Report {
             over_context,
             out_of_reach: counted(&|outcome| is_out_of_reach(scenario, outcome)) as u64,
             attainment,
-            ttft_attainment: share(counted(&|o| o.end == End::Completed && met_ttft(o))),
-            tpot_attainment: share(counted(&|o| o.end == End::Completed && met_tpot(o))),
+            ttft_attainment: share(counted(&Outcome::met_ttft)),
+            tpot_attainment: share(counted(&Outcome::met_tpot)),
             offered_rate,
             goodput: attainment * offered_rate,
             output_tokens_per_second: tokens as f64 / positive(duration),
@@ -218,7 +216,8 @@ fn is_out_of_reach(scenario: &Scenario, outcome: &Outcome) -> bool {
     let prompt = u64::from(outcome.prompt_tokens);
     let first = model(Role::Prefill).prefill(prompt - u64::from(outcome.cached_tokens), 0);
     let step = model(Role::Decode).decode(1, prompt);
-    !outcome.targets.met(first, (outcome.output_tokens != 1).then_some(step))
+    let missed = |target: Option<Duration>, took| target.is_some_and(|target| took > target);
+    missed(outcome.slo.ttft, first) || missed(outcome.slo.tpot, step)
 }
 
 fn roles(scenario: &Scenario, nodes: &[Node], ended: Time) -> Vec<RoleReport> {

@@ -19,7 +19,7 @@ mod trace;
 
 use std::{sync::Arc, time::Duration};
 
-use baton_types::Time;
+use baton_types::{Slo, Time};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::prompt::word;
@@ -27,7 +27,7 @@ pub use self::{
     arrivals::Arrivals,
     lengths::Lengths,
     prompt::{Prompt, Segment},
-    slo::{Slo, Targets},
+    slo::SloConfig,
     trace::{Trace, TraceError, TraceFormat, TraceRequest},
 };
 use crate::random::{Draws, Purpose, draws, mix, unit};
@@ -41,7 +41,7 @@ pub struct Request {
     pub output_len: u32,
     /// How many it may, as the cluster is told.
     pub max_tokens: u32,
-    pub targets: Targets,
+    pub slo: Slo,
 }
 
 /// Requests and when they come.
@@ -136,7 +136,7 @@ impl WorkloadConfig {
 #[derive(Debug)]
 pub struct Workload {
     config: WorkloadConfig,
-    slo: Slo,
+    slo: SloConfig,
     max_context: u32,
     source: Source,
     left: u64,
@@ -162,7 +162,7 @@ impl Workload {
     /// Draws from `seed`, or replays `trace`.
     pub fn new(
         config: &WorkloadConfig,
-        slo: Slo,
+        slo: SloConfig,
         max_context: u32,
         trace: Option<&Arc<Trace>>,
         seed: u64,
@@ -226,8 +226,8 @@ impl Iterator for Workload {
             let room = self.max_context.saturating_sub(prompt.len());
             let asked = self.config.max_tokens.map(|max| max.min(room));
             let max_tokens = asked.unwrap_or(output_len).max(output_len);
-            let targets = self.slo.targets(prompt.len());
-            return Some(Request { at, prompt, output_len, max_tokens, targets });
+            let slo = self.slo.of(prompt.len());
+            return Some(Request { at, prompt, output_len, max_tokens, slo });
         }
     }
 }

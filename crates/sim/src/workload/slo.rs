@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use baton_types::Slo;
 use serde::{Deserialize, Serialize};
 
 use super::WorkloadError;
@@ -7,30 +8,31 @@ use super::WorkloadError;
 /// What users expect. A target that is left out is always met.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Slo {
+pub struct SloConfig {
     /// Time to first token,
     pub ttft_ms: Option<f64>,
     /// and so much more for each token of the prompt.
     pub ttft_per_prompt_token_us: f64,
     /// Mean time between the tokens after the first.
     pub tpot_ms: Option<f64>,
+    /// Whether requests name their targets to the router, which then orders by them, and refuses
+    /// those that can't be in time.
+    pub declared: bool,
 }
 
-/// One request's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Targets {
-    pub ttft: Option<Duration>,
-    pub tpot: Option<Duration>,
-}
-
-impl Default for Slo {
+impl Default for SloConfig {
     /// DistServe's for a chat of a 13B model.
     fn default() -> Self {
-        Slo { ttft_ms: Some(250.0), ttft_per_prompt_token_us: 0.0, tpot_ms: Some(100.0) }
+        SloConfig {
+            ttft_ms: Some(250.0),
+            ttft_per_prompt_token_us: 0.0,
+            tpot_ms: Some(100.0),
+            declared: true,
+        }
     }
 }
 
-impl Slo {
+impl SloConfig {
     pub fn validate(&self) -> Result<(), WorkloadError> {
         let per_token = Some(self.ttft_per_prompt_token_us + f64::MIN_POSITIVE);
         for (name, given) in [
@@ -45,20 +47,12 @@ impl Slo {
         Ok(())
     }
 
-    pub fn targets(&self, prompt_len: u32) -> Targets {
+    pub fn of(&self, prompt_len: u32) -> Slo {
         let extra = self.ttft_per_prompt_token_us * f64::from(prompt_len);
         let duration = |us: f64| Duration::try_from_secs_f64(us / 1e6).unwrap_or_default();
-        Targets {
+        Slo {
             ttft: self.ttft_ms.map(|ms| duration(ms * 1e3 + extra)),
             tpot: self.tpot_ms.map(|ms| duration(ms * 1e3)),
         }
-    }
-}
-
-impl Targets {
-    /// Whether a request with these times met both. One token alone has no time per token.
-    pub fn met(&self, ttft: Duration, tpot: Option<Duration>) -> bool {
-        self.ttft.is_none_or(|target| ttft <= target)
-            && self.tpot.zip(tpot).is_none_or(|(target, tpot)| tpot <= target)
     }
 }

@@ -2,7 +2,7 @@
 
 use baton_sim::{
     Report, Scenario, Topology, simulate,
-    workload::{Arrivals, Lengths, Slo},
+    workload::{Arrivals, Lengths, SloConfig},
 };
 
 /// `prefill` and `decode` workers, `requests` of fixed lengths at `rate`, nothing ever too late.
@@ -20,7 +20,7 @@ pub(crate) fn scenario(
     scenario.workload.arrivals = Arrivals::Poisson { rate };
     scenario.workload.prompt = Lengths::Fixed { tokens: lengths.0 };
     scenario.workload.output = Lengths::Fixed { tokens: lengths.1 };
-    scenario.slo = Slo { ttft_ms: Some(1e6), tpot_ms: Some(1e6), ttft_per_prompt_token_us: 0.0 };
+    scenario.slo = SloConfig { ttft_ms: None, tpot_ms: None, ..SloConfig::default() };
     scenario
 }
 
