@@ -52,6 +52,8 @@ struct Flow {
     rate: f64,
     cut: bool,
     version: u64,
+    /// Its backlog's end is still to be told.
+    draining: bool,
 }
 
 impl Network {
@@ -79,6 +81,7 @@ impl Network {
             rate: 0.0,
             cut,
             version: 0,
+            draining: false,
         };
         let id = self.free.pop().unwrap_or_else(|| {
             self.flows.push(None);
@@ -124,7 +127,10 @@ impl Network {
         if flow.version != drain.version {
             return false;
         }
-        self.change(now, drain.flow, |flow| flow.sent = flow.ready);
+        self.change(now, drain.flow, |flow| {
+            flow.sent = flow.ready;
+            flow.draining = false;
+        });
         true
     }
 
@@ -186,6 +192,7 @@ impl Network {
             self.versions += 1;
             flow.version = self.versions;
             if let Some(at) = flow.drains_at() {
+                flow.draining = true;
                 self.drains.push(Drain { flow: FlowId(id), version: flow.version, at });
             }
         }
@@ -216,8 +223,12 @@ impl Flow {
     }
 
     fn drains_at(&self) -> Option<Time> {
+        if self.backlog() <= 0.0 {
+            // It ended while another flow was looked at, at the very same time.
+            return self.draining.then_some(self.at);
+        }
         let gain = self.rate - self.supply;
-        if self.backlog() <= 0.0 || gain <= 0.0 {
+        if gain <= 0.0 {
             return None;
         }
         let nanos = (self.backlog() / gain * 1e9).ceil();
@@ -275,6 +286,18 @@ mod tests {
             network.ready(at(0), flow, bytes);
         }
         assert_eq!(run(&mut network), [(0, 200), (2, 300), (1, 400)]);
+    }
+
+    #[test]
+    fn flows_that_end_together_are_all_told_of() {
+        let mut network = Network::new(4, 1000.0);
+        for from in 0..3 {
+            let flow = network.open(at(0), from, 3, false);
+            network.ready(at(0), flow, 100.0);
+        }
+        let mut ends = run(&mut network);
+        ends.sort_unstable();
+        assert_eq!(ends, [(0, 300), (1, 300), (2, 300)]);
     }
 
     #[test]

@@ -7,17 +7,25 @@ use super::WorkloadError;
 
 /// What users expect. A target that is left out is always met.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct SloConfig {
     /// Time to first token,
+    #[serde(default)]
     pub ttft_ms: Option<f64>,
     /// and so much more for each token of the prompt.
+    #[serde(default)]
     pub ttft_per_prompt_token_us: f64,
     /// Mean time between the tokens after the first.
+    #[serde(default)]
     pub tpot_ms: Option<f64>,
     /// Whether requests name their targets to the router, which then orders by them, and refuses
     /// those that can't be in time.
+    #[serde(default = "declared")]
     pub declared: bool,
+}
+
+fn declared() -> bool {
+    SloConfig::default().declared
 }
 
 impl Default for SloConfig {
