@@ -80,6 +80,13 @@ pub enum CapacityError {
     Unbounded { rate: f64 },
 }
 
+impl Capacity {
+    /// As one object.
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
 impl CapacityConfig {
     fn validate(&self) -> Result<(), CapacityError> {
         let within = |name, given: f64, range: std::ops::RangeInclusive<f64>, must| {

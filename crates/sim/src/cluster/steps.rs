@@ -166,7 +166,7 @@ impl Simulation<'_> {
         }
     }
 
-    /// By how much a step's duration is multiplied: gamma-like, mean 1.
+    /// By how much a step's duration is multiplied; 1 in the mean.
     fn noise(&mut self, spread: f64) -> f64 {
         // The sum of three uniforms: bell-shaped and bounded, so no step is negative or endless.
         let bell: f64 = (0..3).map(|_| unit(&mut self.noise_draws) * 2.0 - 1.0).sum();

@@ -3,6 +3,7 @@
 use plotters::prelude::*;
 
 use super::{Report, millis};
+use crate::capacity::Capacity;
 
 /// The drawing library's words.
 #[derive(Debug, thiserror::Error)]
@@ -78,4 +79,42 @@ fn curve<DB: DrawingBackend>(
             .map_err(|error| error.to_string())?;
     }
     Ok(())
+}
+
+impl Capacity {
+    /// Attainment over the offered rate, as an SVG document.
+    pub fn svg(&self) -> Result<String, ChartError> {
+        let mut document = String::new();
+        self.draw(&mut document).map_err(ChartError)?;
+        Ok(document)
+    }
+
+    fn draw(&self, document: &mut String) -> Result<(), String> {
+        let root = SVGBackend::with_string(document, (SIZE.0 / 2, SIZE.1)).into_drawing_area();
+        root.fill(&WHITE).map_err(|error| error.to_string())?;
+        let most = self.tried.last().map_or(1.0, |&(rate, _)| rate);
+        let mut chart = ChartBuilder::on(&root)
+            .caption("attainment over offered rate", ("sans-serif", 18))
+            .margin(16)
+            .x_label_area_size(40)
+            .y_label_area_size(48)
+            .build_cartesian_2d(0.0..most * 1.05, 0.0..100.0)
+            .map_err(|error| error.to_string())?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .x_desc("requests/s")
+            .y_desc("% of requests")
+            .draw()
+            .map_err(|error| error.to_string())?;
+        let points = self.tried.iter().map(|&(rate, share)| (rate, 100.0 * share));
+        chart
+            .draw_series(points.map(|point| Circle::new(point, 3, BLUE.filled())))
+            .map_err(|error| error.to_string())?;
+        let line = [(self.rate.mean, 0.0), (self.rate.mean, 100.0)];
+        chart
+            .draw_series(LineSeries::new(line, RED.stroke_width(1)))
+            .map_err(|error| error.to_string())?;
+        root.present().map_err(|error| error.to_string())
+    }
 }

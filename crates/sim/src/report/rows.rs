@@ -5,7 +5,10 @@ use std::{io, time::Duration};
 use serde::Serialize;
 
 use super::{Report, millis};
-use crate::outcome::{End, Outcome};
+use crate::{
+    capacity::Capacity,
+    outcome::{End, Outcome},
+};
 
 #[derive(Serialize)]
 struct Row {
@@ -67,5 +70,17 @@ fn row(outcome: &Outcome) -> Row {
         first_decode_step_ms: some(parts.first_decode_step),
         cached_tokens: outcome.cached_tokens,
         attempts: outcome.attempts,
+    }
+}
+
+impl Capacity {
+    /// Writes a header and a row for each rate that was tried, lowest first.
+    pub fn write_csv(&self, out: impl io::Write) -> io::Result<()> {
+        let mut writer = csv::Writer::from_writer(out);
+        writer.write_record(["rate", "attainment"]).map_err(io::Error::other)?;
+        for row in &self.tried {
+            writer.serialize(row).map_err(io::Error::other)?;
+        }
+        writer.flush()
     }
 }

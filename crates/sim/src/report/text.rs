@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Distribution, PartsReport, Report, RoleReport};
+use crate::capacity::Capacity;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,5 +119,18 @@ impl Report {
             )?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Capacity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Capacity { rate, per_worker, workers, by_seed, runs, .. } = self;
+        write!(f, "capacity {:.2}", rate.mean)?;
+        if rate.half_width.is_finite() {
+            write!(f, " ± {:.2}", rate.half_width)?;
+        }
+        writeln!(f, " requests/s, {per_worker:.2} for each of {workers} workers")?;
+        let seeds: Vec<String> = by_seed.iter().map(|rate| format!("{rate:.2}")).collect();
+        writeln!(f, "by seed  {}, in {runs} simulations", seeds.join(", "))
     }
 }
