@@ -1,16 +1,19 @@
 //! The event loop, and what of the cluster isn't a production part: the glue between them.
 //!
-//! Each file holds what one service of the binaries does: `requests` the router's state machine of a
-//! request, `members` its registry, `steps` a node's step thread, `prefill` and `decode` the roles'
-//! `Run` calls, `transfers` the page transfer's drivers, `faults` what goes wrong.
+//! Each file holds what one service of the binaries does: `requests` and `placing` the router's state
+//! machine of a request, `members` its registry, `steps` a node's step thread, `prefill` and `decode`
+//! the roles' `Run` calls, `transfers` and `breaks` the page transfer's drivers, `faults` what goes
+//! wrong.
 //!
 //! **Invariants:** every offered request ends exactly once (`no-lost-request`), and when nothing runs
 //! any more every pool is whole (`no-leak`); a run checks both.
 
+mod breaks;
 mod decode;
 mod event;
 mod faults;
 mod members;
+mod placing;
 mod prefill;
 mod requests;
 mod steps;

@@ -12,13 +12,13 @@ use baton_types::{Capability, Epoch, Generation, KvLayout, SequenceKey, Sequence
 use super::{
     Simulation,
     decode::Imported,
-    event::{Event, Failure, Source, Streams, ToNode, Word},
+    event::{Event, Source, Streams, ToNode},
     faults::Part,
 };
 use crate::{
     Map,
     network::{Drain, FlowId},
-    node::{Node, Step},
+    node::Step,
     scenario::seconds,
 };
 
@@ -41,28 +41,28 @@ pub(super) struct Transfers {
 
 #[derive(Debug)]
 pub(super) struct Transfer {
-    number: u64,
-    key: SequenceKey,
-    epoch: Epoch,
-    from: usize,
-    from_generation: Generation,
-    to: usize,
-    capability: Capability,
-    spec: SequenceSpec,
+    pub(super) number: u64,
+    pub(super) key: SequenceKey,
+    pub(super) epoch: Epoch,
+    pub(super) from: usize,
+    pub(super) from_generation: Generation,
+    pub(super) to: usize,
+    pub(super) capability: Capability,
+    pub(super) spec: SequenceSpec,
     /// The sequence's whole table at the sink.
-    blocks: Vec<BlockRef>,
-    skip_blocks: u32,
-    sink: Sink,
-    streams: Streams,
+    pub(super) blocks: Vec<BlockRef>,
+    pub(super) skip_blocks: u32,
+    pub(super) sink: Sink,
+    pub(super) streams: Streams,
     /// It has its turn among the sink's pulls,
-    began: bool,
+    pub(super) began: bool,
     /// and the source has heard of it.
-    at_source: bool,
-    flow: Option<FlowId>,
-    prompt_done: bool,
-    first_at: Option<Time>,
+    pub(super) at_source: bool,
+    pub(super) flow: Option<FlowId>,
+    pub(super) prompt_done: bool,
+    pub(super) first_at: Option<Time>,
     /// Bytes that had left when the sink last looked.
-    seen: f64,
+    pub(super) seen: f64,
 }
 
 impl Transfers {
@@ -81,7 +81,7 @@ impl Transfers {
         self.slots[id.slot].as_mut().filter(|transfer| transfer.number == id.number)
     }
 
-    fn remove(&mut self, id: TransferId) -> Option<Transfer> {
+    pub(super) fn remove(&mut self, id: TransferId) -> Option<Transfer> {
         self.get(id)?;
         self.free.push(id.slot);
         let transfer = self.slots[id.slot].take()?;
@@ -99,7 +99,7 @@ impl Transfers {
     }
 
     /// Those that match, in order of their slots.
-    fn matching(&self, is: impl Fn(&Transfer) -> bool) -> Vec<TransferId> {
+    pub(super) fn matching(&self, is: impl Fn(&Transfer) -> bool) -> Vec<TransferId> {
         let slots = self.slots.iter().enumerate();
         slots
             .filter_map(|(slot, transfer)| {
@@ -318,7 +318,7 @@ impl Simulation<'_> {
         }
     }
 
-    fn close_flow(&mut self, id: TransferId) {
+    pub(super) fn close_flow(&mut self, id: TransferId) {
         let Some(transfer) = self.transfers.get(id) else { return };
         if let Some(flow) = transfer.flow.take() {
             self.network.close(self.now, flow);
@@ -415,142 +415,6 @@ impl Simulation<'_> {
         if let Some(at) = transfer.sink.poll_timeout() {
             let at = at.max(now + Duration::from_nanos(1));
             self.queue.push(at, Event::SinkTimer { transfer: id });
-        }
-    }
-
-    /// The source has nothing for it any more, and says so.
-    pub(super) fn offer_gone(&mut self, id: TransferId) {
-        self.close_flow(id);
-        self.break_at_sink(id);
-    }
-
-    /// Parked pulls whose patience ended.
-    pub(super) fn nacks(&mut self, node: usize) {
-        let parked = |transfer: &Transfer| {
-            transfer.from == node && transfer.at_source && !transfer.prompt_done
-        };
-        for id in self.transfers.matching(parked) {
-            let Some(transfer) = self.transfers.get(id) else { continue };
-            let first = StreamId(transfer.streams.first);
-            let source = &mut self.nodes[node].source;
-            if !source.is_pulling(first)
-                && let Some(Transmit::Nack(_)) = source.poll_transmit(first)
-            {
-                self.break_at_sink(id);
-            }
-        }
-    }
-
-    /// A message was lost on its connections: both ends hear of it.
-    fn connections_broke(&mut self, id: TransferId) {
-        self.close_flow(id);
-        let Some(transfer) = self.transfers.get(id) else { return };
-        let Transfer { from, from_generation, streams, .. } = *transfer;
-        self.break_streams(from, from_generation, streams);
-        self.break_at_sink(id);
-    }
-
-    fn break_streams(&mut self, from: usize, generation: Generation, streams: Streams) {
-        let at = self.now + self.links.latency;
-        self.post(at, from, generation, ToNode::Abort { streams, broken: true });
-    }
-
-    fn break_at_sink(&mut self, id: TransferId) {
-        let at = self.now + self.links.latency;
-        self.queue.push(at, Event::PullBroken { transfer: id });
-    }
-
-    /// The sink's half ended badly: the router hears of it.
-    pub(super) fn pull_failed(&mut self, id: TransferId) {
-        let Some(transfer) = self.transfers.get(id) else { return };
-        let (to, key, epoch) = (transfer.to, transfer.key, transfer.epoch);
-        self.nodes[to].decodes.remove(&key);
-        self.abort_transfer(id);
-        self.say(to, key, epoch, Word::Failed(Failure::HandOver));
-    }
-
-    /// The sink gives up; its blocks go back, and the source is told.
-    pub(super) fn abort_transfer(&mut self, id: TransferId) {
-        let Some(transfer) = self.forget(id) else { return };
-        let Transfer { from, from_generation, to, streams, at_source, began, .. } = transfer;
-        drop(transfer.blocks);
-        self.blocks_freed(to);
-        if began {
-            let at = self.links.deliver(self.now, Part::Node(to), Part::Node(from));
-            let at = at.unwrap_or(self.now + self.links.latency);
-            let broken = !at_source;
-            self.post(at, from, from_generation, ToNode::Abort { streams, broken });
-        }
-    }
-
-    /// Takes a transfer out; the next pull has its turn.
-    fn forget(&mut self, id: TransferId) -> Option<Transfer> {
-        self.close_flow(id);
-        let transfer = self.transfers.remove(id)?;
-        let Transfer { from, to, key, began, .. } = transfer;
-        if let Some(prefill) = self.nodes[from].prefills.get_mut(&key)
-            && prefill.transfer == Some(id)
-        {
-            prefill.transfer = None;
-        }
-        if began {
-            self.nodes[to].pulls -= 1;
-            while let Some(next) = self.nodes[to].pulls_waiting.pop_front() {
-                if self.transfers.get(next).is_some() {
-                    self.begin_pull(next);
-                    break;
-                }
-            }
-        }
-        Some(transfer)
-    }
-
-    /// The sink has everything.
-    pub(super) fn released(&mut self, node: usize, streams: Streams) {
-        self.nodes[node].source.released(StreamId(streams.first));
-        self.forget_streams(node, streams);
-    }
-
-    pub(super) fn aborted(&mut self, node: usize, streams: Streams, broken: bool) {
-        if !broken {
-            self.nodes[node].source.aborted(StreamId(streams.first));
-        }
-        self.forget_streams(node, streams);
-    }
-
-    fn forget_streams(&mut self, node: usize, streams: Streams) {
-        let Node { source, .. } = &mut self.nodes[node];
-        streams.ids().for_each(|(_, stream)| source.stream_lost(stream));
-        self.offers_ended(node);
-    }
-
-    /// A node is gone. Transfers to it end there; those from it break, if anybody hears of it.
-    pub(super) fn transfers_lost(&mut self, node: usize, silent: bool) {
-        for id in self.transfers.matching(|transfer| transfer.to == node) {
-            let Some(transfer) = self.forget(id) else { continue };
-            let Transfer { from, from_generation, streams, at_source, .. } = transfer;
-            if at_source && !silent {
-                self.break_streams(from, from_generation, streams);
-            }
-        }
-        for id in self.transfers.matching(|transfer| transfer.from == node) {
-            self.close_flow(id);
-            if !silent {
-                self.break_at_sink(id);
-            }
-        }
-    }
-
-    /// A link was cut or joined again.
-    pub(super) fn flows_cut(&mut self, one: usize, other: usize, cut: bool) {
-        let between = |transfer: &Transfer| {
-            [(one, other), (other, one)].contains(&(transfer.from, transfer.to))
-        };
-        for id in self.transfers.matching(between) {
-            let flow = self.transfers.get(id).and_then(|transfer| transfer.flow);
-            if let Some(flow) = flow {
-                self.network.cut(self.now, flow, cut);
-            }
         }
     }
 }

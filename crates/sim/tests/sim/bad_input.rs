@@ -13,7 +13,7 @@ use crate::scenarios::scenario;
 fn refused(change: impl FnOnce(&mut Scenario), told: &[&str]) {
     let mut scenario = Scenario::default();
     change(&mut scenario);
-    let error = simulate(&scenario, None).unwrap_err().to_string();
+    let error = simulate(&scenario, None).expect_err("nonsense").to_string();
     for part in told {
         assert!(error.contains(part), "{error:?} doesn't tell {part:?}");
     }

@@ -12,8 +12,7 @@ pub(crate) fn scenario(
     rate: f64,
     lengths: (u32, u32),
 ) -> Scenario {
-    let mut scenario = Scenario::default();
-    scenario.seed = 7;
+    let mut scenario = Scenario { seed: 7, ..Scenario::default() };
     let (prefill, decode) = workers;
     scenario.cluster.topology = Topology::Disaggregated { prefill, decode };
     scenario.workload.requests = requests;
@@ -27,7 +26,7 @@ pub(crate) fn scenario(
 /// Runs it; nothing may be left behind.
 #[track_caller]
 pub(crate) fn run(scenario: &Scenario) -> Report {
-    let report = simulate(scenario, None).unwrap();
+    let report = simulate(scenario, None).expect("a sound scenario");
     whole(&report);
     report
 }
