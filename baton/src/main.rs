@@ -8,6 +8,7 @@ mod client;
 mod leash;
 mod model;
 mod part;
+mod simulate;
 mod status;
 mod table;
 mod up;
@@ -45,6 +46,8 @@ enum Command {
     Model(ModelCommand),
     /// Show what a cluster serves.
     Status(status::StatusArgs),
+    /// Simulate a cluster: how well it would serve a workload, and how much it could take.
+    Simulate(Box<simulate::SimulateArgs>),
     /// Run a router.
     Router(part::RouterArgs),
     /// Run a prefill node.
@@ -93,6 +96,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Chat(args) => Ok(chat::chat(args).await?),
         Command::Model(ModelCommand::Pull(args)) => pull(args).await,
         Command::Status(args) => Ok(status::status(args).await?),
+        Command::Simulate(args) => Ok(simulate::simulate(&args)?),
         Command::Router(args) => part::router(args).await,
         Command::PrefillNode(args) => part::prefill_node(args).await,
         Command::DecodeNode(args) => part::decode_node(args).await,

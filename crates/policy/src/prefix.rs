@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, VecDeque};
 
 use baton_types::BlockHash;
 
@@ -10,13 +10,14 @@ pub struct PrefixRecord {
     capacity: usize,
     clock: u64,
     used: HashMap<BlockHash, u64>,
-    by_use: BTreeMap<u64, BlockHash>,
+    /// Every use, oldest first; of a block that was used again only the last counts.
+    uses: VecDeque<(u64, BlockHash)>,
 }
 
 impl PrefixRecord {
     /// Remembers at most `capacity` blocks: those used last.
     pub fn new(capacity: usize) -> Self {
-        PrefixRecord { capacity, clock: 0, used: HashMap::new(), by_use: BTreeMap::new() }
+        PrefixRecord { capacity, clock: 0, used: HashMap::new(), uses: VecDeque::new() }
     }
 
     /// How many of the leading `hashes` are remembered.
@@ -29,14 +30,19 @@ impl PrefixRecord {
     pub fn note(&mut self, hashes: &[BlockHash]) {
         for &hash in hashes.iter().take(self.capacity).rev() {
             self.clock += 1;
-            if let Some(before) = self.used.insert(hash, self.clock) {
-                self.by_use.remove(&before);
-            }
-            self.by_use.insert(self.clock, hash);
+            self.used.insert(hash, self.clock);
+            self.uses.push_back((self.clock, hash));
         }
         while self.used.len() > self.capacity {
-            let Some((_, oldest)) = self.by_use.pop_first() else { return };
-            self.used.remove(&oldest);
+            let Some((at, oldest)) = self.uses.pop_front() else { return };
+            if self.used.get(&oldest) == Some(&at) {
+                self.used.remove(&oldest);
+            }
+        }
+        // Uses that don't count any more are at most as many as those that do.
+        if self.uses.len() > 2 * self.capacity.max(1) {
+            let used = &self.used;
+            self.uses.retain(|(at, hash)| used.get(hash) == Some(at));
         }
     }
 
@@ -75,5 +81,19 @@ mod tests {
         assert_eq!(record.matching(&hashes(10..14)), 4);
         record.note(&hashes(20..40));
         assert_eq!((record.len(), record.matching(&hashes(20..40))), (8, 8));
+    }
+
+    #[test]
+    fn what_is_used_again_and_again_takes_no_more_room() {
+        let mut record = PrefixRecord::new(8);
+        for _ in 0..100 {
+            record.note(&hashes(0..4));
+        }
+        assert!(record.uses.len() <= 16 && record.len() == 4, "{record:?}");
+        record.note(&hashes(10..14));
+        record.note(&hashes(0..4));
+        record.note(&hashes(20..24));
+        assert_eq!(record.matching(&hashes(10..14)), 0, "the oldest use went first");
+        assert_eq!(record.matching(&hashes(0..4)), 4);
     }
 }

@@ -107,3 +107,36 @@ fn without_python_pulling_says_so_in_one_sentence() {
     let left = std::fs::read_dir(cache.path().join("models")).unwrap().count();
     assert_eq!(left, 0, "something was left behind");
 }
+
+#[test]
+fn a_cluster_is_simulated_from_flags_a_file_and_a_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (scenario, trace, rows, chart) =
+        (path("scenario.toml"), path("trace.csv"), path("rows.csv"), path("chart.svg"));
+    let printed = run(&["simulate", "--prefill=2", "--decode=3", "--seed=5", "--print-scenario"]);
+    assert!(printed.status.success());
+    std::fs::write(&scenario, &printed.stdout).unwrap();
+    let lines = "TIMESTAMP,ContextTokens,GeneratedTokens\n\
+                 2023-11-16 18:15:46.6805900,374,44\n2023-11-16 18:15:47.6805900,396,9\n";
+    std::fs::write(&trace, lines).unwrap();
+
+    let args = ["simulate", &scenario, "--trace", &trace, "--rate=4", "--json"];
+    let output = run(&[&args[..], &["--csv", &rows, "--svg", &chart]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["completed"], &report["seed"]), (&2.into(), &5.into()));
+    assert_eq!(report["roles"][1]["workers"], 3);
+    assert_eq!(std::fs::read_to_string(&rows).unwrap().lines().count(), 3);
+    assert!(std::fs::read_to_string(&chart).unwrap().starts_with("<svg"));
+
+    let again = run(&args);
+    assert_eq!(again.stdout, output.stdout, "the same seed, the same bytes");
+
+    check_refused(&["simulate", "--prefill=0"], &["no prefill worker"]);
+    check_refused(&["simulate", "--policy=luck"], &["--policy luck", "joint"]);
+    std::fs::write(&trace, format!("{lines}2023-11-16 18:15:48.0,-1,2\n")).unwrap();
+    check_refused(&["simulate", "--trace", &trace], &[&trace, "line 4", "ContextTokens", "-1"]);
+    std::fs::write(&scenario, "seed = 1\n[slo]\nttft = 3\n").unwrap();
+    check_refused(&["simulate", &scenario], &[&scenario, "line 3", "ttft"]);
+}

@@ -1,0 +1,241 @@
+//! `baton simulate`: a cluster on virtual time, from a scenario file, flags, or both.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use baton_sim::{
+    CapacityConfig, CapacityError, ChartError, Scenario, ScenarioError, Topology,
+    workload::{Arrivals, Lengths, Trace, TraceError, TraceFormat},
+};
+use baton_types::LatencyProfile;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct SimulateArgs {
+    /// Scenario, TOML. Flags go before it; what neither says has a default.
+    #[arg(value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// Prefill nodes.
+    #[arg(long, value_name = "N")]
+    prefill: Option<u32>,
+    /// Decode nodes.
+    #[arg(long, value_name = "N")]
+    decode: Option<u32>,
+    /// Workers that do both, instead of prefill and decode nodes.
+    #[arg(long, value_name = "N", conflicts_with_all = ["prefill", "decode"])]
+    colocated: Option<u32>,
+    /// What steps cost on every worker: a latency profile, TOML.
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// How nodes are chosen: joint, round_robin, random, least_outstanding, …
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<String>,
+    /// Requests a second; a trace's requests are moved together or apart until they come so.
+    #[arg(long, value_name = "RATE")]
+    rate: Option<f64>,
+    /// Requests offered.
+    #[arg(long, value_name = "N")]
+    requests: Option<u64>,
+    /// Tokens of every prompt.
+    #[arg(long, value_name = "TOKENS")]
+    prompt: Option<u32>,
+    /// Tokens of every output.
+    #[arg(long, value_name = "TOKENS")]
+    output: Option<u32>,
+    /// Replay a recorded trace: Azure's CSV or Mooncake's JSON lines, told by .csv and .jsonl.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// Target for the time to first token.
+    #[arg(long, value_name = "MS")]
+    ttft_ms: Option<f64>,
+    /// Target for the mean time between tokens.
+    #[arg(long, value_name = "MS")]
+    tpot_ms: Option<f64>,
+    /// Everything random follows from it.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Search for the highest rate at which 90 % of requests meet their targets.
+    #[arg(long)]
+    capacity: bool,
+    /// Share of requests to meet their targets, instead of 90 %.
+    #[arg(long, value_name = "SHARE", requires = "capacity")]
+    attainment: Option<f64>,
+    /// Seeds to search with; their spread is the figure's confidence interval.
+    #[arg(long, value_name = "N", requires = "capacity")]
+    seeds: Option<u32>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Write a row for each request; with --capacity, for each rate.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Draw the distributions of both times; with --capacity, attainment over rate.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Print the scenario that the flags make, as a file to begin with, and simulate nothing.
+    #[arg(long)]
+    print_scenario: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SimulateError {
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("{path}: {message}")]
+    Toml { path: PathBuf, message: String },
+    #[error("{path}: {source}")]
+    Trace { path: PathBuf, source: TraceError },
+    #[error("{path} ends in neither .csv (Azure's format) nor .jsonl (Mooncake's): rename it")]
+    TraceFormat { path: PathBuf },
+    #[error("--policy {given}: {message}")]
+    Policy { given: String, message: String },
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    #[error(transparent)]
+    Capacity(#[from] CapacityError),
+    #[error(transparent)]
+    Chart(#[from] ChartError),
+    #[error("the scenario can't be written: {0}")]
+    Print(#[from] toml::ser::Error),
+}
+
+/// Simulates, and tells about it.
+pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), SimulateError> {
+    let scenario = args.scenario()?;
+    if args.print_scenario {
+        print!("{}", toml::to_string(&scenario)?);
+        return Ok(());
+    }
+    let trace = args.trace.as_deref().map(read_trace).transpose()?.map(Arc::new);
+    if args.capacity {
+        let defaults = CapacityConfig::default();
+        let config = CapacityConfig {
+            attainment: args.attainment.unwrap_or(defaults.attainment),
+            seeds: args.seeds.unwrap_or(defaults.seeds),
+            ..defaults
+        };
+        let capacity = config.search(&scenario, trace.as_ref())?;
+        write_to(args.csv.as_deref(), |out| capacity.write_csv(out))?;
+        draw(args.svg.as_deref(), || capacity.svg())?;
+        print(args.json, &capacity, || capacity.json());
+        return Ok(());
+    }
+    let report = baton_sim::simulate(&scenario, trace.as_ref())?;
+    write_to(args.csv.as_deref(), |out| report.write_csv(out))?;
+    draw(args.svg.as_deref(), || report.svg())?;
+    print(args.json, &report, || report.json());
+    Ok(())
+}
+
+impl SimulateArgs {
+    fn scenario(&self) -> Result<Scenario, SimulateError> {
+        let mut scenario: Scenario = match &self.scenario {
+            Some(path) => read_toml(path)?,
+            None => Scenario::default(),
+        };
+        let cluster = &mut scenario.cluster;
+        cluster.topology = match (self.colocated, cluster.topology) {
+            (Some(workers), _) => Topology::Colocated { workers },
+            (None, Topology::Disaggregated { prefill, decode }) => Topology::Disaggregated {
+                prefill: self.prefill.unwrap_or(prefill),
+                decode: self.decode.unwrap_or(decode),
+            },
+            (None, colocated) if self.prefill.is_none() && self.decode.is_none() => colocated,
+            (None, _) => Topology::Disaggregated {
+                prefill: self.prefill.unwrap_or(1),
+                decode: self.decode.unwrap_or(1),
+            },
+        };
+        if let Some(path) = &self.profile {
+            let profile: LatencyProfile = read_toml(path)?;
+            for worker in [&mut cluster.prefill, &mut cluster.decode, &mut cluster.colocated] {
+                worker.profile = profile;
+            }
+        }
+        if let Some(given) = &self.policy {
+            let policy = toml::Value::String(given.clone()).try_into();
+            scenario.policy.policy = policy.map_err(|error: toml::de::Error| {
+                let message = error.message().to_owned();
+                SimulateError::Policy { given: given.clone(), message }
+            })?;
+        }
+        let workload = &mut scenario.workload;
+        if let Some(rate) = self.rate {
+            workload.arrivals = match workload.arrivals {
+                Arrivals::Ramp { .. } => Arrivals::Poisson { rate },
+                arrivals => arrivals.at_rate(rate),
+            };
+            workload.trace_rate = self.trace.as_ref().map(|_| rate);
+        }
+        // A whole trace, unless somebody says how much of it.
+        match self.requests {
+            Some(requests) => workload.requests = requests,
+            None if self.trace.is_some() && self.scenario.is_none() => {
+                workload.requests = u64::MAX;
+            }
+            None => {}
+        }
+        if let Some(tokens) = self.prompt {
+            workload.prompt = Lengths::Fixed { tokens };
+        }
+        if let Some(tokens) = self.output {
+            workload.output = Lengths::Fixed { tokens };
+        }
+        scenario.slo.ttft_ms = self.ttft_ms.or(scenario.slo.ttft_ms);
+        scenario.slo.tpot_ms = self.tpot_ms.or(scenario.slo.tpot_ms);
+        scenario.seed = self.seed.unwrap_or(scenario.seed);
+        Ok(scenario)
+    }
+}
+
+fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, SimulateError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| SimulateError::File { path: path.to_owned(), source })?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map(|span| text[..span.start].lines().count().max(1));
+        let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        let message = format!("{line}{}", error.message());
+        SimulateError::Toml { path: path.to_owned(), message }
+    })
+}
+
+fn read_trace(path: &Path) -> Result<Trace, SimulateError> {
+    let format = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("csv") => TraceFormat::AzureCsv,
+        Some("jsonl") => TraceFormat::MooncakeJsonl,
+        _ => return Err(SimulateError::TraceFormat { path: path.to_owned() }),
+    };
+    let file =
+        File::open(path).map_err(|source| SimulateError::File { path: path.to_owned(), source })?;
+    Trace::read(BufReader::new(file), format)
+        .map_err(|source| SimulateError::Trace { path: path.to_owned(), source })
+}
+
+fn write_to(
+    path: Option<&Path>,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> Result<(), SimulateError> {
+    let Some(path) = path else { return Ok(()) };
+    let written = File::create(path).and_then(|file| {
+        let mut out = BufWriter::new(file);
+        write(&mut out)?;
+        out.flush()
+    });
+    written.map_err(|source| SimulateError::File { path: path.to_owned(), source })
+}
+
+fn draw(
+    path: Option<&Path>,
+    draw: impl FnOnce() -> Result<String, ChartError>,
+) -> Result<(), SimulateError> {
+    let Some(path) = path else { return Ok(()) };
+    let document = draw()?;
+    write_to(Some(path), |out| out.write_all(document.as_bytes()))
+}
+
+fn print(as_json: bool, text: &impl std::fmt::Display, json: impl FnOnce() -> String) {
+    if as_json { println!("{}", json()) } else { print!("{text}") }
+}

@@ -1,0 +1,207 @@
+//! How much a cluster can take: capacity@90, the highest offered rate at which at least 90 % of all
+//! requests meet both targets (DistServe's goodput; OSDI'24, §2).
+//!
+//! Found by bisection, for each of several seeds, which see other requests: their spread says how far
+//! the figure is to be trusted.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cluster::simulate,
+    scenario::{Scenario, ScenarioError},
+    workload::Trace,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CapacityConfig {
+    /// The share of requests that must meet their targets.
+    pub attainment: f64,
+    /// The search ends when the rate is known as closely as this share of it.
+    pub precision: f64,
+    pub seeds: u32,
+    /// Where the search begins, requests a second.
+    pub first_rate: f64,
+    /// Where it gives up: the cluster takes whatever comes.
+    pub max_rate: f64,
+}
+
+impl Default for CapacityConfig {
+    fn default() -> Self {
+        CapacityConfig {
+            attainment: 0.9,
+            precision: 0.02,
+            seeds: 3,
+            first_rate: 1.0,
+            max_rate: 1e6,
+        }
+    }
+}
+
+/// A cluster's capacity, requests a second.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Capacity {
+    pub rate: Estimate,
+    pub per_worker: f64,
+    pub workers: u32,
+    /// Each seed's.
+    pub by_seed: Vec<f64>,
+    /// Simulations it took.
+    pub runs: u32,
+    /// Every rate that was tried and its attainment, lowest first.
+    pub tried: Vec<(f64, f64)>,
+}
+
+/// A mean and half the width of its 95 % confidence interval (Student's t).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    pub mean: f64,
+    pub half_width: f64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CapacityError {
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    #[error("{name} is {given}; it must be {must}")]
+    Value { name: &'static str, given: f64, must: &'static str },
+    #[error(
+        "no rate is low enough: at {rate:.3} requests/s {attainment:.1} % of requests meet their \
+         targets, {wanted:.1} % were wanted, and {out_of_reach} of {offered} miss them even on an \
+         idle worker; loosen the objectives or take a faster profile"
+    )]
+    OutOfReach { rate: f64, attainment: f64, wanted: f64, out_of_reach: u64, offered: u64 },
+    #[error(
+        "at {rate} requests/s the cluster still meets its targets: there is nothing to find, or \
+         too few requests are simulated to fill it"
+    )]
+    Unbounded { rate: f64 },
+}
+
+impl Capacity {
+    /// As one object.
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+impl CapacityConfig {
+    fn validate(&self) -> Result<(), CapacityError> {
+        let within = |name, given: f64, range: std::ops::RangeInclusive<f64>, must| {
+            let inside = range.contains(&given);
+            if inside { Ok(()) } else { Err(CapacityError::Value { name, given, must }) }
+        };
+        within("attainment", self.attainment, 0.01..=1.0, "from 0.01 to 1")?;
+        within("precision", self.precision, 1e-4..=1.0, "from 0.0001 to 1")?;
+        within("seeds", self.seeds.into(), 1.0..=1000.0, "from 1 to 1000")?;
+        within("first_rate", self.first_rate, 1e-3..=1e9, "from 0.001 to 1e9")?;
+        within("max_rate", self.max_rate, self.first_rate..=1e12, "at least first_rate")
+    }
+
+    /// Searches. A trace's requests come at the rates tried; arrivals drawn keep their shape.
+    pub fn search(
+        &self,
+        scenario: &Scenario,
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<Capacity, CapacityError> {
+        self.validate()?;
+        let mut search = Search { config: self, scenario, trace, tried: Vec::new() };
+        let mut by_seed = Vec::new();
+        for seed in 0..self.seeds {
+            by_seed.push(search.of_seed(scenario.seed.wrapping_add(seed.into()))?);
+        }
+        let rate = Estimate::of(&by_seed);
+        let workers = scenario.cluster.topology.workers();
+        let mut tried = search.tried;
+        tried.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Ok(Capacity {
+            rate,
+            per_worker: rate.mean / f64::from(workers.max(1)),
+            workers,
+            by_seed,
+            runs: tried.len() as u32,
+            tried,
+        })
+    }
+}
+
+struct Search<'a> {
+    config: &'a CapacityConfig,
+    scenario: &'a Scenario,
+    trace: Option<&'a Arc<Trace>>,
+    tried: Vec<(f64, f64)>,
+}
+
+/// How often a rate is halved before a cluster counts as hopeless.
+const HALVINGS: u32 = 12;
+
+impl Search<'_> {
+    fn of_seed(&mut self, seed: u64) -> Result<f64, CapacityError> {
+        let mut low = self.config.first_rate;
+        let mut halvings = 0;
+        loop {
+            let report = self.run(seed, low)?;
+            if report.attainment >= self.config.attainment {
+                break;
+            }
+            if halvings == HALVINGS {
+                return Err(CapacityError::OutOfReach {
+                    rate: low,
+                    attainment: 100.0 * report.attainment,
+                    wanted: 100.0 * self.config.attainment,
+                    out_of_reach: report.out_of_reach,
+                    offered: report.offered,
+                });
+            }
+            low /= 2.0;
+            halvings += 1;
+        }
+        let mut high = low * 2.0;
+        while self.run(seed, high)?.attainment >= self.config.attainment {
+            if high >= self.config.max_rate {
+                return Err(CapacityError::Unbounded { rate: high });
+            }
+            low = high;
+            high *= 2.0;
+        }
+        while high - low > self.config.precision * high {
+            let middle = f64::midpoint(low, high);
+            if self.run(seed, middle)?.attainment >= self.config.attainment {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    fn run(&mut self, seed: u64, rate: f64) -> Result<crate::Report, CapacityError> {
+        let mut scenario = self.scenario.clone();
+        scenario.seed = seed;
+        scenario.workload.arrivals = scenario.workload.arrivals.at_rate(rate);
+        scenario.workload.trace_rate = self.trace.map(|_| rate);
+        let report = simulate(&scenario, self.trace)?;
+        self.tried.push((rate, report.attainment));
+        Ok(report)
+    }
+}
+
+/// Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom.
+const T95: [f64; 10] = [12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228];
+
+impl Estimate {
+    /// Of independent values; of one alone nothing is known about the spread.
+    pub fn of(values: &[f64]) -> Self {
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let Some(freedom) = values.len().checked_sub(1).filter(|freedom| *freedom > 0) else {
+            return Estimate { mean, half_width: f64::INFINITY };
+        };
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let deviation = (squares / freedom as f64).sqrt();
+        let t = T95.get(freedom - 1).copied().unwrap_or(2.0);
+        Estimate { mean, half_width: t * deviation / count.sqrt() }
+    }
+}

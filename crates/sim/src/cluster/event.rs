@@ -1,0 +1,226 @@
+//! What happens, and when: the one queue.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use baton_types::{Capability, Epoch, Generation, NodeLoad, SequenceKey, SequenceSpec, Time};
+
+use baton_transfer_protocol::StreamId;
+
+use super::TransferId;
+use crate::network::Drain;
+
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The next request comes to the router.
+    Arrival,
+    /// The router's earliest deadline, of a wait in line or of a request.
+    RouterTimer,
+    /// The earliest lease's end.
+    LeaseTimer,
+    /// A request that failed is tried again.
+    Retry {
+        number: u64,
+        epoch: u64,
+    },
+    ToNode {
+        node: usize,
+        generation: Generation,
+        message: Box<ToNode>,
+    },
+    ToRouter(Box<ToRouter>),
+    Heartbeat {
+        node: usize,
+        generation: Generation,
+        beat: u64,
+    },
+    StepEnd {
+        node: usize,
+        generation: Generation,
+    },
+    /// A step loop with nothing to compute looks again.
+    Wake {
+        node: usize,
+        generation: Generation,
+    },
+    SourceTimer {
+        node: usize,
+        generation: Generation,
+    },
+    /// The first layer of a step is done.
+    Supply {
+        transfer: TransferId,
+        step: u64,
+        bytes_per_second: f64,
+    },
+    Drain(Drain),
+    /// The first token comes to the sink; the last page does.
+    FirstAtSink {
+        transfer: TransferId,
+    },
+    LastPage {
+        transfer: TransferId,
+    },
+    SinkTimer {
+        transfer: TransferId,
+    },
+    /// A transfer's connections broke.
+    PullBroken {
+        transfer: TransferId,
+    },
+    FaultBegins(usize),
+    FaultEnds(usize),
+}
+
+/// Over the control plane but for the last three.
+#[derive(Debug)]
+pub(super) enum ToNode {
+    PrefillRun {
+        spec: SequenceSpec,
+        capability: Option<Capability>,
+    },
+    DecodeRun {
+        spec: SequenceSpec,
+        source: Source,
+    },
+    /// Prompt and output on one worker.
+    WholeRun {
+        spec: SequenceSpec,
+    },
+    /// The router dropped its stream.
+    Cancel {
+        key: SequenceKey,
+        epoch: Epoch,
+    },
+    Pull {
+        transfer: TransferId,
+    },
+    /// The puller has everything.
+    Release {
+        streams: Streams,
+    },
+    /// The puller gave up, or the connections broke.
+    Abort {
+        streams: Streams,
+        broken: bool,
+    },
+}
+
+/// A transfer's connections: so many from the first.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Streams {
+    pub(super) first: u64,
+    pub(super) count: u32,
+}
+
+impl Streams {
+    pub(super) fn ids(self) -> impl Iterator<Item = (u32, StreamId)> {
+        (0..self.count).map(move |index| (index, StreamId(self.first + u64::from(index))))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source {
+    pub(super) node: usize,
+    pub(super) generation: Generation,
+    pub(super) capability: Capability,
+}
+
+#[derive(Debug)]
+pub(super) enum ToRouter {
+    Word {
+        number: u64,
+        epoch: Epoch,
+        node: usize,
+        word: Word,
+    },
+    Beat {
+        node: usize,
+        generation: Generation,
+        load: NodeLoad,
+    },
+    /// A node's connections broke.
+    Broken {
+        node: usize,
+        generation: Generation,
+    },
+}
+
+/// What a node says of an attempt.
+#[derive(Debug)]
+pub(super) enum Word {
+    First { finished: bool },
+    HandedOver,
+    Joined,
+    Token { index: u32 },
+    Finished,
+    Failed(Failure),
+}
+
+/// Why an attempt ended without the sequence's end; as the router's `Kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    Request,
+    Full,
+    Unreachable,
+    Node,
+    HandOver,
+    Deadline,
+}
+
+impl Failure {
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Failure::Request => "request",
+            Failure::Full => "full",
+            Failure::Unreachable => "unreachable",
+            Failure::Node => "node",
+            Failure::HandOver => "hand_over",
+            Failure::Deadline => "deadline",
+        }
+    }
+}
+
+/// Events in order of time; those of one time in the order they were put in.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    heap: BinaryHeap<Reverse<Scheduled>>,
+    sequence: u64,
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: Time,
+    sequence: u64,
+    event: Event,
+}
+
+impl Queue {
+    pub(super) fn push(&mut self, at: Time, event: Event) {
+        self.sequence += 1;
+        self.heap.push(Reverse(Scheduled { at, sequence: self.sequence, event }));
+    }
+
+    pub(super) fn pop(&mut self) -> Option<(Time, Event)> {
+        self.heap.pop().map(|Reverse(Scheduled { at, event, .. })| (at, event))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
+}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Scheduled {}

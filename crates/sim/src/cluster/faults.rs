@@ -1,0 +1,173 @@
+//! What goes wrong, by script, and what of the network it concerns.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use baton_types::Time;
+
+use super::{
+    Simulation,
+    event::{Event, ToRouter},
+};
+use crate::{
+    fault::{Fault, ROUTER},
+    scenario::{micros, seconds},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Router,
+    Node(usize),
+}
+
+/// How messages travel.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// One way, between nodes, and between the router and a node.
+    pub(super) latency: Duration,
+    pub(super) router_latency: Duration,
+    /// Until when nothing passes between two parts.
+    cuts: Vec<(Part, Part, Time)>,
+    /// The next message from one part to the other is lost.
+    losses: Vec<(Part, Part)>,
+    /// Nodes that nobody hears break.
+    dark: BTreeSet<usize>,
+}
+
+impl Links {
+    /// When a message sent now arrives; never, if it is the one to be lost.
+    pub(super) fn deliver(&mut self, now: Time, from: Part, to: Part) -> Option<Time> {
+        if let Some(at) = self.losses.iter().position(|&loss| loss == (from, to)) {
+            self.losses.swap_remove(at);
+            return None;
+        }
+        let ends = from == Part::Router || to == Part::Router;
+        let latency = if ends { self.router_latency } else { self.latency };
+        let leaves = self.cut_until(from, to).map_or(now, |until| until.max(now));
+        Some(leaves + latency)
+    }
+
+    pub(super) fn is_cut(&self, a: Part, b: Part) -> bool {
+        self.cut_until(a, b).is_some()
+    }
+
+    fn cut_until(&self, a: Part, b: Part) -> Option<Time> {
+        let between =
+            |cut: &&(Part, Part, Time)| (cut.0, cut.1) == (a, b) || (cut.0, cut.1) == (b, a);
+        self.cuts.iter().find(between).map(|&(_, _, until)| until)
+    }
+
+    /// Whether anything is wrong on a node's way to the router.
+    pub(super) fn is_disturbed(&self, node: usize) -> bool {
+        let (node, router) = (Part::Node(node), Part::Router);
+        (!self.cuts.is_empty() && self.is_cut(node, router))
+            || self.losses.contains(&(node, router))
+    }
+
+    pub(super) fn is_dark(&self, node: usize) -> bool {
+        self.dark.contains(&node)
+    }
+}
+
+impl Simulation<'_> {
+    pub(super) fn schedule_faults(&mut self) {
+        let network = &self.scenario.cluster.network;
+        self.links.latency = micros(network.latency_us);
+        self.links.router_latency = micros(network.router_latency_us);
+        for (index, fault) in self.scenario.faults.iter().enumerate() {
+            let (begins, ends) = match fault {
+                Fault::Crash { at_s, restart_after_s, .. } => {
+                    (*at_s, restart_after_s.map(|after| at_s + after))
+                }
+                Fault::Slow { from_s, to_s, .. } | Fault::Cut { from_s, to_s, .. } => {
+                    (*from_s, Some(*to_s))
+                }
+                Fault::Lose { after_s, .. } => (*after_s, None),
+            };
+            self.queue.push(Time::ZERO + seconds(begins), Event::FaultBegins(index));
+            if let Some(ends) = ends {
+                self.queue.push(Time::ZERO + seconds(ends), Event::FaultEnds(index));
+            }
+        }
+    }
+
+    pub(super) fn fault_begins(&mut self, index: usize) {
+        match &self.scenario.faults[index] {
+            Fault::Crash { node, silent, .. } => {
+                let node = self.node_named(node);
+                self.crash(node, *silent);
+            }
+            Fault::Slow { node, factor, .. } => {
+                let node = self.node_named(node);
+                self.nodes[node].slowness *= factor;
+            }
+            Fault::Cut { a, b, to_s, .. } => {
+                let (a, b) = (self.part(a), self.part(b));
+                self.links.cuts.push((a, b, Time::ZERO + seconds(*to_s)));
+                self.cut_changed(a, b, true);
+            }
+            Fault::Lose { from, to, .. } => {
+                let loss = (self.part(from), self.part(to));
+                self.links.losses.push(loss);
+            }
+        }
+    }
+
+    pub(super) fn fault_ends(&mut self, index: usize) {
+        match &self.scenario.faults[index] {
+            Fault::Crash { node, .. } => {
+                let node = self.node_named(node);
+                self.links.dark.remove(&node);
+                self.nodes[node].alive = true;
+                let generation = self.nodes[node].generation;
+                // It joins with its first word; an old self's lease may have to end before.
+                self.queue.push(self.now, Event::Heartbeat { node, generation, beat: 0 });
+            }
+            Fault::Slow { node, factor, .. } => {
+                let node = self.node_named(node);
+                self.nodes[node].slowness /= factor;
+            }
+            Fault::Cut { a, b, to_s, .. } => {
+                let (a, b) = (self.part(a), self.part(b));
+                let until = Time::ZERO + seconds(*to_s);
+                if let Some(at) = self.links.cuts.iter().position(|&cut| cut == (a, b, until)) {
+                    self.links.cuts.remove(at);
+                }
+                let still = self.links.is_cut(a, b);
+                self.cut_changed(a, b, still);
+            }
+            Fault::Lose { .. } => {}
+        }
+    }
+
+    fn crash(&mut self, node: usize, silent: bool) {
+        if !self.nodes[node].alive {
+            return;
+        }
+        let generation = self.nodes[node].generation;
+        self.transfers_lost(node, silent);
+        self.nodes[node].crash(self.now);
+        if silent {
+            self.links.dark.insert(node);
+            return;
+        }
+        let broken = ToRouter::Broken { node, generation };
+        let at = self.now + self.links.router_latency;
+        self.queue.push(at, Event::ToRouter(Box::new(broken)));
+    }
+
+    fn cut_changed(&mut self, a: Part, b: Part, cut: bool) {
+        if let (Part::Node(a), Part::Node(b)) = (a, b) {
+            self.flows_cut(a, b, cut);
+        }
+    }
+
+    fn part(&self, name: &str) -> Part {
+        if name == ROUTER { Part::Router } else { Part::Node(self.node_named(name)) }
+    }
+
+    /// The scenario was validated: there is one.
+    fn node_named(&self, name: &str) -> usize {
+        let named = |face: &str| self.by_name.get(&face.into()).copied();
+        named(name).or_else(|| named(&format!("{name}/prefill"))).unwrap_or_default()
+    }
+}

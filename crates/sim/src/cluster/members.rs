@@ -1,0 +1,141 @@
+//! The registry: nodes join, speak, and are gone; as `baton-router` and `baton-node` do it.
+
+use baton_membership::Joined;
+use baton_policy::{FitConfig, LatencyFit};
+use baton_types::{Generation, NodeLoad};
+
+use super::{
+    Simulation,
+    event::{Event, ToNode, ToRouter},
+    faults::Part,
+};
+use crate::scenario::seconds;
+
+/// An idle node speaks so many times less often.
+const IDLE_FACTOR: u64 = 4;
+
+impl Simulation<'_> {
+    /// The router takes a node in. What runs on the same incarnation goes on.
+    pub(super) fn join(&mut self, node: usize) {
+        for (face, role) in self.faces(node) {
+            let hello = self.hello(node, face.clone(), role);
+            match self.members.join(self.now, face, hello.generation, 1) {
+                // What ran on its older self is gone.
+                Ok(Joined { replaced: true }) => self.attempts_lost(node),
+                Ok(Joined { replaced: false }) => {}
+                // Its older self was heard just now; it tries again with its next word.
+                Err(_) => return,
+            }
+            let profile = self.scenario.worker(role).profile;
+            let fit = LatencyFit::new(profile, FitConfig::default());
+            self.placer.view_mut().join(&hello, fit);
+            if role == baton_types::Role::Decode && self.scenario.cluster.topology.is_colocated() {
+                self.link_own_faces(node);
+            }
+        }
+        self.watch_leases();
+    }
+
+    /// A worker's pages are where they are.
+    fn link_own_faces(&mut self, node: usize) {
+        let faces = self.faces(node);
+        if let [(prefill, _), (decode, _)] = &faces[..] {
+            let here = baton_policy::Link { rtt_us: 0.0, bytes_per_second: f64::INFINITY };
+            let links = &mut self.placer.view_mut().links;
+            links.known.insert((prefill.clone(), decode.clone()), here);
+        }
+    }
+
+    fn watch_leases(&mut self) {
+        if !self.lease_timer
+            && let Some(at) = self.members.poll_timeout()
+        {
+            self.lease_timer = true;
+            self.queue.push(at, Event::LeaseTimer);
+        }
+    }
+
+    /// A lease can only end later than it was going to, so one timer at a time is enough.
+    pub(super) fn lease_timer(&mut self) {
+        self.lease_timer = false;
+        let expired = self.members.expire(self.now);
+        for face in expired {
+            if let Some(&node) = self.by_name.get(&face) {
+                self.placer.view_mut().leave(&face);
+                self.attempts_lost(node);
+            }
+        }
+        self.watch_leases();
+        self.place_requests();
+    }
+
+    pub(super) fn heartbeat(&mut self, node: usize, generation: Generation, beat: u64) {
+        if !self.is_alive(node, generation) {
+            return;
+        }
+        let interval = seconds(self.scenario.cluster.membership.heartbeat_s);
+        let at = self.now + interval;
+        self.queue.push(at, Event::Heartbeat { node, generation, beat: beat + 1 });
+        let state = &self.nodes[node];
+        if !state.is_busy() && !beat.is_multiple_of(IDLE_FACTOR) {
+            return;
+        }
+        let load = state.heartbeat();
+        if self.links.is_cut(Part::Node(node), Part::Router) {
+            return;
+        }
+        if let Some(at) = self.links.deliver(self.now, Part::Node(node), Part::Router) {
+            let beat = ToRouter::Beat { node, generation, load };
+            self.queue.push(at, Event::ToRouter(Box::new(beat)));
+        }
+    }
+
+    pub(super) fn beat(&mut self, node: usize, generation: Generation, load: NodeLoad) {
+        if self.nodes[node].generation != generation {
+            return;
+        }
+        for (face, _) in self.faces(node) {
+            if self.members.heartbeat(self.now, &face, generation).is_err() {
+                self.join(node);
+            }
+            self.placer.view_mut().observe(&face, generation, load);
+            self.placer.view_mut().set_available(&face, generation, true);
+        }
+    }
+
+    /// Sends nothing to a node whose connection failed until it speaks again.
+    pub(super) fn suspect(&mut self, node: usize) {
+        let generation = self.nodes[node].generation;
+        for (face, _) in self.faces(node) {
+            self.placer.view_mut().set_available(&face, generation, false);
+        }
+    }
+
+    /// A node's connections broke.
+    pub(super) fn node_gone(&mut self, node: usize, generation: Generation) {
+        for (face, _) in self.faces(node) {
+            if self.members.leave(&face, generation) {
+                self.placer.view_mut().leave(&face);
+            }
+        }
+        self.attempts_lost(node);
+    }
+
+    /// A message to a node that isn't there any more.
+    pub(super) fn bounced(&mut self, node: usize, message: ToNode) {
+        if self.links.is_dark(node) {
+            return;
+        }
+        match message {
+            ToNode::PrefillRun { spec, .. }
+            | ToNode::DecodeRun { spec, .. }
+            | ToNode::WholeRun { spec } => {
+                if self.live_of(spec.key, spec.epoch).is_some() {
+                    self.unreachable(spec.key.request.0 as u64, node);
+                }
+            }
+            ToNode::Pull { transfer } => self.offer_gone(transfer),
+            ToNode::Cancel { .. } | ToNode::Release { .. } | ToNode::Abort { .. } => {}
+        }
+    }
+}

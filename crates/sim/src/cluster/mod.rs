@@ -1,0 +1,320 @@
+//! The event loop, and what of the cluster isn't a production part: the glue between them.
+//!
+//! Each file holds what one service of the binaries does: `requests` and `placing` the router's state
+//! machine of a request, `members` its registry, `steps` a node's step thread, `prefill` and `decode`
+//! the roles' `Run` calls, `transfers` and `breaks` the page transfer's drivers, `faults` what goes
+//! wrong.
+//!
+//! **Invariants:** every offered request ends exactly once (`no-lost-request`), and when nothing runs
+//! any more every pool is whole (`no-leak`); a run checks both.
+
+mod breaks;
+mod decode;
+mod event;
+mod faults;
+mod members;
+mod placing;
+mod prefill;
+mod requests;
+mod steps;
+mod transfers;
+
+use std::{sync::Arc, time::Duration};
+
+use baton_kv_cache::Usage;
+use baton_membership::Members;
+use baton_policy::Placer;
+use baton_scheduler::{EngineInfo, Sampled};
+use baton_transfer_protocol::{PageRun, SourceConfig};
+use baton_types::{Generation, ModelId, NodeHello, NodeId, NumericsId, Role, Time};
+
+use self::{
+    event::{Event, Queue},
+    faults::Links,
+    requests::Live,
+    transfers::Transfers,
+};
+pub(crate) use transfers::TransferId;
+
+use crate::{
+    Map,
+    network::Network,
+    node::{Node, Work},
+    outcome::Outcome,
+    random::{Draws, Purpose, draws},
+    report::Report,
+    scenario::{Scenario, ScenarioError, Topology, seconds},
+    workload::{Request, Trace, Workload},
+};
+
+const NUMERICS: NumericsId = NumericsId(1);
+/// How long after the last request's end pools may take to be whole: leases end by themselves.
+const SETTLING: Duration = Duration::from_secs(600);
+
+/// Runs a scenario to the end of its last request, and of everything that followed from it.
+pub fn simulate(scenario: &Scenario, trace: Option<&Arc<Trace>>) -> Result<Report, ScenarioError> {
+    scenario.validate()?;
+    let max_context = scenario.cluster.model.max_context;
+    let (slo, seed) = (scenario.slo, scenario.seed);
+    let workload = Workload::new(&scenario.workload, slo, max_context, trace, seed)?;
+    let mut simulation = Simulation::new(scenario, workload);
+    simulation.run();
+    Ok(Report::new(scenario, simulation.finish()))
+}
+
+/// A pool that isn't whole at the end (`no-leak`).
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Leak {
+    pub node: String,
+    pub held_blocks: u32,
+    pub sequences: usize,
+}
+
+/// What a run leaves to be told.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) ended: Time,
+    pub(crate) over_context: u64,
+    pub(crate) leaks: Vec<Leak>,
+    pub(crate) reservations: usize,
+    pub(crate) events: u64,
+}
+
+pub(crate) struct Simulation<'a> {
+    scenario: &'a Scenario,
+    now: Time,
+    queue: Queue,
+    events: u64,
+    nodes: Vec<Node>,
+    by_name: Map<NodeId, usize>,
+    network: Network,
+    links: Links,
+    transfers: Transfers,
+    // The router.
+    model: ModelId,
+    placer: Placer,
+    members: Members,
+    live: Map<u64, Box<Live>>,
+    /// Deadlines of requests, which all have as long.
+    deadlines: std::collections::VecDeque<(Time, u64)>,
+    router_timer: Option<Time>,
+    lease_timer: bool,
+    workload: Workload,
+    next: Option<Request>,
+    offered: u64,
+    outcomes: Vec<Outcome>,
+    last_ended: Time,
+    policy_draws: Draws,
+    noise_draws: Draws,
+    // Buffers, kept from step to step.
+    said: Vec<baton_scheduler::Event>,
+    sampled: Vec<Sampled>,
+    run: PageRun,
+}
+
+impl<'a> Simulation<'a> {
+    pub(crate) fn new(scenario: &'a Scenario, workload: Workload) -> Self {
+        let cluster = &scenario.cluster;
+        let info = EngineInfo {
+            layout: cluster.model.layout(),
+            numerics: NUMERICS,
+            max_context: cluster.model.max_context,
+            vocab: cluster.model.vocab,
+        };
+        let source = SourceConfig {
+            lease: seconds(cluster.transfer.lease_s),
+            park: seconds(cluster.transfer.park_s),
+            ..SourceConfig::default()
+        };
+        let nodes: Vec<Node> = cluster
+            .topology
+            .names()
+            .iter()
+            .map(|name| {
+                let (work, role) = match name.as_bytes()[0] {
+                    b'p' => (Work::Prefill, Role::Prefill),
+                    b'd' => (Work::Decode, Role::Decode),
+                    _ => (Work::Both, Role::Decode),
+                };
+                let name = NodeId::from(name.as_str());
+                Node::new(name, work, scenario.worker(role), info.clone(), source)
+            })
+            .collect();
+        let seed = scenario.seed;
+        let mut simulation = Simulation {
+            scenario,
+            now: Time::ZERO,
+            queue: Queue::default(),
+            events: 0,
+            by_name: Map::default(),
+            network: Network::new(nodes.len(), cluster.network.bytes_per_second),
+            nodes,
+            links: Links::default(),
+            transfers: Transfers::default(),
+            model: ModelId::from("model"),
+            placer: Placer::new(scenario.policy),
+            members: Members::new(seconds(cluster.membership.lease_s)),
+            live: Map::default(),
+            deadlines: std::collections::VecDeque::new(),
+            router_timer: None,
+            lease_timer: false,
+            workload,
+            next: None,
+            offered: 0,
+            outcomes: Vec::new(),
+            last_ended: Time::ZERO,
+            policy_draws: draws(seed, Purpose::Policy),
+            noise_draws: draws(seed, Purpose::Noise),
+            said: Vec::new(),
+            sampled: Vec::new(),
+            run: PageRun { layer: 0, first_block: 0, checksums: Vec::new() },
+        };
+        simulation.begin();
+        simulation
+    }
+
+    /// Every worker is a member, idle; the first request is on its way.
+    fn begin(&mut self) {
+        for node in 0..self.nodes.len() {
+            for (name, _) in self.faces(node) {
+                self.by_name.insert(name, node);
+            }
+            self.join(node);
+            let interval = seconds(self.scenario.cluster.membership.heartbeat_s);
+            let phase = interval.mul_f64((node + 1) as f64 / self.nodes.len() as f64);
+            let generation = self.nodes[node].generation;
+            self.queue.push(self.now + phase, Event::Heartbeat { node, generation, beat: 0 });
+        }
+        self.schedule_faults();
+        self.expect_arrival();
+    }
+
+    /// How a worker is known to the router: one that does both is a prefill and a decode node that
+    /// work with nobody but each other.
+    fn faces(&self, node: usize) -> Vec<(NodeId, Role)> {
+        let Node { name, work, .. } = &self.nodes[node];
+        match work {
+            Work::Prefill => vec![(name.clone(), Role::Prefill)],
+            Work::Decode => vec![(name.clone(), Role::Decode)],
+            Work::Both => [("prefill", Role::Prefill), ("decode", Role::Decode)]
+                .map(|(face, role)| (NodeId::from(format!("{name}/{face}").as_str()), role))
+                .into(),
+        }
+    }
+
+    fn hello(&self, node: usize, face: NodeId, role: Role) -> NodeHello {
+        let model = &self.scenario.cluster.model;
+        let Node { generation, work, .. } = self.nodes[node];
+        let worker = self.scenario.worker(role);
+        NodeHello {
+            protocol_version: 1,
+            node: face,
+            generation,
+            role,
+            model: self.model.clone(),
+            numerics: match work {
+                Work::Both => NumericsId(NUMERICS.0 + 1 + node as u128),
+                Work::Prefill | Work::Decode => NUMERICS,
+            },
+            layout: model.layout(),
+            max_context: model.max_context,
+            total_blocks: worker.kv_blocks,
+            max_batch_tokens: worker.scheduler.max_batch_tokens,
+            chunk_tokens: worker.scheduler.chunk_tokens,
+            control_address: String::new(),
+            data_address: String::new(),
+            metrics_address: String::new(),
+        }
+    }
+
+    pub(crate) fn run(&mut self) {
+        while let Some((at, event)) = self.queue.pop() {
+            self.now = at;
+            self.events += 1;
+            self.handle(event);
+            while let Some(drain) = self.network.poll_drain() {
+                self.queue.push(drain.at, Event::Drain(drain));
+            }
+            if self.is_over() {
+                return;
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrival => self.arrival(),
+            Event::RouterTimer => self.router_timer(),
+            Event::LeaseTimer => self.lease_timer(),
+            Event::Retry { number, epoch } => self.retry(number, epoch),
+            Event::ToNode { node, generation, message } => {
+                self.message(node, generation, *message);
+            }
+            Event::ToRouter(message) => self.heard(*message),
+            Event::Heartbeat { node, generation, beat } => self.heartbeat(node, generation, beat),
+            Event::StepEnd { node, generation } => self.step_end(node, generation),
+            Event::Wake { node, generation } => self.wake(node, generation),
+            Event::SourceTimer { node, generation } => self.source_timer(node, generation),
+            Event::Supply { transfer, step, bytes_per_second } => {
+                self.supply(transfer, step, bytes_per_second);
+            }
+            Event::Drain(drain) => self.drained(&drain),
+            Event::FirstAtSink { transfer } => self.first_at_sink(transfer),
+            Event::LastPage { transfer } => self.last_page(transfer),
+            Event::SinkTimer { transfer } => self.sink_timer(transfer),
+            Event::PullBroken { transfer } => self.pull_failed(transfer),
+            Event::FaultBegins(index) => self.fault_begins(index),
+            Event::FaultEnds(index) => self.fault_ends(index),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.next.is_none()
+            && self.live.is_empty()
+            && (self.is_whole() || self.now > self.last_ended + SETTLING)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.nodes.iter().all(|node| !node.is_busy() && node.cache.usage().held == 0)
+    }
+
+    pub(crate) fn finish(self) -> Finished {
+        let leak = |node: &Node| {
+            let Usage { held, .. } = node.cache.usage();
+            let sequences = node.prefills.len() + node.decodes.len();
+            (held > 0 || sequences > 0).then(|| Leak {
+                node: node.name.to_string(),
+                held_blocks: held,
+                sequences,
+            })
+        };
+        let leaks = self.nodes.iter().filter_map(leak).collect();
+        let (now, mut outcomes, mut nodes) = (self.now, self.outcomes, self.nodes);
+        outcomes.sort_by_key(|outcome| outcome.number);
+        nodes.iter_mut().for_each(|node| node.stats.holds(now, 0));
+        Finished {
+            outcomes,
+            nodes,
+            ended: self.last_ended,
+            over_context: self.workload.over_context(),
+            leaks,
+            reservations: self.placer.view().reservations(),
+            events: self.events,
+        }
+    }
+
+    /// Whether this incarnation of a node lives.
+    fn is_alive(&self, node: usize, generation: Generation) -> bool {
+        let Node { alive, generation: current, .. } = self.nodes[node];
+        alive && current == generation
+    }
+}
+
+impl Topology {
+    /// Whether workers do both.
+    pub(crate) fn is_colocated(self) -> bool {
+        matches!(self, Topology::Colocated { .. })
+    }
+}

@@ -1,0 +1,8 @@
+//! The simulator against theory, itself, and bad input.
+
+mod bad_input;
+mod faults;
+mod properties;
+mod scenarios;
+mod small;
+mod theory;
