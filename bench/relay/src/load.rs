@@ -135,11 +135,13 @@ impl Load {
         let stalls = watch.between(from, to);
         let still: Duration = stalls.iter().map(Stall::length).sum();
         let longest = stalls.iter().map(Stall::length).max().unwrap_or_default();
-        let undisturbed =
-            |way: &&OneWay| !stalls.iter().any(|stall| stall.disturbs(way.sent, way.arrived));
+        let cpu = cpu?;
+        let share = cpu / WINDOW.as_secs_f64();
+        let disturbed = |way: &OneWay, stall: &Stall| stall.disturbs(way.sent, way.arrived, share);
+        let undisturbed = |way: &&OneWay| !stalls.iter().any(|stall| disturbed(way, stall));
         Ok(Measured {
             passed: ways.len() as f64 / WINDOW.as_secs_f64(),
-            cpu_us: cpu? * 1e6 / ways.len() as f64,
+            cpu_us: cpu * 1e6 / ways.len() as f64,
             all: Ways::of(ways.iter())?,
             undisturbed: Ways::of(ways.iter().filter(undisturbed))?,
             still: still.as_secs_f64() / WINDOW.as_secs_f64(),

@@ -25,9 +25,9 @@ use thread_priority::{
 const BEAT: Duration = Duration::from_micros(250);
 /// A watcher that is later than this wasn't merely woken slowly.
 const LATE: Duration = Duration::from_micros(500);
-/// What piled up in a stall is gone after so many times its length, if a core does its work in
-/// three quarters of the time.
-const CATCHING_UP: u32 = 3;
+/// Of what piled up in a stall, a core that works in half of its time is rid after as long again; the
+/// relay's share of its own may be greater.
+const LEAST_SHARE: f64 = 0.5;
 
 /// From when to when, since the beginning of the benchmark.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +44,11 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
+    /// Watches nothing: no stall is known.
+    pub(crate) fn none() -> Self {
+        Watch { stalls: Arc::default(), over: Arc::default(), threads: Vec::new() }
+    }
+
     /// Durations count from `begin`.
     pub(crate) fn start(cores: &'static [usize], begin: Instant) -> anyhow::Result<Self> {
         let (stalls, over) = (Arc::default(), Arc::default());
@@ -84,9 +89,11 @@ impl Stall {
         self.to - self.from
     }
 
-    /// Whether it, or catching up with it, touches a token on its way from `sent` to `arrived`.
-    pub(crate) fn disturbs(&self, sent: Duration, arrived: Duration) -> bool {
-        self.from < arrived && sent < self.to + self.length() * CATCHING_UP
+    /// Whether it, or catching up with it, touches a token on its way from `sent` to `arrived`, past
+    /// a core that works in this share of its time.
+    pub(crate) fn disturbs(&self, sent: Duration, arrived: Duration, share: f64) -> bool {
+        let share = share.clamp(LEAST_SHARE, 0.95);
+        self.from < arrived && sent < self.to + self.length().mul_f64(share / (1.0 - share))
     }
 }
 
