@@ -1,6 +1,8 @@
 //! What a router is told at its start: one typed tree, refused when a key is unknown or a value
 //! makes no sense.
 
+mod latency;
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
@@ -12,6 +14,8 @@ use baton_node::{
 };
 use baton_policy::{Policy, PolicyConfig};
 use serde::{Deserialize, Serialize};
+
+pub use self::latency::LatencyConfig;
 
 /// Prefix of the environment variables a router listens to.
 const ENVIRONMENT: &str = "BATON_ROUTER_";
@@ -27,6 +31,7 @@ pub struct RouterConfig {
     pub limits: LimitsConfig,
     pub timeouts: TimeoutsConfig,
     pub policy: PlacementConfig,
+    pub latency: LatencyConfig,
     pub batches: BatchesConfig,
     pub log: LogConfig,
 }
@@ -117,6 +122,7 @@ impl Default for RouterConfig {
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
             policy: PlacementConfig::default(),
+            latency: LatencyConfig::default(),
             batches: BatchesConfig::default(),
             log: LogConfig::default(),
         }
@@ -231,7 +237,7 @@ impl RouterConfig {
                 return Err(ConfigError::invalid(key, share, "must be a share from 0 to 1"));
             }
         }
-        Ok(())
+        self.latency.validate()
     }
 
     /// What the policy is told.
@@ -309,6 +315,8 @@ impl RouterFlags {
 
 #[cfg(test)]
 mod tests {
+    use baton_types::LatencyProfile;
+
     use super::*;
 
     fn load(environment: &[(&str, &str)], set: &[&str]) -> Result<RouterConfig, String> {
@@ -342,6 +350,18 @@ mod tests {
     }
 
     #[test]
+    fn models_may_have_a_latency_profile_of_their_own() {
+        let set = ["latency.models={\"m-1.5\"={decode_us=7.0}}", "latency.default.decode_us=8"];
+        let config = load(&[], &set).unwrap();
+        for (model, decode_us) in [("m-1.5", 7.0), ("other", 8.0)] {
+            let expected = LatencyProfile { decode_us, ..LatencyProfile::default() };
+            assert_eq!(config.latency.fit(&model.into()).profile(), expected, "{model}");
+        }
+        let printed = baton_node::config::to_toml(&config).unwrap();
+        assert!(printed.contains("[latency.models.\"m-1.5\"]"), "{printed}");
+    }
+
+    #[test]
     fn bad_values_are_refused_by_key_and_value() {
         for (set, expected) in [
             ("listen=nowhere", "listen"),
@@ -354,6 +374,11 @@ mod tests {
             ("batches.spare=-0.5", "batches.spare = -0.5"),
             ("batches.window=25h", "batches.window = 25h"),
             ("batches.max_running=0", "batches.max_running = 0"),
+            ("latency.seed_spread=0", "latency.seed_spread = 0"),
+            ("latency.memory_steps=9", "latency.memory_steps = 9"),
+            ("latency.default.decode_us=-1.5", "latency.default = -1.5: decode_us must be"),
+            ("latency.default.decode_ms=1", "decode_ms"),
+            ("latency.models={\"a.b\"={prefill_us=1000000000000}}", "prefill_us of a.b must be"),
         ] {
             let error = load(&[], &[set]).expect_err(set);
             assert!(error.contains(expected), "{set}: {error:?}");

@@ -42,8 +42,6 @@ pub(crate) enum RequestError {
     Grammar { param: &'static str, source: GrammarError },
     #[error("ignore_eos contradicts a grammar, whose end is the end of the output; leave one out")]
     EndlessGrammar,
-    #[error("tools and {param} both say what the output must match; leave one out")]
-    ToolsAndGrammar { param: &'static str },
     #[error("{given} choices are asked for; from 1 to {max} are allowed")]
     Choices { given: u32, max: u32 },
     #[error(
@@ -119,7 +117,6 @@ impl RequestError {
             RequestError::Sampling(error) => Some(error.param()),
             RequestError::Grammar { param, .. } => Some(param),
             RequestError::EndlessGrammar => Some("ignore_eos"),
-            RequestError::ToolsAndGrammar { param } => Some(param),
             RequestError::Choices { .. } => Some("n"),
             RequestError::Prompts { .. } | RequestError::InPrompt { .. } => Some("prompt"),
             RequestError::MinTokens { .. } => Some("min_tokens"),
@@ -167,7 +164,6 @@ impl Refuse for RequestError {
             | RequestError::Sampling(_)
             | RequestError::Grammar { .. }
             | RequestError::EndlessGrammar
-            | RequestError::ToolsAndGrammar { .. }
             | RequestError::Choices { .. }
             | RequestError::Prompts { .. }
             | RequestError::MinTokens { .. }
@@ -210,9 +206,7 @@ impl Refuse for RequestError {
             RequestError::ContextLength { .. } => "CONTEXT_TOO_LONG",
             RequestError::Text { .. } => "INVALID_TEXT",
             RequestError::Stop(_) => "INVALID_STOP",
-            RequestError::Grammar { .. }
-            | RequestError::EndlessGrammar
-            | RequestError::ToolsAndGrammar { .. } => "INVALID_GRAMMAR",
+            RequestError::Grammar { .. } | RequestError::EndlessGrammar => "INVALID_GRAMMAR",
             RequestError::Sampling(_)
             | RequestError::Choices { .. }
             | RequestError::MinTokens { .. }
@@ -256,7 +250,6 @@ impl Refuse for RequestError {
             RequestError::Sampling(_)
             | RequestError::Grammar { .. }
             | RequestError::EndlessGrammar
-            | RequestError::ToolsAndGrammar { .. }
             | RequestError::Choices { .. }
             | RequestError::MinTokens { .. }
             | RequestError::StopTokens { .. }

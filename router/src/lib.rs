@@ -17,7 +17,8 @@ mod serve;
 
 pub use batch::DiskError;
 pub use config::{
-    BatchesConfig, LimitsConfig, PlacementConfig, RouterConfig, RouterFlags, TimeoutsConfig,
+    BatchesConfig, LatencyConfig, LimitsConfig, PlacementConfig, RouterConfig, RouterFlags,
+    TimeoutsConfig,
 };
 pub use serve::{ServeError, Serving, start};
 use tokio_util::sync::CancellationToken;

@@ -1,5 +1,7 @@
 //! What a router counts.
 
+mod latency;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use baton_node::metrics::encode;
@@ -15,6 +17,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use self::latency::Latencies;
+pub(crate) use self::latency::NodeLatency;
 use crate::error::Outcome;
 
 /// A router's metrics. Clones share them.
@@ -31,6 +35,7 @@ pub(crate) struct RouterMetrics {
     nodes: Family<RoleLabel, Gauge>,
     batch_lines: Family<BatchLabel, Counter>,
     batch_lines_running: Gauge,
+    latencies: Latencies,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -106,6 +111,7 @@ impl RouterMetrics {
             nodes: Family::default(),
             batch_lines: Family::default(),
             batch_lines_running: Gauge::default(),
+            latencies: Latencies::default(),
         };
         let mut registry = Registry::default();
         metrics.register(registry.sub_registry_with_prefix("baton_router"));
@@ -133,6 +139,7 @@ impl RouterMetrics {
         let (lines, running) = (self.batch_lines.clone(), self.batch_lines_running.clone());
         router.register("batch_lines", "Lines of batches that ended, by outcome", lines);
         router.register("batch_lines_running", "Lines of batches that run", running);
+        router.register_collector(Box::new(self.latencies.clone()));
     }
 
     /// Counts a request as running until the tally is dropped.
@@ -162,11 +169,18 @@ impl RouterMetrics {
     }
 
     /// Everything in the OpenMetrics text format, with the cluster's counts as of now.
-    pub(crate) fn render(&self, prefill: usize, decode: usize, queued: usize) -> String {
+    pub(crate) fn render(
+        &self,
+        prefill: usize,
+        decode: usize,
+        queued: usize,
+        latencies: Vec<NodeLatency>,
+    ) -> String {
         for (role, nodes) in [("prefill", prefill), ("decode", decode)] {
             let nodes = i64::try_from(nodes).unwrap_or(i64::MAX);
             self.nodes.get_or_create(&RoleLabel { role }).set(nodes);
         }
+        self.latencies.set(latencies);
         self.queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
         encode(&self.registry)
     }
@@ -226,13 +240,13 @@ mod tests {
     fn what_operators_ask_for_is_there() {
         let metrics = RouterMetrics::new();
         let mut tally = metrics.enter();
-        let running = metrics.render(1, 2, 3);
+        let running = metrics.render(1, 2, 3, Vec::new());
         assert!(running.contains("baton_router_in_flight 1\n"), "{running}");
         tally.ended(Outcome::ok, Some(Duration::from_millis(9)), None);
         drop(tally);
         drop(metrics.enter());
         metrics.retried("full");
-        let text = metrics.render(1, 2, 3);
+        let text = metrics.render(1, 2, 3, Vec::new());
         for line in [
             "baton_router_requests_total{outcome=\"ok\"} 1",
             "baton_router_requests_total{outcome=\"cancelled\"} 1",

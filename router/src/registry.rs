@@ -106,11 +106,11 @@ async fn listen(
             Ok(None) => return Status::ok("the node ended its stream"),
             Err(error) => return error,
         };
-        let load = match convert::from_heartbeat(beat) {
-            Ok((load, _reports)) => load,
+        let (load, reports) = match convert::from_heartbeat(beat) {
+            Ok(said) => said,
             Err(error) => return status(&JoinError::Wire(error)),
         };
-        if let Err(error) = session.heard(load) {
+        if let Err(error) = session.heard(load, &reports) {
             return status(&JoinError::NotAMember(error));
         }
     }

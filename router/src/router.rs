@@ -49,7 +49,7 @@ impl Router {
 impl Operable for Router {
     fn metrics(&self) -> String {
         let (prefill, decode, queued) = self.cluster.counts();
-        self.metrics.render(prefill, decode, queued)
+        self.metrics.render(prefill, decode, queued, self.cluster.latencies())
     }
 
     fn unhealthy(&self) -> Option<String> {

@@ -91,6 +91,7 @@ fn grammar(grammar: Grammar) -> v1::Grammar {
         Grammar::JsonSchema(source) => Source::JsonSchema(source.to_string()),
         Grammar::Regex(source) => Source::Regex(source.to_string()),
         Grammar::Lark(source) => Source::Lark(source.to_string()),
+        Grammar::AnyOf(_) => unreachable!("clients name one grammar; the router adds the tools'"),
     };
     v1::Grammar { source: Some(source) }
 }

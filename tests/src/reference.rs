@@ -40,7 +40,7 @@ impl Reference {
         let stop = StopTokens(TextAssets::bytes().eos);
         let slots = MemorySlots::new(layout.layers, blocks, layout.block_tokens);
         let engine = Box::new(SimEngine::new(config, slots, Unpaced)?);
-        let grammars = Grammars::of_assets(TextAssets::bytes());
+        let grammars = Grammars::of_assets(Arc::new(TextAssets::bytes()));
         Ok(Reference { engine, blocks, stop, grammars })
     }
 
@@ -52,7 +52,7 @@ impl Reference {
         let stop = StopTokens(model.text.eos.clone());
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let kernels = Kernels::new(Isa::best())?;
-        let grammars = Grammars::of_assets(model.text.clone());
+        let grammars = Grammars::of_assets(Arc::new(model.text.clone()));
         let engine = Box::new(TransformerEngine::new(model, arena, kernels, threads, None));
         Ok(Reference { engine, blocks, stop, grammars })
     }

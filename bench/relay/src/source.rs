@@ -191,6 +191,8 @@ fn hello(role: Role, name: &str, address: &str) -> Hello {
         layout,
         max_context: 2 * TOKENS as u32,
         total_blocks: 1 << 20,
+        max_batch_tokens: 512,
+        chunk_tokens: 256,
         control_address: address.to_owned(),
         data_address: "127.0.0.1:9".to_owned(),
         metrics_address: "127.0.0.1:9".to_owned(),

@@ -1,10 +1,10 @@
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use baton_types::{Constraint, ConstraintError, TokenId, TokenMask};
-use llguidance::Matcher;
+use llguidance::{Matcher, toktrie::SimpleVob};
 
 use crate::vocabulary::first_line;
 
@@ -14,22 +14,41 @@ pub struct Compiled {
 }
 
 struct State {
-    matcher: Matcher,
-    /// Tokens of the output it has seen.
+    alternatives: Vec<Alternative>,
+    /// Tokens of the output they have seen.
     seen: usize,
 }
 
+/// One of the grammars that the output may match. They go on side by side: what may follow is what
+/// any of those may be followed by that the output still fits.
+struct Alternative {
+    matcher: Matcher,
+    fits: bool,
+}
+
 impl Compiled {
-    pub(crate) fn new(matcher: Matcher) -> Self {
-        Compiled { state: Mutex::new(State { matcher, seen: 0 }) }
+    pub(crate) fn new(matchers: Vec<Matcher>) -> Self {
+        let alternative = |matcher| Alternative { matcher, fits: true };
+        let alternatives = matchers.into_iter().map(alternative).collect();
+        Compiled { state: Mutex::new(State { alternatives, seen: 0 }) }
+    }
+
+    /// The same for another sequence. It shares nothing with this one; this must have seen nothing.
+    pub(crate) fn copy(&self) -> Self {
+        let state = self.lock();
+        debug_assert_eq!(state.seen, 0, "a grammar is copied before it is used");
+        Compiled::new(state.alternatives.iter().map(|one| one.matcher.deep_clone()).collect())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic in the library is caught there, and leaves an error in the matcher.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Constraint for Compiled {
     fn allowed(&self, output: &[TokenId], mask: &mut TokenMask) -> Result<(), ConstraintError> {
-        // A panic in the library is caught there, and leaves an error in the matcher.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state
+        self.lock()
             .allowed(output, mask)
             .map_err(|error| ConstraintError { emitted: output.len(), why: first_line(&error) })
     }
@@ -37,15 +56,21 @@ impl Constraint for Compiled {
 
 impl State {
     fn allowed(&mut self, output: &[TokenId], mask: &mut TokenMask) -> Result<(), String> {
-        let told = |error: &dyn fmt::Display| error.to_string();
         if output.len() < self.seen {
-            self.matcher.reset().map_err(|error| told(&error))?;
+            self.alternatives.iter_mut().try_for_each(Alternative::restart)?;
             self.seen = 0;
         }
         let new: Vec<u32> = output[self.seen..].iter().map(|token| token.0).collect();
-        self.matcher.consume_tokens(&new).map_err(|error| told(&error))?;
+        let mut union: Option<SimpleVob> = None;
+        for alternative in &mut self.alternatives {
+            let Some(allowed) = alternative.allowed(&new)? else { continue };
+            match &mut union {
+                Some(union) => union.or(&allowed),
+                None => union = Some(allowed),
+            }
+        }
         self.seen = output.len();
-        let allowed = self.matcher.compute_mask_or_eos().map_err(|error| told(&error))?;
+        let allowed = union.ok_or("the output is not what it asks for")?;
         if allowed.is_zero() {
             return Err("no token of the vocabulary fits".to_owned());
         }
@@ -54,9 +79,33 @@ impl State {
     }
 }
 
+impl Alternative {
+    fn restart(&mut self) -> Result<(), String> {
+        self.fits = true;
+        self.matcher.reset().map_err(|error| error.to_string())
+    }
+
+    /// What may come after the `new` tokens, if they fit.
+    fn allowed(&mut self, new: &[u32]) -> Result<Option<SimpleVob>, String> {
+        if !self.fits {
+            return Ok(None);
+        }
+        let told = |error: &dyn fmt::Display| error.to_string();
+        let taken = self.matcher.try_consume_tokens(new).map_err(|error| told(&error))?;
+        self.fits = taken == new.len();
+        if !self.fits {
+            return Ok(None);
+        }
+        self.matcher.compute_mask_or_eos().map(Some).map_err(|error| told(&error))
+    }
+}
+
 impl fmt::Debug for Compiled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seen = self.state.lock().unwrap_or_else(PoisonError::into_inner).seen;
-        f.debug_struct("Compiled").field("seen", &seen).finish_non_exhaustive()
+        let state = self.lock();
+        f.debug_struct("Compiled")
+            .field("alternatives", &state.alternatives.len())
+            .field("seen", &state.seen)
+            .finish_non_exhaustive()
     }
 }

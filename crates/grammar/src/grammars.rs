@@ -1,33 +1,44 @@
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use baton_text::{TextAssets, TextModel};
 use baton_types::{Constraint, Grammar, TokenMask};
 
-use crate::{Compiled, GrammarError, Vocabulary};
+use crate::{Compiled, GrammarError, Vocabulary, cache::Cache};
 
-/// One model's grammars. Its vocabulary is read when the first of them comes: most requests have
-/// none.
+/// One model's grammars. Its vocabulary is read once: when it is prepared, or when the first of
+/// them comes.
 pub struct Grammars {
     language: Language,
     vocabulary: OnceLock<Result<Vocabulary, GrammarError>>,
+    cache: Mutex<Cache>,
 }
 
 enum Language {
     Read(Arc<TextModel>),
-    Raw(Box<TextAssets>),
+    Raw(Arc<TextAssets>),
 }
 
 impl Grammars {
     pub fn new(text: Arc<TextModel>) -> Self {
-        Grammars { language: Language::Read(text), vocabulary: OnceLock::new() }
+        Grammars::of(Language::Read(text))
     }
 
     /// For who has no use for the language otherwise.
-    pub fn of_assets(assets: TextAssets) -> Self {
-        Grammars { language: Language::Raw(Box::new(assets)), vocabulary: OnceLock::new() }
+    pub fn of_assets(assets: Arc<TextAssets>) -> Self {
+        Grammars::of(Language::Raw(assets))
+    }
+
+    fn of(language: Language) -> Self {
+        Grammars { language, vocabulary: OnceLock::new(), cache: Mutex::default() }
+    }
+
+    /// Reads the vocabulary, so that no grammar has to wait for it. One that comes meanwhile waits
+    /// for this. Takes some hundreds of milliseconds.
+    pub fn prepare(&self) {
+        let _told_to_who_needs_it = self.vocabulary();
     }
 
     /// Refuses a grammar that doesn't compile, or has no beginning: one that is nothing but itself.
@@ -36,9 +47,18 @@ impl Grammars {
         beginning.map_err(|error| GrammarError::Refused { why: error.why })
     }
 
-    /// Compiles a grammar. Takes milliseconds, the first time some tens of them: not for a thread
-    /// that others wait for.
+    /// Compiles a grammar, or copies it if it was compiled lately. Takes milliseconds, more before
+    /// the vocabulary is read: not for a thread that others wait for.
     pub fn compile(&self, grammar: &Grammar) -> Result<Compiled, GrammarError> {
+        if let Some(copy) = self.cache().copy(grammar) {
+            return Ok(copy);
+        }
+        let compiled = self.vocabulary()?.compile(grammar)?;
+        self.cache().keep(grammar, compiled.copy());
+        Ok(compiled)
+    }
+
+    fn vocabulary(&self) -> Result<&Vocabulary, GrammarError> {
         let vocabulary = self.vocabulary.get_or_init(|| match &self.language {
             Language::Read(text) => Vocabulary::new(text),
             Language::Raw(assets) => {
@@ -47,7 +67,11 @@ impl Grammars {
                 Vocabulary::new(&text)
             }
         });
-        vocabulary.as_ref().map_err(GrammarError::clone)?.compile(grammar)
+        vocabulary.as_ref().map_err(GrammarError::clone)
+    }
+
+    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,11 +9,24 @@
 //! seen. Wherever the sequence begins anew (another node, a replay, a preemption) it has seen
 //! nothing, and consumes it all: its state is a function of grammar and token ids.
 //!
+//! # What if there are several?
+//!
+//! An output that may match any of some grammars is followed through each of them, until it doesn't
+//! fit any more; the masks of those that are left are put together. They aren't made one grammar:
+//! in llguidance's, names could clash, and what one takes for a longer token would be closed to the
+//! others.
+//!
+//! # What does a request wait for?
+//!
+//! For its grammar: a millisecond or so, less if it was compiled lately. The vocabulary takes some
+//! hundreds; whoever serves a model has [`Grammars::prepare`] read it in the background.
+//!
 //! # What may a grammar cost?
 //!
 //! A bounded amount: its source is bounded, and so are its nesting, the parser's tables and the
 //! work of each step. What exceeds that is refused, or ends its own sequence.
 
+mod cache;
 mod compiled;
 mod depth;
 mod grammars;

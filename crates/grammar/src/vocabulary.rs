@@ -50,25 +50,40 @@ impl Vocabulary {
 
     /// Compiles a grammar. Takes milliseconds, bounded as the crate says.
     pub fn compile(&self, grammar: &Grammar) -> Result<Compiled, GrammarError> {
-        let (given, max) = (grammar.source().len(), Grammar::MAX_BYTES);
-        if given > max {
-            return Err(GrammarError::TooLong { given, max });
-        }
-        depth::check(grammar.source())?;
+        let mut matchers = Vec::new();
+        self.matchers(grammar, &mut matchers)?;
+        Ok(Compiled::new(matchers))
+    }
+
+    fn matchers(&self, grammar: &Grammar, out: &mut Vec<Matcher>) -> Result<(), GrammarError> {
         let parsed = match grammar {
+            Grammar::AnyOf(grammars) => {
+                return grammars.iter().try_for_each(|grammar| self.matchers(grammar, out));
+            }
             Grammar::JsonSchema(source) => TopLevelGrammar::from_json_schema(
-                serde_json::from_str(source)
+                serde_json::from_str(bounded(source)?)
                     .map_err(|error| GrammarError::Json { why: error.to_string() })?,
             ),
-            Grammar::Regex(source) => TopLevelGrammar::from_regex(source),
-            Grammar::Lark(source) => TopLevelGrammar::from_lark(source.to_string()),
+            Grammar::Regex(source) => TopLevelGrammar::from_regex(bounded(source)?),
+            Grammar::Lark(source) => TopLevelGrammar::from_lark(bounded(source)?.to_owned()),
         };
         let matcher = Matcher::new(self.factory.create_parser(parsed));
-        match matcher.get_error() {
-            Some(error) => Err(GrammarError::Refused { why: first_line(&error) }),
-            None => Ok(Compiled::new(matcher)),
+        if let Some(error) = matcher.get_error() {
+            return Err(GrammarError::Refused { why: first_line(&error) });
         }
+        out.push(matcher);
+        Ok(())
     }
+}
+
+/// A source that is neither too long nor too deep.
+fn bounded(source: &str) -> Result<&str, GrammarError> {
+    let (given, max) = (source.len(), Grammar::MAX_BYTES);
+    if given > max {
+        return Err(GrammarError::TooLong { given, max });
+    }
+    depth::check(source)?;
+    Ok(source)
 }
 
 /// The longest token the library's tables hold, in bytes.

@@ -25,6 +25,10 @@ fn lark(source: &str) -> Grammar {
     Grammar::Lark(source.into())
 }
 
+fn any_of(grammars: Vec<Grammar>) -> Grammar {
+    Grammar::AnyOf(grammars.into())
+}
+
 const PERSON: &str = r##"{
     "type": "object",
     "properties": {
@@ -42,6 +46,7 @@ fn grammars() -> Vec<Grammar> {
         schema(r#"{"enum": ["red", "green", 3]}"#),
         regex(r"(\+[0-9]{1,3} )?[0-9]{3}-[0-9]{4}"),
         lark("start: list\nlist: \"(\" (list | /[a-z]/)* \")\""),
+        any_of(vec![regex("a[bc]*"), schema(PERSON), lark("start: \"ab\" start | \"!\"")]),
     ]
 }
 
@@ -79,7 +84,7 @@ proptest! {
     /// `same-tokens`: rebuilt from token ids anywhere, a grammar allows what it did.
     #[test]
     fn rebuilt_from_ids_equals_incremental(
-        which in 0..4_usize,
+        which in 0..5_usize,
         choices in prop::collection::vec(any::<u8>(), 1..40),
         at in any::<prop::sample::Index>(),
     ) {
@@ -93,6 +98,7 @@ proptest! {
             prop_assert_eq!(allowed(&going, &output[..end]), allowed(&compile(), &output[..end]));
             prop_assert_eq!(allowed(&rebuilt, &output[..end]), allowed(&compile(), &output[..end]));
         }
+        prop_assert_eq!(allowed(&going, &output[..at]), allowed(&compile(), &output[..at]));
     }
 }
 
@@ -119,6 +125,13 @@ fn grammars_take_what_matches_and_nothing_else() {
     );
     check(regex("[ab]{2}c?"), &["ab", "bbc"], &["a", "abcc", "AB"]);
     check(lark("start: \"x\" start \"y\" | \"z\""), &["z", "xzy", "xxxzyyy"], &["xz", "xxzy", ""]);
+    // Greedy, each on its own: what one takes for a longer token leaves the other as it is.
+    check(
+        any_of(vec![lark("start: \"<\" (\"title\" | \"tool\") \">\""), regex("<tool_call>|<t+>")]),
+        &["<title>", "<tool>", "<tool_call>", "<tt>"],
+        &["<tool_call", "<title", "<tool_>", "<", ""],
+    );
+    check(any_of(vec![regex("a"), regex("ab*"), regex("")]), &["", "a", "abb"], &["b", "aa"]);
     check(schema(r#"{"type": "object"}"#), &[r#"{}"#, r#"{"a": [1, {"b": null}]}"#], &["[]", "1"]);
 }
 
@@ -155,13 +168,14 @@ fn what_cannot_be_a_grammar_is_refused() {
         lark("start: nowhere"),
         lark("begin: \"a\""),
         lark(&format!("start: {}", "(".repeat(100_000))),
+        any_of(vec![regex("a"), schema("{")]),
     ];
     let taken = refused.iter().filter_map(|grammar| match vocabulary.compile(grammar) {
         Err(error) => {
             assert!(error.to_string().len() < 500, "{error}");
             None
         }
-        Ok(_) => Some(grammar.source().chars().take(80).collect::<String>()),
+        Ok(_) => Some(grammar.sources().concat().chars().take(80).collect::<String>()),
     });
     assert_eq!(taken.collect::<Vec<_>>(), [""; 0], "these were taken");
     assert!(matches!(

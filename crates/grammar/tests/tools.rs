@@ -2,7 +2,7 @@
 
 use baton_grammar::Vocabulary;
 use baton_text::{Chat, ChatMessage, Split, TextAssets, TextModel, Tool, ToolChoice};
-use baton_types::{Constraint, TokenId, TokenMask};
+use baton_types::{Constraint, Grammar, TokenId, TokenMask};
 use serde_json::json;
 
 const END: TokenId = TokenId(256);
@@ -37,8 +37,13 @@ fn chat(tool_choice: ToolChoice, single_call: bool) -> Chat {
 
 /// How far `output` goes in `chat`'s grammar, and whether it may end there.
 fn fits(text: &TextModel, chat: &Chat, output: &str) -> bool {
+    fits_or(text, chat, None, output)
+}
+
+/// The same where the answer has `format` if it calls nothing.
+fn fits_or(text: &TextModel, chat: &Chat, format: Option<&Grammar>, output: &str) -> bool {
     let vocabulary = Vocabulary::new(text).expect("a vocabulary");
-    let grammar = text.tool_grammar(chat).expect("tools to call");
+    let grammar = text.calling(chat, format.cloned()).expect("tools to call").grammar;
     let compiled = vocabulary.compile(&grammar).expect("a good grammar");
     let tokens: Vec<TokenId> = output.bytes().map(|byte| TokenId(byte.into())).collect();
     let mut mask = TokenMask::default();
@@ -80,8 +85,8 @@ fn a_model_that_must_call_a_tool_does_nothing_else() {
     let named = chat(ToolChoice::Named("time".to_owned()), false);
     assert!(fits(&text, &named, TIME) && !fits(&text, &named, WEATHER));
     assert!(!fits(&text, &named, &format!("{TIME}\n{TIME}")));
-    assert_eq!(text.tool_grammar(&chat(ToolChoice::None, false)), None);
-    assert_eq!(text.tool_grammar(&Chat::default()), None);
+    assert!(text.calling(&chat(ToolChoice::None, false), None).is_none());
+    assert!(text.calling(&Chat::default(), None).is_none());
 }
 
 #[test]
@@ -92,10 +97,74 @@ fn llama_3_calls_in_its_own_words() {
     assert!(fits(&text, &auto, call) && fits(&text, &auto, "It is cold."));
     assert!(!fits(&text, &auto, &call.replace("weather", "moon")));
     assert!(fits(&text, &chat(ToolChoice::Required, false), call));
-    let mut splitter = text.call_splitter().expect("a template");
+    let mut splitter = text.calling(&auto, None).expect("tools to call").splitter;
     let Split { text: shown, calls } = splitter.push(call);
     assert_eq!((shown.as_str(), calls[0].name.as_deref()), ("", Some("weather")));
     assert_eq!(calls[1].arguments, "{\"city\": \"Oslo\"}");
+}
+
+/// A format, what has it, and what hasn't.
+fn formats() -> Vec<(Grammar, &'static str, &'static str)> {
+    let city = r##"{"type": "object", "properties": {"name": {"type": "string"}, "n": {"$ref": "#/$defs/n"}},
+        "required": ["name", "n"], "additionalProperties": false, "$defs": {"n": {"type": "integer"}}}"##;
+    // Its rules and terminals have the names of the calls' own.
+    let list = "start: rest (\",\" rest_0)* | \"<\" TEXT \">\"\n\
+        rest: TEXT\nrest_0: args_0\nargs_0: TEXT\nTEXT: /[a-z]+/\n%ignore / +/";
+    vec![
+        (
+            Grammar::JsonSchema(city.into()),
+            r#"{"name": "<tool_call>", "n": 3}"#,
+            r#"{"name": "Oslo"}"#,
+        ),
+        (Grammar::Regex("<tool|<?[a-z]+>?".into()), "<tool", "<tool_"),
+        (Grammar::Lark(list.into()), "a, b ,c", "a,,b"),
+        (Grammar::Lark(list.into()), "<tool>", "<tool"),
+    ]
+}
+
+#[test]
+fn a_model_that_may_call_tools_calls_them_right_or_answers_in_the_format() {
+    let auto = chat(ToolChoice::Auto, false);
+    let llama_call = "{\"name\": \"weather\", \"parameters\": {\"city\": \"Oslo\"}}";
+    let cases = [
+        (PLAIN, vec![WEATHER.to_owned(), format!("{WEATHER}\n{TIME}")]),
+        (LLAMA_3, vec![llama_call.to_owned()]),
+    ];
+    for (template, calls) in cases {
+        let text = model(template);
+        for (format, good, bad) in formats() {
+            let check = |output: &str, expected| {
+                let fits = fits_or(&text, &auto, Some(&format), output);
+                assert_eq!(fits, expected, "{output:?} against {format:?}, {template}");
+            };
+            check(good, true);
+            check(bad, false);
+            check("", false);
+            check("Some text.", false);
+            for call in &calls {
+                check(call, true);
+                check(&call.replace("city", "town"), false);
+                check(&call.replace("weather", "moon"), false);
+                check(&call[..call.len() - 1], false);
+                for mix in
+                    [format!("{good}{call}"), format!("{good}\n{call}"), format!("{call}{good}")]
+                {
+                    check(&mix, false);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_call_that_must_be_has_no_other_format() {
+    let text = model(PLAIN);
+    let format = Grammar::JsonSchema("{\"type\": \"object\"}".into());
+    for choice in [ToolChoice::Required, ToolChoice::Named("weather".to_owned())] {
+        let chat = chat(choice, false);
+        assert!(fits_or(&text, &chat, Some(&format), WEATHER));
+        assert!(!fits_or(&text, &chat, Some(&format), "{}"));
+    }
 }
 
 /// What the model reads of a conversation.

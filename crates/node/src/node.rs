@@ -37,8 +37,8 @@ pub struct Node {
     pub metrics: NodeMetrics,
     pub gate: Gate,
     pub config: NodeConfig,
-    pub(crate) text: TextAssets,
-    grammars: Arc<Grammars>,
+    pub(crate) text: Arc<TextAssets>,
+    pub(crate) grammars: Arc<Grammars>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +79,8 @@ impl Node {
             node = %id, %generation, %role, model, blocks = arena.blocks(), layout = %info.layout,
             numerics = %info.numerics, "loaded"
         );
-        let grammars = Arc::new(Grammars::of_assets(text.clone()));
+        let text = Arc::new(text);
+        let grammars = Arc::new(Grammars::of_assets(Arc::clone(&text)));
         Ok(Arc::new(Node {
             grammars,
             id,

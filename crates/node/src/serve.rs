@@ -82,6 +82,8 @@ impl Node {
             let registration = Registration { router, hello, pulse, news, joined };
             companions.push(task::owned(registration.keep(close.clone())));
         }
+        let grammars = Arc::clone(&self.grammars);
+        task::background("grammars", move || grammars.prepare());
         tracing::info!(
             node = %self.id, grpc = %control_address, pages = data, metrics = %metrics_address,
             "serving"
@@ -110,10 +112,12 @@ impl Node {
             layout: Some(self.info.layout.into()),
             max_context: self.info.max_context,
             total_blocks: self.arena.blocks(),
+            max_batch_tokens: self.config.scheduler.max_batch_tokens,
+            chunk_tokens: self.config.scheduler.chunk_tokens,
             control_address: format!("http://{}", control.advertised(advertise)),
             data_address: data.unwrap_or_default(),
             metrics_address: operators.advertised(advertise),
-            text: Some(self.text.clone().into()),
+            text: Some((*self.text).clone().into()),
         }
     }
 

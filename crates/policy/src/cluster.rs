@@ -4,10 +4,12 @@ use std::{
     time::Duration,
 };
 
-use baton_types::{BlockHash, Generation, ModelId, NodeHello, NodeId, NodeLoad, Role, Time};
+use baton_types::{
+    BlockHash, Generation, ModelId, NodeHello, NodeId, NodeLoad, Role, StepReport, Time,
+};
 
 use crate::{
-    LatencyModel, Link, NodeView, OutputLengths, Path, Placed, Placement, Priority, RequestView,
+    LatencyFit, Link, NodeView, OutputLengths, Path, Placed, Placement, Priority, RequestView,
     ReservationId, reservation::Reserved,
 };
 
@@ -55,14 +57,14 @@ struct Reservation {
 
 impl ClusterView {
     /// Adds a node. What was promised by an earlier generation is gone with it; the same generation
-    /// is only back.
-    pub fn join(&mut self, hello: &NodeHello, latency: LatencyModel) {
+    /// is only back, with what was learned of it. Otherwise `fit` is where learning begins.
+    pub fn join(&mut self, hello: &NodeHello, fit: LatencyFit) {
         if let Some(view) = self.node_mut(&hello.node, hello.generation) {
             view.available = true;
             return;
         }
         self.leave(&hello.node);
-        self.nodes_mut(hello.role).push(NodeView::new(hello, latency));
+        self.nodes_mut(hello.role).push(NodeView::new(hello, fit));
     }
 
     /// Forgets a node and what was promised by it.
@@ -85,6 +87,13 @@ impl ClusterView {
     pub fn observe(&mut self, node: &NodeId, generation: Generation, load: NodeLoad) {
         if let Some(view) = self.node_mut(node, generation) {
             view.observe(load);
+        }
+    }
+
+    /// Learns from a node's steps what its steps cost.
+    pub fn observe_steps(&mut self, node: &NodeId, generation: Generation, reports: &[StepReport]) {
+        if let Some(view) = self.node_mut(node, generation) {
+            view.learn(reports);
         }
     }
 

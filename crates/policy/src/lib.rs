@@ -8,6 +8,12 @@
 //! load counted late is what makes routers herd. Of the two, the greater is believed: the first
 //! lags, the second doesn't know other routers' requests.
 //!
+//! # Where do its times come from?
+//!
+//! From each node's [`LatencyModel`], which a [`LatencyFit`] keeps close to the steps that the node
+//! reports ([`ClusterView::observe_steps`]), and which knows how far off it is
+//! ([`LatencyFit::error`]).
+//!
 //! # When is a request placed, queued or refused?
 //!
 //! It is placed when some pair of nodes can take it now: room in the prefill node's pool or in its
@@ -43,7 +49,7 @@ pub use chance::Calibration;
 pub use cluster::{ClusterView, Links};
 pub use config::{Policy, PolicyConfig};
 pub use decision::{Decision, Path, Placed, Placement, Prediction, Reasons, Refusal, Shortage};
-pub use latency::{LatencyModel, Link};
+pub use latency::{FitConfig, FitError, LatencyFit, LatencyModel, Link};
 pub use node::{Beyond, Group, NodeView};
 pub use output::{Expected, OutputLengths};
 pub use placement::decide;

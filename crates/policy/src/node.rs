@@ -1,10 +1,13 @@
 use std::time::Duration;
 
 use baton_types::{
-    BlockHash, Generation, KvLayout, ModelId, NodeHello, NodeId, NodeLoad, NumericsId, Role, Time,
+    BlockHash, Generation, KvLayout, ModelId, NodeHello, NodeId, NodeLoad, NumericsId, Role,
+    StepReport, Time,
 };
 
-use crate::{Calibration, LatencyModel, PrefixRecord, RequestView, reservation::Reserved};
+use crate::{
+    Calibration, LatencyFit, LatencyModel, PrefixRecord, RequestView, reservation::Reserved,
+};
 
 /// Nodes that can work on the same requests: nothing pairs across groups.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +35,9 @@ pub struct NodeView {
     /// longer than was reckoned.
     pub beyond: Beyond,
     pub prefixes: PrefixRecord,
+    /// What its steps are predicted to cost: as the fit has it.
     pub latency: LatencyModel,
+    pub fit: LatencyFit,
     /// How predictions of its times to first token came out,
     pub ttft: Calibration,
     /// and those of its times per output token.
@@ -54,7 +59,7 @@ pub struct Beyond {
 }
 
 impl NodeView {
-    pub fn new(hello: &NodeHello, latency: LatencyModel) -> Self {
+    pub fn new(hello: &NodeHello, fit: LatencyFit) -> Self {
         NodeView {
             node: hello.node.clone(),
             generation: hello.generation,
@@ -70,12 +75,25 @@ impl NodeView {
             reserved: Reserved::default(),
             beyond: Beyond::default(),
             prefixes: PrefixRecord::new(2 * hello.total_blocks as usize),
-            latency,
+            latency: LatencyModel {
+                profile: fit.profile(),
+                max_batch_tokens: hello.max_batch_tokens,
+                chunk_tokens: hello.chunk_tokens,
+            },
+            fit,
             ttft: Calibration::default(),
             tpot: Calibration::default(),
             turn_began: Time::ZERO,
             last_placed: 0,
         }
+    }
+
+    /// Learns what steps cost here.
+    pub(crate) fn learn(&mut self, reports: &[StepReport]) {
+        for report in reports {
+            self.fit.observe(report);
+        }
+        self.latency.profile = self.fit.profile();
     }
 
     /// Takes what the node said of itself. What it says is a little old; compared with what was
@@ -142,7 +160,7 @@ impl NodeView {
         let Reserved { queued, queued_time, .. } = self.reserved;
         let turn = queued_time / u32::try_from(queued.max(1)).unwrap_or(u32::MAX);
         let done = now.since(self.turn_began).min(turn);
-        queued_time - done + self.latency.prefill(self.beyond.queued_tokens, 0)
+        queued_time - done + self.latency.queue(self.beyond.queued, self.beyond.queued_tokens)
     }
 
     /// Sequences in the decode batch, or on their way there.

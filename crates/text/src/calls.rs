@@ -1,12 +1,21 @@
-use crate::tools::Syntax;
+use std::sync::Arc;
+
+use crate::{chat::Tool, tools::Syntax};
 
 /// Finds the calls of tools in an output, piece by piece.
 ///
 /// Text is held back while it may be the beginning of a call; a call's name comes whole, its
 /// arguments as they are written. Rebuilt by pushing the same text.
+///
+/// What begins as a call and then names no tool that was offered is text.
 #[derive(Clone, Debug)]
 pub struct CallSplitter {
     syntax: Syntax,
+    /// Of the tools that were offered.
+    heads: Arc<[Head]>,
+    /// What is no call has a format of its own, which may hold what looks like one: calls are at
+    /// the output's beginning or nowhere.
+    has_format: bool,
     state: State,
     /// Not understood yet.
     pending: String,
@@ -15,14 +24,30 @@ pub struct CallSplitter {
     is_blank: bool,
 }
 
+/// What is between a call's beginning and its arguments.
+#[derive(Debug)]
+struct Head {
+    name: String,
+    text: String,
+}
+
 #[derive(Clone, Debug)]
 enum State {
     Text,
-    /// Behind the beginning of a call.
-    Head,
     Arguments(JsonEnd),
     /// Behind the arguments.
     Tail,
+}
+
+/// What begins somewhere in the text.
+enum Begun {
+    Call {
+        name: String,
+        length: usize,
+    },
+    /// More text is needed to tell.
+    Perhaps,
+    Text,
 }
 
 /// What some text turned out to be.
@@ -45,9 +70,15 @@ pub struct CallPiece {
 }
 
 impl CallSplitter {
-    pub(crate) fn new(syntax: Syntax) -> Self {
+    pub(crate) fn new(syntax: Syntax, tools: &[&Tool], has_format: bool) -> Self {
+        let head = |tool: &&Tool| Head {
+            name: tool.name.clone(),
+            text: format!("{}{}{}{}", syntax.begin, syntax.open, tool.name, syntax.middle),
+        };
         CallSplitter {
             syntax,
+            heads: tools.iter().map(head).collect(),
+            has_format,
             state: State::Text,
             pending: String::new(),
             calls: 0,
@@ -69,30 +100,26 @@ impl CallSplitter {
 
     /// The rest, at the end of the output. A call that was broken off stays as it is.
     pub fn finish(&mut self) -> Split {
-        let rest = std::mem::take(&mut self.pending);
-        match self.state {
-            // White space after a call says nothing.
-            State::Text if self.calls > 0 && rest.trim().is_empty() => Split::default(),
-            State::Text => Split { text: rest, calls: Vec::new() },
-            State::Head | State::Arguments(_) | State::Tail => Split::default(),
+        let mut rest = std::mem::take(&mut self.pending);
+        if !matches!(self.state, State::Text) {
+            return Split::default();
         }
+        match rest.find(self.syntax.begin) {
+            // A call that was broken off before its name was told.
+            Some(at) if !self.has_format || self.calls > 0 => {
+                rest.truncate(rest[..at].trim_end().len());
+            }
+            // White space after a call says nothing.
+            None if self.calls > 0 && rest.trim().is_empty() => rest.clear(),
+            _ => {}
+        }
+        Split { text: rest, calls: Vec::new() }
     }
 
     /// Moves on in `pending`; false when more text is needed.
     fn step(&mut self, split: &mut Split) -> bool {
         match &mut self.state {
             State::Text => self.text(split),
-            State::Head => {
-                let Syntax { open, middle, .. } = self.syntax;
-                let Some(at) = self.pending.find(middle) else { return false };
-                let name = self.pending[..at].trim_start_matches(open).to_owned();
-                self.pending.drain(..at + middle.len());
-                let index = self.calls;
-                self.calls += 1;
-                split.calls.push(CallPiece { index, name: Some(name), arguments: String::new() });
-                self.state = State::Arguments(JsonEnd::default());
-                true
-            }
             State::Arguments(json) => {
                 let end = json.find(&self.pending);
                 let taken = end.unwrap_or(self.pending.len());
@@ -117,40 +144,61 @@ impl CallSplitter {
     }
 
     fn text(&mut self, split: &mut Split) -> bool {
-        let begin = self.syntax.begin;
-        if let Some(at) = self.begins() {
-            // White space before a call belongs to neither.
-            let text = self.pending[..at].trim_end().to_owned();
-            self.pending.drain(..at + begin.len());
-            self.show(split, &text);
-            self.state = State::Head;
-            return true;
+        let Some(at) = self.begins() else {
+            let held = self.held_back();
+            self.show(split, self.pending.len() - held);
+            return false;
+        };
+        match self.begun(&self.pending[at..]) {
+            Begun::Call { name, length } => {
+                // White space before a call belongs to neither.
+                self.show(split, self.pending[..at].trim_end().len());
+                let space = self.pending.len() - self.pending.trim_start().len();
+                self.pending.drain(..space + length);
+                let index = self.calls;
+                self.calls += 1;
+                split.calls.push(CallPiece { index, name: Some(name), arguments: String::new() });
+                self.state = State::Arguments(JsonEnd::default());
+                true
+            }
+            Begun::Perhaps => {
+                self.show(split, self.pending[..at].trim_end().len());
+                false
+            }
+            Begun::Text => {
+                self.show(split, at + self.syntax.begin.len());
+                true
+            }
         }
-        let held = self.held_back();
-        let text: String = self.pending.drain(..self.pending.len() - held).collect();
-        self.show(split, &text);
-        false
     }
 
-    /// Where a call begins in `pending`.
+    /// Where a call may begin in `pending`.
     fn begins(&self) -> Option<usize> {
-        let Syntax { begin, is_whole, .. } = self.syntax;
-        if !is_whole {
+        let begin = self.syntax.begin;
+        if !self.is_first_alone() {
             return self.pending.find(begin);
         }
         let text = self.pending.trim_start();
-        let is_first = self.is_blank && self.calls == 0;
-        (is_first && text.starts_with(begin)).then(|| self.pending.len() - text.len())
+        (self.may_call() && text.starts_with(begin)).then(|| self.pending.len() - text.len())
+    }
+
+    /// What `text` is, which begins like a call.
+    fn begun(&self, text: &str) -> Begun {
+        if let Some(head) = self.heads.iter().find(|head| text.starts_with(&head.text)) {
+            return Begun::Call { name: head.name.clone(), length: head.text.len() };
+        }
+        match self.heads.iter().any(|head| head.text.starts_with(text)) {
+            true => Begun::Perhaps,
+            false => Begun::Text,
+        }
     }
 
     /// How much of the end of `pending` may be the beginning of a call, white space before it
     /// included.
     fn held_back(&self) -> usize {
-        let Syntax { begin, is_whole, .. } = self.syntax;
-        let text = self.pending.as_str();
-        if is_whole {
-            let may_begin =
-                self.is_blank && self.calls == 0 && begin.starts_with(text.trim_start());
+        let (begin, text) = (self.syntax.begin, self.pending.as_str());
+        if self.is_first_alone() {
+            let may_begin = self.may_call() && begin.starts_with(text.trim_start());
             return if may_begin { text.len() } else { 0 };
         }
         let partial = (0..=begin.len().min(text.len()))
@@ -160,9 +208,21 @@ impl CallSplitter {
         text.len() - text[..text.len() - partial].trim_end().len()
     }
 
-    fn show(&mut self, split: &mut Split, text: &str) {
-        self.is_blank &= text.trim().is_empty();
-        split.text.push_str(text);
+    /// Whether calls are at the output's beginning or nowhere.
+    fn is_first_alone(&self) -> bool {
+        self.syntax.is_whole || self.has_format
+    }
+
+    /// Whether a call may come next, if calls are at the beginning.
+    fn may_call(&self) -> bool {
+        self.is_blank && (self.calls == 0 || self.syntax.is_repeated)
+    }
+
+    /// The next `length` bytes of `pending` are text.
+    fn show(&mut self, split: &mut Split, length: usize) {
+        let text = self.pending.drain(..length);
+        self.is_blank &= text.as_str().trim().is_empty();
+        split.text.extend(text);
     }
 }
 
@@ -206,7 +266,24 @@ mod tests {
     /// The text, and each call's name and arguments, of `output` pushed in pieces that end at
     /// `cuts`.
     fn split(syntax: Syntax, output: &str, cuts: &[usize]) -> (String, Vec<(String, String)>) {
-        let mut splitter = CallSplitter::new(syntax);
+        split_by(splitter(syntax, false), output, cuts)
+    }
+
+    fn splitter(syntax: Syntax, has_format: bool) -> CallSplitter {
+        let tool = |name: &str| Tool {
+            name: name.to_owned(),
+            description: None,
+            parameters: serde_json::json!({}),
+        };
+        let tools = ["f", "weather", "time"].map(tool);
+        CallSplitter::new(syntax, &tools.each_ref(), has_format)
+    }
+
+    fn split_by(
+        mut splitter: CallSplitter,
+        output: &str,
+        cuts: &[usize],
+    ) -> (String, Vec<(String, String)>) {
         let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % (output.len() + 1)).collect();
         ends.push(output.len());
         ends.sort_unstable();
@@ -248,7 +325,8 @@ mod tests {
         #[test]
         fn pieces_make_the_whole(cuts in prop::collection::vec(any::<usize>(), 0..60)) {
             prop_assert_eq!(split(HERMES, TWO, &cuts), two());
-            for text in ["a < b <tool", "no call <tool_cal>", " \n", "<tool_call"] {
+            for text in ["a < b <tool", "no call <tool_cal>", " \n", "<tool_call", "<tool_call> of 2",
+                "<tool_call>\n{\"name\": \"moon\", \"arguments\": {}}\n</tool_call>"] {
                 prop_assert_eq!(split(HERMES, text, &cuts), (text.to_owned(), vec![]));
             }
             let whole = "{\"name\": \"f\", \"parameters\": {\"x\": 1}}";
@@ -256,8 +334,33 @@ mod tests {
                 split(LLAMA_3, whole, &cuts),
                 (String::new(), vec![call("f", "{\"x\": 1}")])
             );
-            let told = "It is {\"name\": \"f\"}.";
-            prop_assert_eq!(split(LLAMA_3, told, &cuts), (told.to_owned(), vec![]));
+            for told in ["It is {\"name\": \"f\"}.", "{\"name\": \"g\", \"parameters\": {}}"] {
+                prop_assert_eq!(split(LLAMA_3, told, &cuts), (told.to_owned(), vec![]));
+            }
+        }
+    }
+
+    proptest! {
+        /// An answer in a format is shown as it is, whatever it has in it; calls are none of it.
+        #[test]
+        fn a_format_may_hold_what_looks_like_calls(
+            cuts in prop::collection::vec(any::<usize>(), 0..60),
+        ) {
+            let answers = [
+                (HERMES, format!("{{\"say\": {}}}", serde_json::json!(TWO))),
+                (HERMES, "\n<tool_calls>".to_owned()),
+                (HERMES, "<tool_call>\n{\"name\": \"tim".to_owned()),
+                (LLAMA_3, "{\"name\": \"Paris\", \"parameters\": {}}".to_owned()),
+                (LLAMA_3, "{\"name\": \"f\", \"country\": \"France\"}".to_owned()),
+                (LLAMA_3, " {\"name\": \"we".to_owned()),
+            ];
+            for (syntax, answer) in answers {
+                let parts = split_by(splitter(syntax, true), &answer, &cuts);
+                prop_assert_eq!(parts, (answer, vec![]));
+            }
+            let calls = &TWO[TWO.find('<').unwrap()..];
+            let parts = split_by(splitter(HERMES, true), calls, &cuts);
+            prop_assert_eq!(parts, (String::new(), two().1));
         }
     }
 
@@ -267,5 +370,7 @@ mod tests {
         let (text, calls) = split(HERMES, cut, &[]);
         assert_eq!(text, "Let me look.");
         assert_eq!(calls, [call("weather", r#"{"city": "A \"}{", "in": {""#)]);
+        let cut = &TWO[..TWO.find("her").unwrap()];
+        assert_eq!(split(HERMES, cut, &[]), ("Let me look.".to_owned(), vec![]));
     }
 }

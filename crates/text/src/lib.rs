@@ -31,3 +31,4 @@ pub use model::{TextError, TextModel};
 pub use output::{OutputText, Shown};
 pub use pieces::merges_of_scores;
 pub use stop::{Matched, StopError, StopMatcher};
+pub use tools::Calling;

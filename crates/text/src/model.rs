@@ -8,13 +8,12 @@ use crate::{
     assets::{TYPE_CONTROL, TYPE_USER_DEFINED, TextAssets, TokenizerKind},
     bpe::Bpe,
     bytes::TokenBytes,
-    calls::CallSplitter,
     chat::Chat,
     detokenize::Detokenizer,
     output::OutputText,
     stop::{StopError, StopMatcher},
     template::ChatTemplate,
-    tools::{self, ToolSupport},
+    tools::{self, Calling, ToolSupport},
 };
 
 /// Marks text inside a message that looks like a control token. A noncharacter: never part of text.
@@ -125,15 +124,10 @@ impl TextModel {
         Ok(tokens)
     }
 
-    /// What an answer to `chat` must match for its calls of tools to be whole and right; none if it
-    /// has none to call.
-    pub fn tool_grammar(&self, chat: &Chat) -> Option<Grammar> {
-        self.template.as_ref()?.tools.syntax().grammar(chat)
-    }
-
-    /// Finds the calls of tools in an answer.
-    pub fn call_splitter(&self) -> Option<CallSplitter> {
-        Some(CallSplitter::new(self.template.as_ref()?.tools.syntax()))
+    /// How an answer to `chat` may call tools; None if it has none to call. Where it may just as
+    /// well call none, what it is then must match `format`.
+    pub fn calling(&self, chat: &Chat, format: Option<Grammar>) -> Option<Calling> {
+        self.template.as_ref()?.tools.syntax().calling(chat, format)
     }
 
     /// What begins every prompt, if something does.

@@ -10,7 +10,10 @@ use std::fmt::Write as _;
 use baton_types::Grammar;
 use serde_json::{Value, json};
 
-use crate::chat::{Chat, ChatMessage, Tool, ToolChoice};
+use crate::{
+    calls::CallSplitter,
+    chat::{Chat, ChatMessage, Tool, ToolChoice},
+};
 
 /// The text around a call's name and arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,54 +141,80 @@ pub(crate) fn compact(value: &Value) -> String {
     }
 }
 
+/// How an answer may call tools.
+#[derive(Clone, Debug)]
+pub struct Calling {
+    /// What it must match for its calls to be whole, of tools that were offered, with arguments in
+    /// their schemas.
+    pub grammar: Grammar,
+    /// Finds the calls in it.
+    pub splitter: CallSplitter,
+}
+
 impl Syntax {
-    /// What an answer to `chat` must match: the calls it contains are whole, of tools it was
-    /// offered, with arguments in their schemas. None if there are none to call.
-    pub(crate) fn grammar(&self, chat: &Chat) -> Option<Grammar> {
-        let callable: Vec<&Tool> = match &chat.tool_choice {
+    /// How an answer to `chat` may call tools; None if there are none to call. Where it may just as
+    /// well call none, what it is then must match `format`.
+    pub(crate) fn calling(self, chat: &Chat, format: Option<Grammar>) -> Option<Calling> {
+        let tools: Vec<&Tool> = match &chat.tool_choice {
             ToolChoice::Named(name) => chat.tools.iter().filter(|t| t.name == *name).collect(),
             _ => chat.offered().iter().collect(),
         };
-        if callable.is_empty() {
+        if tools.is_empty() {
             return None;
         }
         let is_repeated = self.is_repeated
             && !chat.single_call
             && !matches!(chat.tool_choice, ToolChoice::Named(_));
-        let mut lark = match (&chat.tool_choice, self.is_whole) {
-            (ToolChoice::Auto, false) => {
-                let calls = if is_repeated { "*" } else { "?" };
-                format!(
-                    "start: (text_to_call rest){calls} text\n\
-                     text_to_call[lazy]: /(.|\\n)*{begin}/\n\
-                     text: TEXT\nTEXT: /(.|\\n)*/ & ~/(.|\\n)*{begin}(.|\\n)*/\n",
-                    begin = self.begin,
-                )
-            }
-            (ToolChoice::Auto, true) => format!(
-                "start: {} rest | TEXT\nTEXT: /(.|\\n)*/ & ~/\\{}(.|\\n)*/\n",
-                json!(self.begin),
-                self.begin,
-            ),
-            _ => {
-                let more = if is_repeated {
-                    format!(" (\"\\n\" {} rest)*", json!(self.begin))
-                } else {
-                    String::new()
-                };
-                format!("start: {} rest{more}\n", json!(self.begin))
-            }
+        let format = format.filter(|_| chat.tool_choice == ToolChoice::Auto);
+        let has_format = format.is_some();
+        let rests = rests(&self, &tools);
+        let lark = |start: String| Grammar::Lark(format!("{start}{rests}").into());
+        let grammar = match (&chat.tool_choice, format) {
+            (ToolChoice::Auto, None) => lark(self.text_or_calls(is_repeated)),
+            (_, None) => lark(self.calls(is_repeated)),
+            (_, Some(format)) => Grammar::AnyOf([lark(self.calls(is_repeated)), format].into()),
         };
-        let rests: Vec<String> = (0..callable.len()).map(|at| format!("rest_{at}")).collect();
-        let _infallible = writeln!(lark, "rest: {}", rests.join(" | "));
-        for (at, tool) in callable.iter().enumerate() {
-            let head = json!(format!("{}{}{}", self.open, tool.name, self.middle));
-            let (close, schema) = (json!(self.close), arguments(&tool.parameters));
-            let _infallible =
-                writeln!(lark, "rest_{at}: {head} args_{at} {close}\nargs_{at}: %json {schema}");
-        }
-        Some(Grammar::Lark(lark.into()))
+        Some(Calling { grammar, splitter: CallSplitter::new(self, &tools, has_format) })
     }
+
+    /// Nothing but calls, at least one.
+    fn calls(&self, is_repeated: bool) -> String {
+        let begin = json!(self.begin);
+        match is_repeated {
+            true => format!("start: {begin} rest (\"\\n\" {begin} rest)*\n"),
+            false => format!("start: {begin} rest\n"),
+        }
+    }
+
+    /// Text in which, or instead of which, there may be calls.
+    fn text_or_calls(&self, is_repeated: bool) -> String {
+        let begin = self.begin;
+        if self.is_whole {
+            return format!(
+                "start: {} rest | TEXT\nTEXT: /(.|\\n)*/ & ~/\\{begin}(.|\\n)*/\n",
+                json!(begin),
+            );
+        }
+        let calls = if is_repeated { "*" } else { "?" };
+        format!(
+            "start: (text_to_call rest){calls} text\n\
+             text_to_call[lazy]: /(.|\\n)*{begin}/\n\
+             text: TEXT\nTEXT: /(.|\\n)*/ & ~/(.|\\n)*{begin}(.|\\n)*/\n",
+        )
+    }
+}
+
+/// The rule `rest`: what a call of any of `tools` is behind its beginning.
+fn rests(syntax: &Syntax, tools: &[&Tool]) -> String {
+    let rests: Vec<String> = (0..tools.len()).map(|at| format!("rest_{at}")).collect();
+    let mut lark = format!("rest: {}\n", rests.join(" | "));
+    for (at, tool) in tools.iter().enumerate() {
+        let head = json!(format!("{}{}{}", syntax.open, tool.name, syntax.middle));
+        let (close, schema) = (json!(syntax.close), arguments(&tool.parameters));
+        let _infallible =
+            writeln!(lark, "rest_{at}: {head} args_{at} {close}\nargs_{at}: %json {schema}");
+    }
+    lark
 }
 
 /// A schema of arguments, without room for white space that never ends.

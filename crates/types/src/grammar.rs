@@ -16,16 +16,23 @@ pub enum Grammar {
     Regex(Arc<str>),
     /// In llguidance's dialect of Lark.
     Lark(Arc<str>),
+    /// One of several. None of them knows of the others: neither names nor tokens can clash.
+    AnyOf(Arc<[Grammar]>),
 }
 
 impl Grammar {
     /// The longest source, in bytes.
     pub const MAX_BYTES: usize = 256 << 10;
+    /// The most alternatives of a grammar.
+    pub const MAX_ALTERNATIVES: usize = 4;
 
-    /// As it was written.
-    pub fn source(&self) -> &str {
+    /// Each as it was written.
+    pub fn sources(&self) -> Vec<&str> {
         match self {
-            Grammar::JsonSchema(source) | Grammar::Regex(source) | Grammar::Lark(source) => source,
+            Grammar::JsonSchema(source) | Grammar::Regex(source) | Grammar::Lark(source) => {
+                vec![source]
+            }
+            Grammar::AnyOf(grammars) => grammars.iter().flat_map(Grammar::sources).collect(),
         }
     }
 }

@@ -17,6 +17,10 @@ pub struct NodeHello {
     pub max_context: u32,
     /// Size of the KV pool.
     pub total_blocks: u32,
+    /// The most tokens a step computes, of all sequences.
+    pub max_batch_tokens: u32,
+    /// The most tokens of one prompt that a step computes, if there is room for as many.
+    pub chunk_tokens: u32,
     /// `http://host:port` of its gRPC services.
     pub control_address: String,
     /// `host:port` of its page transfer; empty when nobody pulls from it.

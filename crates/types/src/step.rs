@@ -96,6 +96,49 @@ impl LatencyProfile {
         mixing: Mixing::Sum,
     };
 
+    /// What the coefficients are called, in their order; their keys add the unit, `_us`.
+    pub const COEFFICIENTS: [&'static str; 6] = [
+        "prefill",
+        "prefill_token",
+        "prefill_attention",
+        "decode",
+        "decode_sequence",
+        "decode_context",
+    ];
+
+    /// Prefill's coefficients, then decode's, as [`COEFFICIENTS`](Self::COEFFICIENTS) names them.
+    pub fn coefficients(&self) -> [f64; 6] {
+        [
+            self.prefill_us,
+            self.prefill_token_us,
+            self.prefill_attention_us,
+            self.decode_us,
+            self.decode_sequence_us,
+            self.decode_context_us,
+        ]
+    }
+
+    /// The other way round.
+    pub fn from_coefficients(coefficients: [f64; 6], mixing: Mixing) -> Self {
+        let [
+            prefill_us,
+            prefill_token_us,
+            prefill_attention_us,
+            decode_us,
+            decode_sequence_us,
+            decode_context_us,
+        ] = coefficients;
+        LatencyProfile {
+            prefill_us,
+            prefill_token_us,
+            prefill_attention_us,
+            decode_us,
+            decode_sequence_us,
+            decode_context_us,
+            mixing,
+        }
+    }
+
     /// The duration of a step of this shape. Nonsense (negative or infinite) is zero.
     pub fn step(&self, shape: &StepShape) -> Duration {
         let (prefill, decode) = (self.prefill_part(shape), self.decode_part(shape));
@@ -152,6 +195,8 @@ mod tests {
         }
         let overlapping = LatencyProfile { mixing: Mixing::Max, ..profile };
         assert_eq!(overlapping.step(&both), Duration::from_micros(1080));
+        let same = LatencyProfile::from_coefficients(profile.coefficients(), profile.mixing);
+        assert_eq!(same, profile);
         let nonsense = LatencyProfile { prefill_us: -1e9, ..profile };
         assert_eq!(nonsense.step(&prefill), Duration::ZERO);
     }

@@ -12,6 +12,9 @@ use crate::node::v1 as node;
 
 /// The most step reports in a heartbeat.
 const MAX_STEP_REPORTS: usize = 4096;
+/// Of nodes that don't say: those of the versions before ran with this unless told otherwise.
+const UNSAID_MAX_BATCH_TOKENS: u32 = 512;
+const UNSAID_CHUNK_TOKENS: u32 = 256;
 
 impl From<KvLayout> for node::KvLayout {
     fn from(layout: KvLayout) -> Self {
@@ -83,6 +86,8 @@ impl From<NodeHello> for node::Hello {
             layout: Some(hello.layout.into()),
             max_context: hello.max_context,
             total_blocks: hello.total_blocks,
+            max_batch_tokens: hello.max_batch_tokens,
+            chunk_tokens: hello.chunk_tokens,
             control_address: hello.control_address,
             data_address: hello.data_address,
             metrics_address: hello.metrics_address,
@@ -107,11 +112,17 @@ impl TryFrom<node::Hello> for NodeHello {
             layout: present("layout", hello.layout)?.try_into()?,
             max_context: hello.max_context,
             total_blocks: hello.total_blocks,
+            max_batch_tokens: said_or(hello.max_batch_tokens, UNSAID_MAX_BATCH_TOKENS),
+            chunk_tokens: said_or(hello.chunk_tokens, UNSAID_CHUNK_TOKENS),
             control_address: short("control_address", hello.control_address)?,
             data_address: short("data_address", hello.data_address)?,
             metrics_address: short("metrics_address", hello.metrics_address)?,
         })
     }
+}
+
+fn said_or(said: u32, unsaid: u32) -> u32 {
+    if said == 0 { unsaid } else { said }
 }
 
 /// A heartbeat from its parts,
@@ -205,6 +216,8 @@ mod tests {
             },
             max_context: 2048,
             total_blocks: 9,
+            max_batch_tokens: 128,
+            chunk_tokens: 32,
             control_address: "http://127.0.0.1:1".to_owned(),
             data_address: "127.0.0.1:2".to_owned(),
             metrics_address: String::new(),
@@ -214,6 +227,13 @@ mod tests {
     #[test]
     fn hellos_round_trip() {
         assert_eq!(NodeHello::try_from(node::Hello::from(hello())), Ok(hello()));
+    }
+
+    #[test]
+    fn nodes_of_the_version_before_have_its_budget() {
+        let older = node::Hello { max_batch_tokens: 0, chunk_tokens: 0, ..hello().into() };
+        let expected = NodeHello { max_batch_tokens: 512, chunk_tokens: 256, ..hello() };
+        assert_eq!(NodeHello::try_from(older), Ok(expected));
     }
 
     #[test]

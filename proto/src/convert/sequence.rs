@@ -110,6 +110,9 @@ impl From<Grammar> for node::Grammar {
             Grammar::JsonSchema(source) => Source::JsonSchema(source.to_string()),
             Grammar::Regex(source) => Source::Regex(source.to_string()),
             Grammar::Lark(source) => Source::Lark(source.to_string()),
+            Grammar::AnyOf(grammars) => Source::AnyOf(node::Grammars {
+                grammars: grammars.iter().cloned().map(node::Grammar::from).collect(),
+            }),
         };
         node::Grammar { source: Some(source) }
     }
@@ -124,8 +127,25 @@ impl TryFrom<node::Grammar> for Grammar {
             Source::JsonSchema(source) => Grammar::JsonSchema(source.into()),
             Source::Regex(source) => Grammar::Regex(source.into()),
             Source::Lark(source) => Grammar::Lark(source.into()),
+            Source::AnyOf(any) => Grammar::AnyOf(alternatives(any.grammars)?.into()),
         })
     }
+}
+
+/// From one to the most a grammar has, none of which has any itself.
+fn alternatives(grammars: Vec<node::Grammar>) -> Result<Vec<Grammar>, ConvertError> {
+    const FIELD: &str = "sampling.grammar.any_of";
+    at_most(FIELD, grammars.len(), Grammar::MAX_ALTERNATIVES)?;
+    if grammars.is_empty() {
+        return Err(ConvertError::Missing { field: FIELD });
+    }
+    let is_nested =
+        |grammar: &node::Grammar| matches!(grammar.source, Some(node::grammar::Source::AnyOf(_)));
+    if grammars.iter().any(is_nested) {
+        let why = "alternatives have none of their own".to_owned();
+        return Err(ConvertError::Unusable { field: FIELD, why });
+    }
+    grammars.into_iter().map(Grammar::try_from).collect()
 }
 
 impl From<Sampled> for node::Token {
@@ -297,6 +317,21 @@ mod tests {
     #[test]
     fn sequences_round_trip() {
         assert_eq!(SequenceSpec::try_from(node::SequenceSpec::from(spec())), Ok(spec()));
+    }
+
+    #[test]
+    fn alternatives_round_trip_and_have_none_of_their_own() {
+        let any_of = |grammars: Vec<Grammar>| Grammar::AnyOf(grammars.into());
+        let back = |grammar: &Grammar| Grammar::try_from(node::Grammar::from(grammar.clone()));
+        let regex = Grammar::Regex("a|b".into());
+        let two = any_of(vec![Grammar::Lark("start: \"x\"".into()), regex.clone()]);
+        assert_eq!(back(&two), Ok(two.clone()));
+        let field = "sampling.grammar.any_of";
+        assert_eq!(back(&any_of(Vec::new())), Err(ConvertError::Missing { field }));
+        let five = back(&any_of(vec![regex.clone(); 5]));
+        assert_eq!(five, Err(ConvertError::TooMany { field, given: 5, max: 4 }));
+        let nested = back(&any_of(vec![regex, two]));
+        assert!(matches!(nested, Err(ConvertError::Unusable { .. })), "{nested:?}");
     }
 
     #[test]

@@ -29,12 +29,16 @@ pub(crate) use self::{
     place::{Peers, Place, PlaceRequest},
     session::{JoinError, Session},
 };
-use crate::config::RouterConfig;
+use crate::{
+    config::{LatencyConfig, RouterConfig},
+    metrics::NodeLatency,
+};
 
 /// Shared by everything that looks at the cluster.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     clock: Clock,
+    latency: LatencyConfig,
     state: Mutex<State>,
     /// Building a tokeniser takes long; nobody builds the same one twice.
     building: tokio::sync::Mutex<()>,
@@ -79,6 +83,7 @@ impl Cluster {
         };
         Cluster {
             clock,
+            latency: config.latency.clone(),
             state: Mutex::new(state),
             building: tokio::sync::Mutex::new(()),
             due: Notify::new(),
@@ -105,6 +110,21 @@ impl Cluster {
         let state = self.lock();
         let nodes = |role| state.placer.view().nodes(role).len();
         (nodes(Role::Prefill), nodes(Role::Decode), state.placer.waiting())
+    }
+
+    /// What was learned of each node's steps.
+    pub(crate) fn latencies(&self) -> Vec<NodeLatency> {
+        let state = self.lock();
+        let nodes = |role| state.placer.view().nodes(role).iter().map(move |view| (role, view));
+        let all = nodes(Role::Prefill).chain(nodes(Role::Decode));
+        all.map(|(role, view)| NodeLatency {
+            node: view.node.clone(),
+            role,
+            profile: view.latency.profile,
+            error: view.fit.error(),
+            reports: view.fit.reports(),
+        })
+        .collect()
     }
 
     /// What a panic left behind is still a valid state: each change is one step.

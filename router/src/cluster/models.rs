@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use baton_grammar::Grammars;
+use baton_node::task;
 use baton_policy::Group;
 use baton_proto::node::v1 as node;
 use baton_text::{TextAssets, TextError, TextModel};
@@ -95,6 +96,8 @@ impl super::State {
                 return Err(JoinError::OtherLanguage { model, node });
             }
         }
+        let grammars = Arc::clone(&language.grammars);
+        task::background("grammars", move || grammars.prepare());
         self.languages.insert(model.clone(), language);
         Ok(())
     }

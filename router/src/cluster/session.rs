@@ -4,10 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use baton_membership::NotAMember;
 use baton_node::transport::{self, TransportError};
-use baton_policy::LatencyModel;
 use baton_proto::{ConvertError, node::v1 as node, status::Refuse};
 use baton_text::TextError;
-use baton_types::{ModelId, NodeHello, NodeId, NodeLoad, Time};
+use baton_types::{ModelId, NodeHello, NodeId, NodeLoad, StepReport, Time};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -105,7 +104,7 @@ impl Cluster {
             self.changed(state);
             return Err(error);
         }
-        state.placer.view_mut().join(&hello, LatencyModel::default());
+        state.placer.view_mut().join(&hello, self.latency.fit(&hello.model));
         state.last_session += 1;
         let number = state.last_session;
         let peer = match state.sessions.remove(&node) {
@@ -177,13 +176,15 @@ impl Session {
         &self.peer
     }
 
-    /// The node spoke.
-    pub(crate) fn heard(&self, load: NodeLoad) -> Result<(), NotAMember> {
+    /// The node spoke of itself, and of its latest steps.
+    pub(crate) fn heard(&self, load: NodeLoad, reports: &[StepReport]) -> Result<(), NotAMember> {
         let NodeHello { node, generation, .. } = &self.peer.hello;
         let mut state = self.cluster.lock();
         state.members.heartbeat(self.cluster.clock.now(), node, *generation)?;
-        state.placer.view_mut().observe(node, *generation, load);
-        state.placer.view_mut().set_available(node, *generation, true);
+        let view = state.placer.view_mut();
+        view.observe(node, *generation, load);
+        view.observe_steps(node, *generation, reports);
+        view.set_available(node, *generation, true);
         self.cluster.changed(state);
         Ok(())
     }

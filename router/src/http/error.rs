@@ -89,7 +89,6 @@ fn classify(error: &RequestError) -> (u16, &'static str, Option<&'static str>) {
         | RequestError::Sampling(_)
         | RequestError::Grammar { .. }
         | RequestError::EndlessGrammar
-        | RequestError::ToolsAndGrammar { .. }
         | RequestError::Choices { .. }
         | RequestError::MinTokens { .. }
         | RequestError::StopTokens { .. }

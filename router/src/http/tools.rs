@@ -59,7 +59,10 @@ fn one_tool(at: usize, value: &Value) -> Result<Tool, RequestError> {
         return Err(RequestError::invalid(name(".function.name"), "invalid_value", message));
     }
     let parameters = match function.get("parameters").filter(|value| !value.is_null()) {
-        None => json!({ "type": "object", "properties": {} }),
+        // It has none, as with OpenAI.
+        None => {
+            json!({ "type": "object", "properties": {}, "additionalProperties": false })
+        }
         Some(schema) => {
             object(".function.parameters", schema)?;
             schema.clone()

@@ -95,7 +95,7 @@ impl Router {
 
     /// Lets all prompts in, or none.
     async fn admit(&self, ask: Ask, arrived: Time) -> Result<Vec<Admitted>, RequestError> {
-        let Ask { caller, model, prompts, mut sampling, mut grammar_param, .. } = ask;
+        let Ask { caller, model, prompts, mut sampling, grammar_param, .. } = ask;
         check_numbers(ask.choices, prompts.len(), self.config.limits.max_in_flight)?;
         let ids = (0..prompts.len() as u128).map(|nth| RequestId(caller.id.0.wrapping_add(nth)));
         let inside: Vec<Entered> = ids.map(|id| self.inside.enter(id)).collect::<Result<_, _>>()?;
@@ -106,16 +106,15 @@ impl Router {
             .ok_or_else(|| RequestError::UnknownModel { model: model.to_string() })?;
         sampling.validate()?;
         let output = served.text.output(ask.stop)?;
+        check_grammar(&served, &sampling, grammar_param, ask.ignore_eos).await?;
         let mut calls = None;
         if let [Prompt::Chat(chat)] = prompts.as_slice()
-            && let Some(grammar) = served.text.tool_grammar(chat)
+            && let Some(calling) = served.text.calling(chat, sampling.grammar.clone())
         {
-            if sampling.grammar.replace(grammar).is_some() {
-                return Err(RequestError::ToolsAndGrammar { param: grammar_param });
-            }
-            (calls, grammar_param) = (served.text.call_splitter(), "tools");
+            sampling.grammar = Some(calling.grammar);
+            calls = Some(calling.splitter);
+            check_grammar(&served, &sampling, "tools", ask.ignore_eos).await?;
         }
-        check_grammar(&served, &sampling, grammar_param, ask.ignore_eos).await?;
         let stop_tokens = stop_tokens(&served.text, &sampling, ask.ignore_eos, ask.stop_token_ids)?;
         let most = match priority {
             Priority::Interactive => self.config.timeouts.request.0,

@@ -8,6 +8,7 @@ mod fake;
 mod faults;
 mod grpc;
 mod http;
+mod latency;
 mod open_inference;
 mod prompts;
 mod reflection;

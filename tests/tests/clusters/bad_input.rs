@@ -147,8 +147,8 @@ fn senseless() -> Vec<(&'static str, Value, &'static str)> {
         (CHAT, json!({ "prompt": "x", "messages": null }), "messages"),
         (
             CHAT,
-            with(tool(json!({})), json!({ "response_format": { "type": "json_object" } })),
-            "response_format",
+            with(tool(json!({})), grammar(json!({ "$ref": "#/$defs/none" }))),
+            "structured_outputs",
         ),
         (CHAT, with(tool(json!({})), json!({ "ignore_eos": true })), "ignore_eos"),
         (CHAT, with(grammar(json!({})), json!({ "ignore_eos": true })), "ignore_eos"),

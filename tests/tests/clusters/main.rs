@@ -7,6 +7,7 @@ mod batches;
 mod cancel;
 mod command_line;
 mod http;
+mod latency;
 mod lifecycle;
 mod likelihood;
 mod observe;

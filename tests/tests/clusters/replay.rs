@@ -73,42 +73,85 @@ async fn every_way_to_draw_survives_the_death_of_a_decode_node() {
     assert!(retries.count() > 0, "nobody was replayed:\n{metrics}");
 }
 
-/// Calls of tools, told to have been the same without the accident.
-#[test]
-fn a_call_of_a_tool_survives_the_death_of_its_decode_node() {
+/// What a stream said: its text, and the arguments of its calls.
+fn said(data: &[String]) -> (String, String) {
+    let (mut text, mut arguments) = (String::new(), String::new());
+    for chunk in data.iter().filter_map(|data| serde_json::from_str::<Value>(data).ok()) {
+        let delta = &chunk["choices"][0]["delta"];
+        text += delta["content"].as_str().unwrap_or_default();
+        let call = &delta["tool_calls"][0]["function"]["arguments"];
+        arguments += call.as_str().unwrap_or_default();
+    }
+    (text, arguments)
+}
+
+/// Streams `body`'s answer and kills the decode node it comes from in the middle. It must be what
+/// it is without the accident. Says whether it was a call.
+fn survives(mut body: Value) -> bool {
     let cluster = slow_cluster();
     let url = cluster.path("/v1/chat/completions");
-    let many =
-        json!({ "type": "array", "items": { "type": "integer" }, "minItems": 60, "maxItems": 60 });
-    let schema = json!({
-        "type": "object", "properties": { "numbers": many }, "required": ["numbers"],
-        "additionalProperties": false,
-    });
-    let mut body = json!({
-        "model": "sim", "seed": 4, "max_tokens": 400, "tool_choice": "required",
-        "messages": [{ "role": "user", "content": "Count." }],
-        "tools": [{ "type": "function", "function": { "name": "count", "parameters": schema } }],
-    });
-    let whole = post(&url, &body).unwrap().json().unwrap();
-    let expected = &whole["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"];
-
     body["stream"] = true.into();
-    let mut stream = events(&url, &body).unwrap().map(Result::unwrap);
+    let stream = || events(&url, &body).unwrap().map(Result::unwrap);
+    let expected = said(&stream().collect::<Vec<_>>());
+
+    let mut stream = stream();
     let mut data: Vec<String> = stream.by_ref().take(20).collect();
     let running = cluster.samples("baton_requests_running").unwrap();
     let busy = ["decode-1", "decode-2"].into_iter().find(|node| running[*node] >= 1.0).unwrap();
     cluster.child(busy).unwrap().kill().unwrap();
     data.extend(stream);
-    let arguments: String = data
-        .iter()
-        .filter_map(|data| serde_json::from_str::<Value>(data).ok())
-        .filter_map(|chunk| {
-            let call = &chunk["choices"][0]["delta"]["tool_calls"][0];
-            call["function"]["arguments"].as_str().map(str::to_owned)
-        })
-        .collect();
-    assert_eq!(json!(arguments), *expected);
+    assert_eq!(said(&data), expected);
     assert_eq!(data.last().map(String::as_str), Some("[DONE]"));
     let metrics = baton_tests::get(&cluster.path("/metrics")).unwrap().body;
     assert!(metrics.contains("baton_router_retries_total"), "nobody was replayed:\n{metrics}");
+    let (text, arguments) = expected;
+    assert_ne!(text.is_empty(), arguments.is_empty(), "either text or calls");
+    text.is_empty()
+}
+
+fn many_numbers() -> Value {
+    let many =
+        json!({ "type": "array", "items": { "type": "integer" }, "minItems": 60, "maxItems": 60 });
+    json!({
+        "type": "object", "properties": { "numbers": many }, "required": ["numbers"],
+        "additionalProperties": false,
+    })
+}
+
+/// A conversation in which a tool may be called.
+fn counting(extra: Value) -> Value {
+    let tool = json!({ "name": "count", "parameters": many_numbers() });
+    let mut body = json!({
+        "model": "sim", "seed": 4, "max_tokens": 400, "parallel_tool_calls": false,
+        "messages": [{ "role": "user", "content": "Count." }],
+        "tools": [{ "type": "function", "function": tool }],
+    });
+    if let (Some(body), Value::Object(extra)) = (body.as_object_mut(), extra) {
+        body.extend(extra);
+    }
+    body
+}
+
+#[test]
+fn a_call_of_a_tool_survives_the_death_of_its_decode_node() {
+    assert!(survives(counting(json!({ "tool_choice": "required" }))));
+}
+
+#[test]
+fn an_answer_in_a_format_survives_the_death_of_its_decode_node_where_tools_might_be_called() {
+    let format = json!({ "name": "numbers", "schema": many_numbers() });
+    let format = json!({ "type": "json_schema", "json_schema": format });
+    let body = |seed| counting(json!({ "response_format": format, "seed": seed }));
+    // Which of the two it is, the first token says.
+    let cluster = Cluster::start(&Options::new(Engine::Sim)).unwrap();
+    let first = |seed: u32| {
+        let mut body = body(seed);
+        body["max_tokens"] = 1.into();
+        let whole = post(&cluster.path("/v1/chat/completions"), &body).unwrap().json().unwrap();
+        whole["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
+    };
+    for (beginning, is_call) in [("{", false), ("<", true)] {
+        let seed = (0..50).find(|&seed| first(seed) == beginning).unwrap();
+        assert_eq!(survives(body(seed)), is_call);
+    }
 }

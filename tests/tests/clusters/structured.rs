@@ -1,8 +1,8 @@
 //! Output that must match something, through two nodes.
 
 use baton_proto::v1::{
-    ChatRequest, FinishReason, Message, Tool, chat_request, chat_response,
-    inference_client::InferenceClient,
+    ChatRequest, FinishReason, Grammar, Message, Sampling, Tool, chat_request, chat_response,
+    grammar, inference_client::InferenceClient,
 };
 use baton_tests::{Cluster, Engine, Options, events, model, post};
 use serde_json::{Value, json};
@@ -121,6 +121,7 @@ fn tools() -> Value {
         "type": "object",
         "properties": { "city": { "enum": ["Paris", "Oslo"] }, "days": { "type": "integer", "maximum": 9, "minimum": 1 } },
         "required": ["city", "days"],
+        "additionalProperties": false,
     });
     json!([tool("get_weather", place), tool("get_time", Value::Null)])
 }
@@ -181,12 +182,126 @@ fn a_real_model_calls_the_tool_it_must_streamed_or_not() {
     );
 }
 
+/// What a chat's answer is made of: its text, and each call's name and arguments.
+type Made = (String, Vec<(String, Value)>);
+
+fn made(whole: &Value) -> Made {
+    let message = &whole["choices"][0]["message"];
+    let calls = message["tool_calls"].as_array().into_iter().flatten().map(|call| {
+        let arguments = call["function"]["arguments"].as_str().unwrap();
+        let name = call["function"]["name"].as_str().unwrap().to_owned();
+        (name, serde_json::from_str(arguments).unwrap())
+    });
+    (message["content"].as_str().unwrap_or_default().to_owned(), calls.collect())
+}
+
+/// The same, put together from a stream.
+fn streamed(url: &str, body: &Value) -> Made {
+    let (mut text, mut calls) = (String::new(), Vec::<(String, String)>::new());
+    let body = {
+        let mut body = body.clone();
+        body["stream"] = true.into();
+        body
+    };
+    for data in events(url, &body).unwrap().map(Result::unwrap).filter(|data| data != "[DONE]") {
+        let delta = serde_json::from_str::<Value>(&data).unwrap()["choices"][0]["delta"].take();
+        text += delta["content"].as_str().unwrap_or_default();
+        for call in delta["tool_calls"].as_array().into_iter().flatten() {
+            let function = &call["function"];
+            if let Some(name) = function["name"].as_str() {
+                calls.push((name.to_owned(), String::new()));
+            }
+            calls.last_mut().unwrap().1 += function["arguments"].as_str().unwrap();
+        }
+    }
+    let parsed = |(name, text): (String, String)| (name, serde_json::from_str(&text).unwrap());
+    (text, calls.into_iter().map(parsed).collect())
+}
+
+/// Whether it is calls of [`tools`], and nothing else; otherwise it must be a [`city`].
+fn is_calls((text, calls): &Made) -> bool {
+    if calls.is_empty() {
+        let city: Value = serde_json::from_str(text).unwrap();
+        assert!(city["name"].is_string() && city["inhabitants"].is_u64(), "{city}");
+        return false;
+    }
+    assert_eq!(text, "", "{calls:?}");
+    for (name, arguments) in calls {
+        match name.as_str() {
+            "get_weather" => {
+                assert!(["Paris", "Oslo"].iter().any(|city| arguments["city"] == *city));
+                assert!((1..=9).contains(&arguments["days"].as_u64().unwrap()), "{arguments}");
+            }
+            other => assert_eq!((other, arguments), ("get_time", &json!({}))),
+        }
+    }
+    true
+}
+
+#[test]
+fn an_answer_that_may_call_tools_calls_them_or_has_its_format() {
+    let cluster = Cluster::start(&Options::new(Engine::Sim)).unwrap();
+    let url = cluster.path("/v1/chat/completions");
+    let ask = |seed: u32, extra: Value| {
+        let mut body = chat("sim", extra);
+        body["response_format"] = schema(city());
+        body["tools"] = tools();
+        body["seed"] = seed.into();
+        body["temperature"] = 1.into();
+        body["max_tokens"] = 2000.into();
+        body
+    };
+    let mut seen = [0, 0];
+    for seed in 0..8 {
+        let body = ask(seed, json!({ "parallel_tool_calls": seed % 2 == 0 }));
+        let whole = post(&url, &body).unwrap().json().unwrap();
+        let made = made(&whole);
+        let calls = is_calls(&made);
+        seen[usize::from(calls)] += 1;
+        let reason = if calls { "tool_calls" } else { "stop" };
+        assert_eq!(whole["choices"][0]["finish_reason"], reason, "{whole}");
+        assert_eq!(streamed(&url, &body), made);
+    }
+    assert!(seen[0] > 0 && seen[1] > 0, "{seen:?} answers and calls");
+    for seed in 0..4 {
+        let one = |choice: Value| {
+            let body = ask(seed, json!({ "tool_choice": choice, "parallel_tool_calls": false }));
+            is_calls(&made(&post(&url, &body).unwrap().json().unwrap()))
+        };
+        assert!(!one(json!("none")));
+        assert!(one(json!("required")));
+        assert!(one(json!({ "type": "function", "function": { "name": "get_time" } })));
+    }
+}
+
+#[test]
+fn a_real_model_calls_a_tool_or_answers_in_the_schema() {
+    let cluster = Cluster::start(&Options::new(Engine::Llama)).unwrap();
+    let name = model().file_stem().unwrap().to_string_lossy().into_owned();
+    let url = cluster.path("/v1/chat/completions");
+    let opening = json!({ "model": name, "prompt": "<tool_call>", "add_special_tokens": false });
+    let opening = post(&cluster.path("/tokenize"), &opening).unwrap().json().unwrap();
+    let opening = opening["tokens"][0].to_string();
+    for (bias, calls) in [(-100, false), (100, true)] {
+        let body = chat(
+            &name,
+            json!({
+                "response_format": schema(city()), "tools": tools(), "logit_bias": { &opening: bias },
+                "parallel_tool_calls": false,
+            }),
+        );
+        let whole = post(&url, &body).unwrap().json().unwrap();
+        assert_eq!(is_calls(&made(&whole)), calls, "{whole}");
+        assert_eq!(streamed(&url, &body), made(&whole));
+    }
+}
+
 #[test]
 fn tools_that_make_no_sense_are_refused_by_name() {
     let cluster = Cluster::start(&Options::new(Engine::Sim)).unwrap();
     let tool = |function: Value| json!({ "tools": [{ "type": "function", "function": function }] });
     let call = |call: Value| json!({ "messages": [{ "role": "assistant", "content": null, "tool_calls": [call] }] });
-    let refused: [(Value, &str); 13] = [
+    let refused: [(Value, &str); 14] = [
         (json!({ "tools": {} }), "tools"),
         (json!({ "tools": vec![tools()[0].clone(); 129] }), "tools"),
         (json!({ "tools": [{ "type": "retrieval" }] }), "tools[0].type"),
@@ -201,8 +316,15 @@ fn tools_that_make_no_sense_are_refused_by_name() {
             "tool_choice",
         ),
         (
-            json!({ "tools": tools(), "response_format": { "type": "json_object" } }),
+            json!({ "tools": tools(), "response_format": { "type": "regex", "pattern": "(" } }),
             "response_format",
+        ),
+        (
+            json!({
+                "tools": [{ "type": "function", "function": { "name": "f", "parameters": { "type": "colour" } } }],
+                "response_format": { "type": "json_object" },
+            }),
+            "tools",
         ),
         (
             call(json!({ "function": { "name": "f", "arguments": "[]" } })),
@@ -215,6 +337,34 @@ fn tools_that_make_no_sense_are_refused_by_name() {
         let body = reply.json().unwrap();
         assert_eq!((reply.status, &body["error"]["param"]), (400, &json!(param)), "{body}");
     }
+}
+
+const CALLS: FinishReason = FinishReason::ToolCalls;
+
+/// A chat's text, the names and arguments of its calls, and how it ended.
+async fn said(
+    client: &mut InferenceClient<tonic::transport::Channel>,
+    request: ChatRequest,
+) -> (String, Vec<String>, String, FinishReason) {
+    let mut stream = client.chat(request).await.unwrap().into_inner();
+    let (mut text, mut names, mut arguments) = (String::new(), Vec::new(), String::new());
+    while let Some(response) = stream.message().await.unwrap() {
+        match response.event.unwrap() {
+            chat_response::Event::Chunk(chunk) => {
+                text += &chunk.text;
+                for call in chunk.tool_calls {
+                    assert_eq!(call.name.is_empty(), call.id.is_empty());
+                    names.extend(Some(call.name).filter(|name| !name.is_empty()));
+                    arguments += &call.arguments;
+                }
+            }
+            chat_response::Event::Complete(complete) => {
+                return (text, names, arguments, complete.finish_reason());
+            }
+            chat_response::Event::Started(_) => {}
+        }
+    }
+    panic!("a stream without an end: {text:?} {names:?} {arguments:?}");
 }
 
 #[tokio::test]
@@ -239,25 +389,36 @@ async fn tools_are_called_over_grpc_too() {
         choice: Some(chat_request::Choice::ToolName("count".to_owned())),
         ..ChatRequest::default()
     };
-    let mut stream = client.chat(request.clone()).await.unwrap().into_inner();
-    let (mut names, mut arguments, mut reason) = (Vec::new(), String::new(), None);
-    while let Some(response) = stream.message().await.unwrap() {
-        match response.event.unwrap() {
-            chat_response::Event::Chunk(chunk) => {
-                assert_eq!(chunk.text, "");
-                for call in chunk.tool_calls {
-                    assert_eq!(call.name.is_empty(), call.id.is_empty());
-                    names.extend(Some(call.name).filter(|name| !name.is_empty()));
-                    arguments += &call.arguments;
-                }
-            }
-            chat_response::Event::Complete(complete) => reason = Some(complete.finish_reason()),
-            chat_response::Event::Started(_) => {}
+    let counts = |arguments: &str| {
+        let arguments: Value = serde_json::from_str(arguments).unwrap();
+        assert!(arguments == json!({ "n": 1 }) || arguments == json!({ "n": 2 }), "{arguments}");
+    };
+    let (text, names, arguments, reason) = said(&mut client, request.clone()).await;
+    assert_eq!((text.as_str(), names, reason), ("", vec!["count".to_owned()], CALLS));
+    counts(&arguments);
+
+    let mut seen = [0, 0];
+    for seed in 0..12 {
+        let source = Some(grammar::Source::Regex("(yes|no)!".to_owned()));
+        let sampling =
+            Sampling { seed: Some(seed), grammar: Some(Grammar { source }), ..Sampling::default() };
+        let request = ChatRequest {
+            sampling: Some(sampling),
+            choice: None,
+            single_tool_call: true,
+            ..request.clone()
+        };
+        let (text, names, arguments, reason) = said(&mut client, request).await;
+        seen[names.len()] += 1;
+        if names.is_empty() {
+            assert!(["yes!", "no!"].contains(&text.as_str()), "{text}");
+            assert_eq!(reason, FinishReason::Stop);
+        } else {
+            assert_eq!((text.as_str(), reason), ("", CALLS));
+            counts(&arguments);
         }
     }
-    assert_eq!((names, reason), (vec!["count".to_owned()], Some(FinishReason::ToolCalls)));
-    let arguments: Value = serde_json::from_str(&arguments).unwrap();
-    assert!(arguments == json!({ "n": 1 }) || arguments == json!({ "n": 2 }), "{arguments}");
+    assert!(seen[0] > 0 && seen[1] > 0, "{seen:?} answers and calls");
 
     let bad = Tool { parameters: "[".to_owned(), ..request.tools[0].clone() };
     let refused = client.chat(ChatRequest { tools: vec![bad], ..request }).await.unwrap_err();

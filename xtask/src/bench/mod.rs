@@ -36,6 +36,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
             "--package=baton",
             "--package=candle-baseline",
             "--package=relay-bench",
+            "--package=placement-bench",
             "--package=baton-engine",
             "--package=baton-kv-transfer",
             "--bins",
@@ -60,11 +61,13 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         let stock = engines(release.join("candle-baseline"))?;
         let engine = engines(release.join("examples").join("engine_bench"))?;
         let relay = measure(Command::new(release.join("relay-bench")).arg(release.join("baton")))?;
+        let placement = measure(&mut Command::new(release.join("placement-bench")))?;
         let transfer = measure(&mut Command::new(release.join("examples").join("transfer_bench")))?;
         rounds.add(measurement::anchored(engine, &stock, "candle"));
         rounds.add(stock.into_iter().map(|m| m.renamed("candle ")).collect());
         rounds.add(transfer);
         rounds.add(relay);
+        rounds.add(placement);
     }
 
     let medians = rounds.medians();

@@ -117,7 +117,8 @@ impl<'a> Costs<'a> {
         let is_urgent = self.request.has_begun;
         let in_time = |chance: f64| self.question.ttft.is_none() || chance > NO_CHANCE;
         let is_late = !candidates.iter().any(|one| in_time(one.attainment));
-        if is_late && self.request.refuse_late && !is_urgent && self.is_hopeless(&candidates) {
+        let may_refuse = self.request.refuse_late && !is_urgent && !self.request.waits_long();
+        if is_late && may_refuse && self.is_hopeless(&candidates) {
             return Err(Declined::Late(chosen.ttft));
         }
         let ahead = self.config.queue_ahead.as_secs_f64();

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use baton_policy::{
-    ClusterView, Decision, LatencyModel, Link, Policy, PolicyConfig, Refusal, Shortage, decide,
+    ClusterView, Decision, LatencyFit, Link, Policy, PolicyConfig, Refusal, Shortage, decide,
 };
 use baton_types::{Generation, NodeHello, NodeLoad, NumericsId, Role, Time};
 
@@ -93,7 +93,7 @@ fn slow_links_are_avoided() {
 fn strangers_are_not_paired() {
     let mut view = cluster(&["p"]);
     let other = NodeHello { numerics: NumericsId(2), ..hello("d", Role::Decode) };
-    view.join(&other, LatencyModel::default());
+    view.join(&other, LatencyFit::default());
     let shortage = Shortage::Nodes { role: Role::Decode };
     assert_eq!(ask(&view, &request(100, 50, 0), 0), Decision::Queue(shortage));
 }
@@ -116,7 +116,7 @@ fn what_no_node_can_ever_do_is_refused_for_good() {
     unknown.model = "other".into();
     let mut pool = cluster(&["d"]);
     let small = NodeHello { total_blocks: 2, ..hello("p", Role::Prefill) };
-    pool.join(&small, LatencyModel::default());
+    pool.join(&small, LatencyFit::default());
     let cases = [
         (&view, unknown, "MODEL_NOT_FOUND"),
         (&view, request(0, 10, 0), "EMPTY_PROMPT"),

@@ -1,7 +1,7 @@
 //! Small clusters and requests to decide about.
 
 use baton_policy::{
-    ClusterView, Decision, LatencyModel, Placement, PolicyConfig, PromptHashes, RequestView, decide,
+    ClusterView, Decision, LatencyFit, Placement, PolicyConfig, PromptHashes, RequestView, decide,
 };
 use baton_types::{
     BlockHash, Generation, KvDtype, KvLayout, NodeHello, NodeLoad, NumericsId, Role, Time,
@@ -45,6 +45,8 @@ pub(crate) fn hello(name: &str, role: Role) -> NodeHello {
         layout: LAYOUT,
         max_context: 1000,
         total_blocks: 100,
+        max_batch_tokens: 512,
+        chunk_tokens: 256,
         control_address: String::new(),
         data_address: String::new(),
         metrics_address: String::new(),
@@ -56,7 +58,7 @@ pub(crate) fn cluster(names: &[&str]) -> ClusterView {
     let mut view = ClusterView::default();
     for name in names {
         let role = if name.starts_with('p') { Role::Prefill } else { Role::Decode };
-        view.join(&hello(name, role), LatencyModel::default());
+        view.join(&hello(name, role), LatencyFit::default());
     }
     view
 }

@@ -2,4 +2,7 @@
 
 mod behaviour;
 mod cluster;
+mod fit;
+mod placer;
 mod properties;
+mod shortlist;

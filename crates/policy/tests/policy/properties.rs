@@ -1,7 +1,7 @@
 //! Random clusters: what must hold of every decision, and `no-leak` of every promise.
 
 use baton_policy::{
-    ClusterView, Decision, LatencyModel, NodeView, Placement, Priority, RequestView, ReservationId,
+    ClusterView, Decision, LatencyFit, NodeView, Placement, Priority, RequestView, ReservationId,
     Reserved,
 };
 use baton_types::{Generation, KvLayout, NodeHello, NodeId, NodeLoad, NumericsId, Role, Time};
@@ -83,7 +83,7 @@ impl Run {
                     total_blocks: blocks,
                     ..hello("", role)
                 };
-                self.view.join(&hello, LatencyModel::default());
+                self.view.join(&hello, LatencyFit::default());
             }
             Op::Leave { node } => self.view.leave(&name(node)),
             Op::Observe { node, load } => {

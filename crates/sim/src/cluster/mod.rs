@@ -219,6 +219,8 @@ impl<'a> Simulation<'a> {
             },
             layout: model.layout(),
             max_context: model.max_context,
+            max_batch_tokens: self.scenario.worker(role).scheduler.max_batch_tokens,
+            chunk_tokens: self.scenario.worker(role).scheduler.chunk_tokens,
             total_blocks: self.scenario.worker(role).kv_blocks,
             control_address: String::new(),
             data_address: String::new(),

@@ -3,35 +3,55 @@ use std::time::Duration;
 use baton_types::{LatencyProfile, StepShape};
 use serde::{Deserialize, Serialize};
 
+use super::micros;
+
 /// What steps cost on one node.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LatencyModel {
     pub profile: LatencyProfile,
-    /// The most tokens a prefill step computes.
+    /// The most tokens a step computes, of all sequences.
+    pub max_batch_tokens: u32,
+    /// The most tokens of one prompt that a step computes.
     pub chunk_tokens: u32,
 }
 
 impl Default for LatencyModel {
     fn default() -> Self {
-        LatencyModel { profile: LatencyProfile::default(), chunk_tokens: 512 }
+        LatencyModel {
+            profile: LatencyProfile::default(),
+            max_batch_tokens: 512,
+            chunk_tokens: 256,
+        }
     }
 }
 
 impl LatencyModel {
     /// In how many steps `new` tokens are computed.
     pub fn steps(&self, new: u64) -> u64 {
-        new.div_ceil(self.chunk_tokens.max(1).into())
+        new.div_ceil(self.chunk_tokens.min(self.max_batch_tokens).max(1).into())
     }
 
     /// Time to compute `new` tokens after `cached` ones, in chunks, with nobody else there.
     pub fn prefill(&self, new: u64, cached: u64) -> Duration {
+        let chunk = self.chunk_tokens.min(self.max_batch_tokens);
+        let (new_tokens, cached) = (new as f64, cached as f64);
+        self.prefill_steps(new, chunk, new_tokens * (new_tokens / 2.0 + cached))
+    }
+
+    /// Time to compute `tokens` of so many prompts of about the same length, which share steps.
+    pub fn queue(&self, prompts: u64, tokens: u64) -> Duration {
+        let length = tokens as f64 / prompts.max(1) as f64;
+        self.prefill_steps(tokens, self.max_batch_tokens, tokens as f64 * length / 2.0)
+    }
+
+    /// Time to compute `tokens`, so many in a step, that attend to as many pairs.
+    fn prefill_steps(&self, tokens: u64, in_step: u32, attention: f64) -> Duration {
         let LatencyProfile { prefill_us, prefill_token_us, prefill_attention_us, .. } =
             self.profile;
-        let steps = self.steps(new) as f64;
-        let (new, cached) = (new as f64, cached as f64);
-        let attention = new * (new / 2.0 + cached);
-        micros(prefill_us * steps + prefill_token_us * new + prefill_attention_us * attention)
+        let steps = tokens.div_ceil(in_step.max(1).into()) as f64;
+        let tokens = tokens as f64;
+        micros(prefill_us * steps + prefill_token_us * tokens + prefill_attention_us * attention)
     }
 
     /// Time of one decode step.
@@ -46,37 +66,6 @@ impl LatencyModel {
         let LatencyProfile { decode_sequence_us, decode_context_us, .. } = self.profile;
         micros(decode_sequence_us + decode_context_us * context as f64)
     }
-}
-
-/// What moves pages from one node to another.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Link {
-    pub rtt_us: f64,
-    pub bytes_per_second: f64,
-}
-
-/// Ten gigabits.
-impl Default for Link {
-    fn default() -> Self {
-        Link { rtt_us: 200.0, bytes_per_second: 1.25e9 }
-    }
-}
-
-impl Link {
-    /// What of moving `bytes` in `layers` equal parts is left when a prefill of `prefill` ends: a
-    /// layer's pages go while the later layers are computed, the last layer's can't.
-    pub fn exposed(&self, bytes: u64, layers: u32, prefill: Duration) -> Duration {
-        let whole = bytes as f64 / self.bytes_per_second * 1e6;
-        let last = whole / f64::from(layers.max(1));
-        let hidden = prefill.as_secs_f64() * 1e6 * (1.0 - 1.0 / f64::from(layers.max(1)));
-        micros(self.rtt_us + (whole - hidden).max(last))
-    }
-}
-
-/// Nonsense (negative or not finite) costs nothing.
-fn micros(us: f64) -> Duration {
-    Duration::try_from_secs_f64(us / 1e6).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -95,6 +84,7 @@ mod tests {
             decode_context_us: 0.5,
             mixing: Mixing::Sum,
         },
+        max_batch_tokens: 8,
         chunk_tokens: 4,
     };
 
@@ -104,14 +94,9 @@ mod tests {
         assert_eq!(MODEL.decode(2, 20), Duration::from_micros(70));
         assert_eq!(MODEL.decode_share(20), Duration::from_micros(15));
         assert_eq!(MODEL.prefill(0, 10), Duration::ZERO);
-    }
-
-    #[test]
-    fn a_transfer_hides_behind_its_prefill_but_for_the_last_layer() {
-        let link = Link { rtt_us: 10.0, bytes_per_second: 1e6 };
-        let exposed = |prefill| link.exposed(1000, 10, Duration::from_micros(prefill));
-        assert_eq!(exposed(0), Duration::from_micros(1010));
-        assert_eq!(exposed(500), Duration::from_micros(10 + 550));
-        assert_eq!(exposed(100_000), Duration::from_micros(110));
+        let narrow = LatencyModel { max_batch_tokens: 2, ..MODEL };
+        assert_eq!(narrow.prefill(6, 0), Duration::from_micros(300 + 60 + 18));
+        assert_eq!(MODEL.queue(2, 12), Duration::from_micros(200 + 120 + 36));
+        assert_eq!(MODEL.queue(0, 0), Duration::ZERO);
     }
 }
