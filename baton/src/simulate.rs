@@ -195,7 +195,7 @@ fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, SimulateE
     let text = std::fs::read_to_string(path)
         .map_err(|source| SimulateError::File { path: path.to_owned(), source })?;
     toml::from_str(&text).map_err(|error| {
-        let line = error.span().map(|span| text[..span.start].lines().count().max(1));
+        let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
         let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
         let message = format!("{line}{}", error.message());
         SimulateError::Toml { path: path.to_owned(), message }
@@ -236,6 +236,8 @@ fn draw(
     write_to(Some(path), |out| out.write_all(document.as_bytes()))
 }
 
+/// A reader that has seen enough, as `head` has, is no error.
 fn print(as_json: bool, text: &impl std::fmt::Display, json: impl FnOnce() -> String) {
-    if as_json { println!("{}", json()) } else { print!("{text}") }
+    let mut out = io::stdout().lock();
+    let _ = if as_json { writeln!(out, "{}", json()) } else { write!(out, "{text}") };
 }

@@ -3,9 +3,7 @@
 //! A block is in exactly one of three states: *held* (`refs > 0`), *cached* (`refs == 0`, published,
 //! on the LRU list) or *free* (`refs == 0`, unpublished, on the free list).
 
-use std::collections::HashMap;
-
-use baton_types::{BlockHash, BlockId};
+use baton_types::{BlockHash, BlockHashState, BlockId, BlockMap};
 
 use crate::lru::Lru;
 
@@ -50,7 +48,7 @@ pub(crate) struct Pool {
     slots: Vec<Slot>,
     free: Vec<BlockId>,
     cached: Lru,
-    index: HashMap<BlockHash, BlockId>,
+    index: BlockMap<BlockId>,
 }
 
 impl Pool {
@@ -60,7 +58,7 @@ impl Pool {
             // Low ids first: a young pool touches little of its arena.
             free: (0..blocks).rev().map(BlockId).collect(),
             cached: Lru::new(blocks),
-            index: HashMap::with_capacity(blocks as usize),
+            index: BlockMap::with_capacity_and_hasher(blocks as usize, BlockHashState::default()),
         }
     }
 

@@ -1,6 +1,6 @@
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use baton_types::BlockHash;
+use baton_types::{BlockHash, BlockMap};
 
 /// Which blocks a node probably has in its prefix cache: those of the prompts it was given lately.
 ///
@@ -9,7 +9,7 @@ use baton_types::BlockHash;
 pub struct PrefixRecord {
     capacity: usize,
     clock: u64,
-    used: HashMap<BlockHash, u64>,
+    used: BlockMap<u64>,
     /// Every use, oldest first; of a block that was used again only the last counts.
     uses: VecDeque<(u64, BlockHash)>,
 }
@@ -17,7 +17,7 @@ pub struct PrefixRecord {
 impl PrefixRecord {
     /// Remembers at most `capacity` blocks: those used last.
     pub fn new(capacity: usize) -> Self {
-        PrefixRecord { capacity, clock: 0, used: HashMap::new(), uses: VecDeque::new() }
+        PrefixRecord { capacity, clock: 0, used: BlockMap::default(), uses: VecDeque::new() }
     }
 
     /// How many of the leading `hashes` are remembered.

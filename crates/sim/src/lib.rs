@@ -43,8 +43,8 @@ pub use fault::Fault;
 pub use outcome::{End, Outcome, Parts};
 pub use report::{ChartError, Distribution, PartsReport, Report, RoleReport};
 pub use scenario::{
-    ClusterConfig, MembershipConfig, ModelConfig, NetworkConfig, Scenario, ScenarioError, Topology,
-    TransferConfig, WorkerConfig,
+    ClusterConfig, LatencyConfig, MembershipConfig, ModelConfig, NetworkConfig, Scenario,
+    ScenarioError, Topology, TransferConfig, WorkerConfig,
 };
 
 /// A map that is the same in every process.

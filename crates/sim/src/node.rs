@@ -5,7 +5,9 @@ use std::{collections::VecDeque, time::Duration};
 use baton_kv_cache::{BlockRef, KvCache};
 use baton_scheduler::{EngineInfo, Load, Scheduler, SchedulerConfig, Submission};
 use baton_transfer_protocol::{FirstToken, OfferId, Source, SourceConfig};
-use baton_types::{Epoch, Generation, LatencyProfile, NodeId, NodeLoad, SequenceKey, Time};
+use baton_types::{
+    Epoch, Generation, LatencyProfile, NodeId, NodeLoad, SequenceKey, StepReport, StepShape, Time,
+};
 
 use crate::{Map, cluster::TransferId, scenario::WorkerConfig};
 
@@ -42,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) wakes_at: Option<Time>,
     /// As the step loop told last.
     pub(crate) load: Load,
+    /// Since the last heartbeat.
+    pub(crate) reports: VecDeque<StepReport>,
     pub(crate) source: Source,
     /// The source's timer that is on its way.
     pub(crate) source_timer: Option<Time>,
@@ -66,6 +70,7 @@ pub(crate) struct Step {
     pub(crate) number: u64,
     pub(crate) started: Time,
     pub(crate) duration: Duration,
+    pub(crate) shape: StepShape,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +173,7 @@ impl Node {
             starved: None,
             wakes_at: None,
             load: Load::default(),
+            reports: VecDeque::new(),
             source_timer: None,
             prefills: Map::default(),
             followed: Vec::new(),
@@ -192,6 +198,7 @@ impl Node {
         (self.step, self.starved, self.wakes_at, self.source_timer) = (None, None, None, None);
         self.pulls = 0;
         self.load = Load::default();
+        self.reports.clear();
         self.alive = false;
         self.generation.0 += 1;
         self.stats.holds(now, 0);

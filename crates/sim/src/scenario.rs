@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use baton_policy::PolicyConfig;
+use baton_policy::{FitConfig, LatencyFit, LatencyModel, PolicyConfig};
 use baton_scheduler::SchedulerConfig;
 use baton_types::{KvDtype, KvLayout, LatencyProfile, LayoutError, Role};
 use serde::{Deserialize, Serialize};
@@ -19,9 +19,19 @@ pub struct Scenario {
     pub seed: u64,
     pub cluster: ClusterConfig,
     pub policy: PolicyConfig,
+    pub latency: LatencyConfig,
     pub workload: WorkloadConfig,
     pub slo: SloConfig,
     pub faults: Vec<Fault>,
+}
+
+/// What the router knows of its workers' latency before they report steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LatencyConfig {
+    /// Left out: their very profiles.
+    pub seed: Option<LatencyProfile>,
+    pub fit: FitConfig,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -291,6 +301,19 @@ impl Scenario {
             }
             Topology::Colocated { .. } => vec![("colocated", &cluster.colocated)],
         }
+    }
+
+    /// Where the router's learning of a worker begins.
+    pub(crate) fn latency_fit(&self, role: Role) -> LatencyFit {
+        let seed = self.latency.seed.unwrap_or(self.worker(role).profile);
+        LatencyFit::new(seed, self.latency.fit)
+    }
+
+    /// What steps cost on workers of a role.
+    pub(crate) fn latency_model(&self, role: Role) -> LatencyModel {
+        let WorkerConfig { profile, scheduler, .. } = *self.worker(role);
+        let SchedulerConfig { max_batch_tokens, chunk_tokens, .. } = scheduler;
+        LatencyModel { profile, max_batch_tokens, chunk_tokens }
     }
 
     /// Who computes prompts, and who generates.

@@ -3,6 +3,7 @@
 //! Everything here is plain data. No clock, no randomness, no I/O: time enters as [`Time`],
 //! and whoever needs a random id receives the bits as an argument.
 
+mod block_map;
 mod epoch;
 mod grammar;
 mod ids;
@@ -14,6 +15,7 @@ mod slo;
 mod step;
 mod time;
 
+pub use block_map::{BlockHashState, BlockHasher, BlockMap};
 pub use epoch::{Epoch, RouterId};
 pub use grammar::{Constraint, ConstraintError, Grammar, TokenMask};
 pub use ids::{

@@ -150,21 +150,23 @@ impl<'a> Costs<'a> {
 
     fn baseline(&self, rng: &mut impl RngCore) -> Result<(Candidate<'a>, Reasons), Declined> {
         let policy = self.config.policy;
-        let mut pools = self.pools().map_err(Declined::Short)?;
-        // One group, as a deployment of one model has: the first.
-        let pool = pools.swap_remove(0);
+        let pools = self.pools().map_err(Declined::Short)?;
         let nodes = || Declined::Short(Shortage::Nodes { role: Role::Prefill });
-        let question = &self.question;
-        let at = baseline::prefill(policy, question, &pool.prefill, rng).ok_or_else(nodes)?;
-        let prefill = pool.prefill[at];
-        let candidates = (pool.prefill.len() * pool.decode.len().max(1)) as u32;
+        let (question, links) = (&self.question, &self.view.links);
+        let all: Vec<PrefillSide<'_>> =
+            pools.iter().flat_map(|pool| pool.prefill.iter().copied()).collect();
+        let prefill = all[baseline::prefill(policy, question, &all, rng).ok_or_else(nodes)?];
+        let pairs: usize =
+            pools.iter().map(|pool| pool.prefill.len() * pool.decode.len().max(1)).sum();
+        let candidates = u32::try_from(pairs).unwrap_or(u32::MAX);
         let how = Reasons { candidates, near_equal: 1, ..Reasons::default() };
         if !self.request.needs_decode() {
             return Ok((Candidate::prefill_only(prefill), how));
         }
-        let at = baseline::decode(policy, &pool.decode, rng).ok_or_else(nodes)?;
-        let links = &self.view.links;
-        Ok((Candidate::disaggregated(question, links, prefill, pool.decode[at]), how))
+        let partners = pools.iter().find(|pool| pool.prefill[0].node.group == prefill.node.group);
+        let partners = partners.map_or(&[][..], |pool| &pool.decode[..]);
+        let at = baseline::decode(policy, partners, rng).ok_or_else(nodes)?;
+        Ok((Candidate::disaggregated(question, links, prefill, partners[at]), how))
     }
 
     /// Nodes with room for the request now, group by group: at least one pair, or what is missing.

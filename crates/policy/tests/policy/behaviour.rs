@@ -190,3 +190,32 @@ fn the_fewest_requests_win_when_asked_for() {
     let random = PolicyConfig { policy: Policy::Random, ..config };
     assert!((0..20).any(|seed| choose(&random, seed) == "x"));
 }
+
+#[test]
+fn policies_to_compare_with_use_every_group() {
+    let mut view = ClusterView::default();
+    for number in 0..3_u8 {
+        for (letter, role) in [('p', Role::Prefill), ('d', Role::Decode)] {
+            let name = format!("{letter}{number}");
+            let numerics = NumericsId(number.into());
+            view.join(&NodeHello { numerics, ..hello(&name, role) }, LatencyFit::default());
+        }
+    }
+    for policy in Policy::ALL {
+        let config = PolicyConfig { policy, ..PolicyConfig::default() };
+        let mut used = std::collections::BTreeSet::new();
+        for seed in 0..60 {
+            let asked = request(100, 50, 0);
+            let decision = decide(&config, &view, &asked, Time::ZERO, &mut Draws(seed));
+            let placement = placed(decision);
+            let (prefill, decode) = (placement.path.prefill(), placement.path.decode());
+            let (Some(prefill), Some(decode)) = (prefill, decode) else { panic!("{policy:?}") };
+            assert_eq!(prefill.node.to_string()[1..], decode.node.to_string()[1..], "{policy:?}");
+            used.insert(prefill.node.clone());
+            let id = view.reserve(&asked, &placement, Time::ZERO);
+            view.first_token(id, Time::ZERO);
+            view.release(id);
+        }
+        assert_eq!(used.len(), 3, "{policy:?}");
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use baton_types::{Capability, Epoch, Generation, NodeLoad, SequenceKey, SequenceSpec, Time};
+use baton_types::{
+    Capability, Epoch, Generation, NodeLoad, SequenceKey, SequenceSpec, StepReport, Time,
+};
 
 use baton_transfer_protocol::StreamId;
 
@@ -137,6 +139,7 @@ pub(super) enum ToRouter {
         node: usize,
         generation: Generation,
         load: NodeLoad,
+        reports: Vec<StepReport>,
     },
     /// A node's connections broke.
     Broken {

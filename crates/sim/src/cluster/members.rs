@@ -1,8 +1,7 @@
 //! The registry: nodes join, speak, and are gone; as `baton-router` and `baton-node` do it.
 
 use baton_membership::Joined;
-use baton_policy::{FitConfig, LatencyFit};
-use baton_types::{Generation, NodeLoad};
+use baton_types::{Generation, NodeLoad, StepReport};
 
 use super::{
     Simulation,
@@ -26,9 +25,7 @@ impl Simulation<'_> {
                 // Its older self was heard just now; it tries again with its next word.
                 Err(_) => return,
             }
-            let profile = self.scenario.worker(role).profile;
-            let fit = LatencyFit::new(profile, FitConfig::default());
-            self.placer.view_mut().join(&hello, fit);
+            self.placer.view_mut().join(&hello, self.scenario.latency_fit(role));
             if role == baton_types::Role::Decode && self.scenario.cluster.topology.is_colocated() {
                 self.link_own_faces(node);
             }
@@ -85,12 +82,19 @@ impl Simulation<'_> {
             return;
         }
         if let Some(at) = self.links.deliver(self.now, Part::Node(node), Part::Router) {
-            let beat = ToRouter::Beat { node, generation, load };
+            let reports = self.nodes[node].reports.drain(..).collect();
+            let beat = ToRouter::Beat { node, generation, load, reports };
             self.queue.push(at, Event::ToRouter(Box::new(beat)));
         }
     }
 
-    pub(super) fn beat(&mut self, node: usize, generation: Generation, load: NodeLoad) {
+    pub(super) fn beat(
+        &mut self,
+        node: usize,
+        generation: Generation,
+        load: NodeLoad,
+        reports: &[StepReport],
+    ) {
         if self.nodes[node].generation != generation {
             return;
         }
@@ -98,8 +102,10 @@ impl Simulation<'_> {
             if self.members.heartbeat(self.now, &face, generation).is_err() {
                 self.join(node);
             }
-            self.placer.view_mut().observe(&face, generation, load);
-            self.placer.view_mut().set_available(&face, generation, true);
+            let view = self.placer.view_mut();
+            view.observe(&face, generation, load);
+            view.observe_steps(&face, generation, reports);
+            view.set_available(&face, generation, true);
         }
     }
 

@@ -207,7 +207,6 @@ impl<'a> Simulation<'a> {
     fn hello(&self, node: usize, face: NodeId, role: Role) -> NodeHello {
         let model = &self.scenario.cluster.model;
         let Node { generation, work, .. } = self.nodes[node];
-        let worker = self.scenario.worker(role);
         NodeHello {
             protocol_version: 1,
             node: face,
@@ -220,9 +219,9 @@ impl<'a> Simulation<'a> {
             },
             layout: model.layout(),
             max_context: model.max_context,
-            total_blocks: worker.kv_blocks,
-            max_batch_tokens: worker.scheduler.max_batch_tokens,
-            chunk_tokens: worker.scheduler.chunk_tokens,
+            max_batch_tokens: self.scenario.worker(role).scheduler.max_batch_tokens,
+            chunk_tokens: self.scenario.worker(role).scheduler.chunk_tokens,
+            total_blocks: self.scenario.worker(role).kv_blocks,
             control_address: String::new(),
             data_address: String::new(),
             metrics_address: String::new(),

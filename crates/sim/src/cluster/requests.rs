@@ -210,7 +210,9 @@ impl Simulation<'_> {
     pub(super) fn heard(&mut self, message: ToRouter) {
         match message {
             ToRouter::Word { number, epoch, node, word } => self.word(number, epoch, node, word),
-            ToRouter::Beat { node, generation, load } => self.beat(node, generation, load),
+            ToRouter::Beat { node, generation, load, reports } => {
+                self.beat(node, generation, load, &reports);
+            }
             ToRouter::Broken { node, generation } => self.node_gone(node, generation),
         }
         self.place_requests();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use baton_scheduler::{Event as Said, Sampled};
-use baton_types::{Generation, Time, TokenId};
+use baton_types::{Generation, StepReport, Time, TokenId};
 
 use super::{Simulation, event::Event};
 use crate::{
@@ -15,6 +15,8 @@ use crate::{
 /// How often a step loop that has sequences waiting for memory looks whether somebody gave some
 /// back; as in `baton-node`.
 const WAITING_FOR_BLOCKS: Duration = Duration::from_millis(2);
+/// Steps told of in one heartbeat; as there.
+const MAX_REPORTS: usize = 256;
 
 impl Simulation<'_> {
     /// There is mail: an idle step loop takes it at once.
@@ -46,11 +48,15 @@ impl Simulation<'_> {
         if !self.is_alive(node, generation) {
             return;
         }
-        let Some(Step { duration, .. }) = self.nodes[node].step.take() else { return };
+        let Some(Step { duration, shape, .. }) = self.nodes[node].step.take() else { return };
         self.pages_done(node);
-        let stats = &mut self.nodes[node].stats;
+        let Node { stats, reports, .. } = &mut self.nodes[node];
         stats.steps += 1;
         stats.busy += duration;
+        if reports.len() == MAX_REPORTS {
+            reports.pop_front();
+        }
+        reports.push_back(StepReport { shape, duration });
         let mut said = std::mem::take(&mut self.said);
         let mut sampled = std::mem::take(&mut self.sampled);
         self.sample(node, &mut sampled);
@@ -104,7 +110,7 @@ impl Simulation<'_> {
             duration = duration.mul_f64(factor);
         }
         state.starved = None;
-        state.step = Some(Step { number: state.stats.steps, started: now, duration });
+        state.step = Some(Step { number: state.stats.steps, started: now, duration, shape });
         let Node { scheduler, followed, prefills, work, generation, .. } = state;
         followed.clear();
         if *work == Work::Prefill {

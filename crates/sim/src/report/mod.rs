@@ -6,7 +6,6 @@ mod text;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use baton_policy::LatencyModel;
 use baton_types::{Role, Time};
 use serde::Serialize;
 
@@ -209,14 +208,7 @@ fn by_reason(
 
 /// Whether a cluster with nothing else to do misses the targets.
 fn is_out_of_reach(scenario: &Scenario, outcome: &Outcome) -> bool {
-    let model = |role| {
-        let worker = scenario.worker(role);
-        LatencyModel {
-            profile: worker.profile,
-            max_batch_tokens: worker.scheduler.max_batch_tokens,
-            chunk_tokens: worker.scheduler.chunk_tokens,
-        }
-    };
+    let model = |role| scenario.latency_model(role);
     let prompt = u64::from(outcome.prompt_tokens);
     let first = model(Role::Prefill).prefill(prompt - u64::from(outcome.cached_tokens), 0);
     let step = model(Role::Decode).decode(1, prompt);
