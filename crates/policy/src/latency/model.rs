@@ -32,6 +32,11 @@ impl LatencyModel {
         new.div_ceil(self.chunk_tokens.min(self.max_batch_tokens).max(1).into())
     }
 
+    /// How many prompts a step computes together, if they are long.
+    pub fn prompts_in_step(&self) -> u64 {
+        u64::from(self.max_batch_tokens / self.chunk_tokens.clamp(1, self.max_batch_tokens.max(1)))
+    }
+
     /// Time to compute `new` tokens after `cached` ones, in chunks, with nobody else there.
     pub fn prefill(&self, new: u64, cached: u64) -> Duration {
         let chunk = self.chunk_tokens.min(self.max_batch_tokens);
@@ -96,6 +101,7 @@ mod tests {
         assert_eq!(MODEL.prefill(0, 10), Duration::ZERO);
         let narrow = LatencyModel { max_batch_tokens: 2, ..MODEL };
         assert_eq!(narrow.prefill(6, 0), Duration::from_micros(300 + 60 + 18));
+        assert_eq!((MODEL.prompts_in_step(), narrow.prompts_in_step()), (2, 1));
         assert_eq!(MODEL.queue(2, 12), Duration::from_micros(200 + 120 + 36));
         assert_eq!(MODEL.queue(0, 0), Duration::ZERO);
     }

@@ -96,6 +96,15 @@ impl<'a> Candidate<'a> {
         }
     }
 
+    /// When its prompt could be begun.
+    pub(super) fn begins(&self) -> f64 {
+        match &self.sides {
+            Sides::Disaggregated(prefill, _)
+            | Sides::PrefillOnly(prefill)
+            | Sides::Local(prefill, _) => prefill.begins,
+        }
+    }
+
     /// Objectives met by placing the request so, others' losses deducted.
     pub(super) fn value(&self) -> f64 {
         self.attainment - self.loss

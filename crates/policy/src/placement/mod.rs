@@ -97,12 +97,12 @@ struct Costs<'a> {
 impl<'a> Costs<'a> {
     fn joint(&self, rng: &mut impl RngCore) -> Result<(Candidate<'a>, Reasons), Declined> {
         let (question, links) = (&self.question, &self.view.links);
-        let pools = self.pools().map_err(Declined::Short)?;
+        let pools = self.pools().map_err(|shortage| self.unless_late(shortage))?;
         let mut candidates = Vec::new();
         // When the first could begin.
         let mut soonest = f64::INFINITY;
         for mut pool in pools {
-            soonest = pool.prefill.iter().map(|side| side.queue).fold(soonest, f64::min);
+            soonest = pool.prefill.iter().map(|side| side.begins).fold(soonest, f64::min);
             pool.shorten(question, links, self.config.shortlist.max(1));
             if self.request.needs_decode() {
                 let local = |side: &DecodeSide<'_>| self.may_be_local(side);
@@ -117,12 +117,11 @@ impl<'a> Costs<'a> {
         let is_urgent = self.request.has_begun;
         let in_time = |chance: f64| self.question.ttft.is_none() || chance > NO_CHANCE;
         let is_late = !candidates.iter().any(|one| in_time(one.attainment));
-        let may_refuse = self.request.refuse_late && !is_urgent && !self.request.waits_long();
-        if is_late && may_refuse && self.is_hopeless(&candidates) {
+        if is_late && self.may_refuse_late() && self.is_hopeless(&candidates) {
             return Err(Declined::Late(chosen.ttft));
         }
         let ahead = self.config.queue_ahead.as_secs_f64();
-        if !is_urgent && soonest > ahead && chosen.queue > ahead {
+        if !is_urgent && soonest > ahead && chosen.begins() > ahead {
             let after = Duration::try_from_secs_f64(soonest - ahead).unwrap_or_default();
             return Err(Declined::Short(Shortage::Turn { after }));
         }
@@ -132,6 +131,23 @@ impl<'a> Costs<'a> {
             return Err(Declined::Short(Shortage::Objectives));
         }
         Ok((chosen, how))
+    }
+
+    fn may_refuse_late(&self) -> bool {
+        self.request.refuse_late && !self.request.has_begun && !self.request.waits_long()
+    }
+
+    /// There is no room; and when there is, it may be too late.
+    fn unless_late(&self, shortage: Shortage) -> Declined {
+        let Some(limit) = self.question.ttft.filter(|_| self.may_refuse_late()) else {
+            return Declined::Short(shortage);
+        };
+        let prefill = able(&self.view.prefill, Role::Prefill, self.request);
+        let soonest = prefill.map(|node| self.question.prefill(node).compute);
+        match soonest.min_by(f64::total_cmp) {
+            Some(soonest) if soonest > limit => Declined::Late(soonest),
+            _ => Declined::Short(shortage),
+        }
     }
 
     /// Whether it would be late even if it were its turn everywhere; and where something else is

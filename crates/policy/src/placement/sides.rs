@@ -11,6 +11,9 @@ pub(super) struct PrefillSide<'a> {
     /// Prompt tokens it probably has.
     pub(super) cached: u32,
     pub(super) queue: f64,
+    /// When a step could have it in: at once while there are fewer prompts than a step computes
+    /// together.
+    pub(super) begins: f64,
     pub(super) compute: f64,
     /// Queue and prefill, as corrected by how such predictions came out.
     pub(super) ttft: f64,
@@ -78,7 +81,8 @@ impl<'a> Question<'a> {
         let new_tokens = u64::from(self.request.tokens - cached);
         let queue = node.queue_time(self.now).as_secs_f64();
         let compute = node.latency.prefill(new_tokens, cached.into()).as_secs_f64();
-        self.timed(PrefillSide { node, cached, queue, compute, ttft: 0.0, chance: 0.0 })
+        let begins = if node.queued() < node.latency.prompts_in_step() { 0.0 } else { queue };
+        self.timed(PrefillSide { node, cached, queue, begins, compute, ttft: 0.0, chance: 0.0 })
     }
 
     /// Queue and compute put together.

@@ -70,8 +70,11 @@ fn what_would_only_wait_on_a_node_waits_here_and_least_slack_goes_first() {
 fn who_can_not_be_in_time_is_refused_if_it_asked_for_that_and_served_late_if_not() {
     let config = PolicyConfig { queue_ahead: Duration::ZERO, ..PolicyConfig::default() };
     let mut placer = placer(config, &["p", "d"]);
-    placer.submit(Ticket(1), request(900, 9, 1000));
+    for ticket in 1..=2 {
+        placer.submit(Ticket(ticket), request(700, 9, u128::from(ticket) * 1000));
+    }
     let busy = placed(&said(&mut placer, at(0)));
+    assert_eq!(busy.len(), 2, "a step computes two prompts together");
     let strict = RequestView { refuse_late: true, ..within(30, request(400, 9, 7000)) };
     placer.submit(Ticket(8), strict);
     placer.submit(Ticket(9), within(30, request(400, 9, 8000)));
