@@ -14,6 +14,7 @@ mod observe;
 mod open_inference;
 mod openai;
 mod openapi;
+mod placement;
 mod prompts;
 mod replay;
 mod resume;
