@@ -5,9 +5,11 @@
 
 mod chat;
 mod client;
+mod files;
 mod leash;
 mod model;
 mod part;
+mod plan;
 mod simulate;
 mod status;
 mod table;
@@ -48,6 +50,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Simulate a cluster: how well it would serve a workload, and how much it could take.
     Simulate(Box<simulate::SimulateArgs>),
+    /// Plan a cluster: the cheapest devices and worker counts that serve a workload within its targets.
+    Plan(Box<plan::PlanArgs>),
     /// Run a router.
     Router(part::RouterArgs),
     /// Run a prefill node.
@@ -97,6 +101,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Model(ModelCommand::Pull(args)) => pull(args).await,
         Command::Status(args) => Ok(status::status(args).await?),
         Command::Simulate(args) => Ok(simulate::simulate(&args)?),
+        Command::Plan(args) => Ok(plan::plan(&args)?),
         Command::Router(args) => part::router(args).await,
         Command::PrefillNode(args) => part::prefill_node(args).await,
         Command::DecodeNode(args) => part::decode_node(args).await,

@@ -2,16 +2,18 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, BufWriter, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use baton_sim::{
     CapacityConfig, CapacityError, ChartError, Scenario, ScenarioError, Topology,
-    workload::{Arrivals, Lengths, Trace, TraceError, TraceFormat},
+    workload::{Arrivals, Lengths},
 };
 use baton_types::LatencyProfile;
+
+use crate::files::{FileError, read_toml, read_trace};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct SimulateArgs {
@@ -82,14 +84,8 @@ pub(crate) struct SimulateArgs {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SimulateError {
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: io::Error },
-    #[error("{path}: {message}")]
-    Toml { path: PathBuf, message: String },
-    #[error("{path}: {source}")]
-    Trace { path: PathBuf, source: TraceError },
-    #[error("{path} ends in neither .csv (Azure's format) nor .jsonl (Mooncake's): rename it")]
-    TraceFormat { path: PathBuf },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("--policy {given}: {message}")]
     Policy { given: String, message: String },
     #[error(transparent)]
@@ -191,29 +187,6 @@ impl SimulateArgs {
     }
 }
 
-fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, SimulateError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| SimulateError::File { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|error| {
-        let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
-        let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-        let message = format!("{line}{}", error.message());
-        SimulateError::Toml { path: path.to_owned(), message }
-    })
-}
-
-fn read_trace(path: &Path) -> Result<Trace, SimulateError> {
-    let format = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("csv") => TraceFormat::AzureCsv,
-        Some("jsonl") => TraceFormat::MooncakeJsonl,
-        _ => return Err(SimulateError::TraceFormat { path: path.to_owned() }),
-    };
-    let file =
-        File::open(path).map_err(|source| SimulateError::File { path: path.to_owned(), source })?;
-    Trace::read(BufReader::new(file), format)
-        .map_err(|source| SimulateError::Trace { path: path.to_owned(), source })
-}
-
 fn write_to(
     path: Option<&Path>,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
@@ -224,7 +197,7 @@ fn write_to(
         write(&mut out)?;
         out.flush()
     });
-    written.map_err(|source| SimulateError::File { path: path.to_owned(), source })
+    Ok(written.map_err(FileError::of(path))?)
 }
 
 fn draw(

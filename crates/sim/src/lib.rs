@@ -32,6 +32,7 @@ mod fault;
 mod network;
 mod node;
 mod outcome;
+pub mod plan;
 mod random;
 mod report;
 mod scenario;

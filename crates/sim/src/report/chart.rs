@@ -10,6 +10,12 @@ use crate::capacity::Capacity;
 #[error("the chart can't be drawn: {0}")]
 pub struct ChartError(String);
 
+impl ChartError {
+    pub(crate) fn new(words: String) -> Self {
+        ChartError(words)
+    }
+}
+
 const SIZE: (u32, u32) = (960, 420);
 /// Points of a curve.
 const POINTS: usize = 400;

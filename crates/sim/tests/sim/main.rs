@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod faults;
+mod plan;
+mod profiles;
 mod properties;
 mod scenarios;
 mod small;
