@@ -22,7 +22,8 @@ fn ask(cluster: &Cluster, prompt: &str, max_tokens: u32) -> Value {
 fn a_short_prompt_is_computed_where_it_is_decoded_and_gives_the_same_tokens() {
     let nodes = || Options::new(Engine::Sim).nodes(1, 1);
     let apart = Cluster::start(&nodes()).unwrap();
-    let local = Cluster::start(&nodes().router_set("policy.local_tokens=64")).unwrap();
+    let local = nodes().router_set("policy.local_tokens=64").router_set("policy.near_equal=0.0");
+    let local = Cluster::start(&local).unwrap();
     let long = "a prompt that is longer than that ".repeat(4);
     for (prompt, is_local) in [("a short prompt", true), (&long, false)] {
         let (apart, local) = (ask(&apart, prompt, 40), ask(&local, prompt, 40));
