@@ -16,6 +16,6 @@ pub use generate::{Ask, Generated, generate, generate_all};
 pub use http::{
     Event, Reply, delete, events, get, numbered_events, post, post_bytes, post_with, upload,
 };
-pub use process::{Pid, children_of, cpu_time};
+pub use process::{Pid, children_of, cpu_time, wake_ups};
 pub use python::{python, python_example};
 pub use reference::Reference;

@@ -1,6 +1,6 @@
 //! Processes as the system sees them.
 
-use std::{fs, io, time::Duration};
+use std::{collections::BTreeMap, fs, io, time::Duration};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -74,6 +74,19 @@ pub fn cpu_time(id: u32) -> Option<Duration> {
     let ticks = stat_field(id, 14)? + stat_field(id, 15)?;
     let rate = rustix::param::clock_ticks_per_second().max(1);
     Some(Duration::from_millis(ticks * 1000 / rate))
+}
+
+/// How often each thread of a process has slept and been woken.
+pub fn wake_ups(id: u32) -> BTreeMap<u32, u64> {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let wake_ups = |thread: &fs::DirEntry| {
+        let status = fs::read_to_string(thread.path().join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse().ok()
+    };
+    threads
+        .filter_map(|thread| Some((thread.file_name().to_str()?.parse().ok()?, wake_ups(&thread)?)))
+        .collect()
 }
 
 /// A field of `/proc/ID/stat`, numbered as in its manual page; those after the name only.

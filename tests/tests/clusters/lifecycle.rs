@@ -1,11 +1,12 @@
 //! How a cluster begins and ends.
 
 use std::{
+    collections::BTreeMap,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use baton_tests::{Cluster, Engine, Options, baton, cpu_time, model};
+use baton_tests::{Cluster, Engine, Options, baton, cpu_time, model, wake_ups};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -86,16 +87,23 @@ fn an_idle_cluster_uses_no_cpu() {
     let mut ids: Vec<u32> = cluster.children().iter().map(|child| child.id()).collect();
     ids.push(cluster.parent().unwrap().id());
     let used = || ids.iter().filter_map(|&id| cpu_time(id)).sum::<Duration>();
+    let woken = || ids.iter().flat_map(|&id| wake_ups(id)).collect::<BTreeMap<u32, u64>>();
+    // Starting leaves each process its vocabulary to read, in the background.
+    let (begin, second) = (Instant::now(), Duration::from_secs(1));
     let share = |window: Duration| {
         let before = used();
         std::thread::sleep(window);
         (used() - before).as_secs_f64() / window.as_secs_f64()
     };
-    // Starting leaves each process its vocabulary to read, in the background.
-    let (begin, second) = (Instant::now(), Duration::from_secs(1));
-    while share(second) > 0.02 {
+    while share(second) > 0.25 {
         assert!(begin.elapsed() < PATIENCE, "the processes never came to rest");
     }
-    let share = share(4 * second);
-    assert!(share < 0.02, "five idle processes used {:.1} % of a core", share * 100.0);
+    // What a wake-up costs is the machine's affair: on one whose memory went cold, milliseconds.
+    let (before, share) = (woken(), share(4 * second));
+    let woken: u64 = woken()
+        .iter()
+        .map(|(thread, &count)| count.saturating_sub(before.get(thread).copied().unwrap_or(count)))
+        .sum();
+    assert!(share < 0.25, "five idle processes used {:.1} % of a core", share * 100.0);
+    assert!(woken < 400, "five idle processes were woken {woken} times in four seconds");
 }
