@@ -110,6 +110,7 @@ impl Reference {
                 stop_tokens: self.stop.clone(),
                 cache_salt: 0,
                 deadline: None,
+                first_token_within: None,
             },
             start: Start::Tokens,
             goal: Goal::Finish,

@@ -78,6 +78,7 @@ fn submission(request: u128, prompt: usize, max_tokens: u32, goal: Goal) -> Subm
         stop_tokens: StopTokens::default(),
         cache_salt: 0,
         deadline: None,
+        first_token_within: None,
     };
     Submission { spec, start: Start::Tokens, goal, constraint: None }
 }

@@ -30,7 +30,7 @@ const WEIGHT: f64 = 0.05;
 /// One outcome counts as no worse than this: e² times too long or too short.
 const MOST: f64 = 2.0;
 /// A few good guesses are no proof, and a few bad ones no reason to stop guessing.
-const SPREAD: [f64; 2] = [0.05, 1.0];
+const SPREAD: [f64; 2] = [0.02, 1.0];
 
 impl Default for Calibration {
     fn default() -> Self {
@@ -41,13 +41,18 @@ impl Default for Calibration {
 impl Calibration {
     /// Learns from one outcome.
     pub fn observe(&mut self, predicted: Duration, actual: Duration) {
-        let (predicted, actual) = (predicted.as_secs_f64(), actual.as_secs_f64());
-        if predicted <= 0.0 || actual <= 0.0 {
+        self.observe_ratio(actual.as_secs_f64() / predicted.as_secs_f64(), 1.0);
+    }
+
+    /// Learns from actual/predicted of one outcome that counts for `share` of a whole one.
+    pub fn observe_ratio(&mut self, ratio: f64, share: f64) {
+        if !(ratio > 0.0 && ratio.is_finite()) {
             return;
         }
-        let error = (actual / predicted).ln().clamp(-MOST, MOST) - self.mean;
-        self.mean += WEIGHT * error;
-        self.variance = (1.0 - WEIGHT) * (self.variance + WEIGHT * error * error);
+        let error = ratio.ln().clamp(-MOST, MOST) - self.mean;
+        let weight = WEIGHT * share;
+        self.mean += weight * error;
+        self.variance = (1.0 - weight) * (self.variance + weight * error * error);
     }
 
     /// A prediction made right by how the others came out.

@@ -1,16 +1,12 @@
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use baton_types::{
     BlockHash, Generation, ModelId, NodeHello, NodeId, NodeLoad, Role, StepReport, Time,
 };
 
 use crate::{
-    LatencyFit, Link, NodeView, OutputLengths, Path, Placed, Placement, Priority, RequestView,
-    ReservationId, reservation::Reserved,
+    Demand, LatencyFit, Link, Moved, NodeView, OutputLengths, Path, Placed, Placement, Priority,
+    RequestView, ReservationId, reservation::Reserved,
 };
 
 /// The router's picture of the cluster.
@@ -18,29 +14,12 @@ use crate::{
 pub struct ClusterView {
     pub prefill: Vec<NodeView>,
     pub decode: Vec<NodeView>,
-    pub links: Links,
+    /// Where learning of a node's link begins.
+    pub link: Link,
     /// How long outputs were.
     pub outputs: OutputLengths,
     reservations: HashMap<ReservationId, Reservation>,
     last: u64,
-}
-
-/// How fast pages move.
-#[derive(Clone, Debug, Default)]
-pub struct Links {
-    /// Between nodes of which nothing is known.
-    pub default: Link,
-    /// From a prefill node to a decode node.
-    pub known: BTreeMap<(NodeId, NodeId), Link>,
-}
-
-impl Links {
-    pub fn between(&self, from: &NodeId, to: &NodeId) -> Link {
-        if self.known.is_empty() {
-            return self.default;
-        }
-        self.known.get(&(from.clone(), to.clone())).copied().unwrap_or(self.default)
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -52,7 +31,9 @@ struct Reservation {
     prefill: Option<Reserved>,
     decode: Option<Reserved>,
     placed_at: Time,
-    first_token_at: Option<Time>,
+    has_first_token: bool,
+    /// The decode node's steps then.
+    began: Option<f64>,
 }
 
 impl ClusterView {
@@ -64,7 +45,8 @@ impl ClusterView {
             return;
         }
         self.leave(&hello.node);
-        self.nodes_mut(hello.role).push(NodeView::new(hello, fit));
+        let link = self.link;
+        self.nodes_mut(hello.role).push(NodeView::new(hello, fit, link));
     }
 
     /// Forgets a node and what was promised by it.
@@ -127,13 +109,16 @@ impl ClusterView {
             prefill,
             decode,
             placed_at: now,
-            first_token_at: None,
+            has_first_token: false,
+            began: None,
         };
         for ((role, placed), reserved) in placement.placed().zip(prefill.into_iter().chain(decode))
         {
             if let Some(view) = self.placed_mut(role, placed) {
-                if view.reserved.queued == 0 {
-                    view.turn_began = now;
+                view.steps(now);
+                if reserved.queued > 0 {
+                    let steps = view.latency.steps(demand.new_tokens) as u32;
+                    view.prompts.add((id, demand.due), demand.prefill, steps, now);
                 }
                 view.reserved.add(reserved);
                 view.last_placed = id.0;
@@ -146,12 +131,12 @@ impl ClusterView {
     /// The prompt is computed; a prefill node holds its pages until they are handed over.
     pub fn first_token(&mut self, id: ReservationId, now: Time) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
-        if reservation.first_token_at.is_some() {
+        if reservation.has_first_token {
             return;
         }
-        reservation.first_token_at = Some(now);
+        reservation.has_first_token = true;
         let (placement, placed_at) = (reservation.placement.clone(), reservation.placed_at);
-        let (role, placed, before, after) = match placement.path {
+        let (role, placed, before, after) = match &placement.path {
             Path::Local { decode } => {
                 let Some(before) = reservation.decode else { return };
                 let after = Reserved::decoding(&placement.demand);
@@ -165,11 +150,34 @@ impl ClusterView {
                 (Role::Prefill, prefill, before, after)
             }
         };
-        let Some(view) = self.placed_mut(role, &placed) else { return };
-        view.reserved.take(before);
-        view.reserved.add(after);
-        view.turn_began = now;
-        view.ttft.observe(placement.predicted.uncorrected_ttft, now.since(placed_at));
+        if let Some(view) = self.placed_mut(role, placed) {
+            view.reserved.take(before);
+            view.reserved.add(after);
+            view.prompts.done(id, placement.demand.due, now);
+            view.ttft.observe(placement.predicted.uncorrected_ttft, now.since(placed_at));
+        }
+        let decode = placement.path.decode();
+        let began = decode.and_then(|placed| self.placed_mut(Role::Decode, placed));
+        let began = began.map(|view| view.steps(now));
+        if let Some(reservation) = self.reservations.get_mut(&id) {
+            reservation.began = began;
+        }
+    }
+
+    /// The decode node has all pages: so many bytes, the last of which came `exposed` after the prompt
+    /// was computed. The prefill node is done with the request.
+    pub fn joined(&mut self, id: ReservationId, bytes: u64, exposed: Duration, now: Time) {
+        if let Some(Reservation { placement, placed_at, .. }) = self.reservations.get(&id)
+            && let Path::Disaggregated { decode, .. } = &placement.path
+        {
+            let prefill = placement.demand.prefill;
+            let moved = Moved { bytes, prefill, exposed, elapsed: now.since(*placed_at) };
+            let decode = decode.clone();
+            if let Some(view) = self.placed_mut(Role::Decode, &decode) {
+                view.link.observe(&moved, view.group.layout.layers);
+            }
+        }
+        self.handed_over(id);
     }
 
     /// The prefill node is done with the request.
@@ -187,13 +195,12 @@ impl ClusterView {
     pub fn finished(&mut self, id: ReservationId, tokens: u32, now: Time) {
         if let Some(reservation) = self.reservations.get(&id) {
             self.outputs.observe(&reservation.model, reservation.priority, tokens);
-            let predicted = reservation.placement.predicted.uncorrected_tpot;
             let decode = reservation.placement.path.decode().cloned();
-            let began = reservation.first_token_at;
-            if let (Some(placed), Some(began), 2..) = (decode, began, tokens)
+            if let Some((placed, began)) = decode.zip(reservation.began)
                 && let Some(view) = self.placed_mut(Role::Decode, &placed)
             {
-                view.tpot.observe(predicted, now.since(began) / (tokens - 1));
+                let steps = view.steps(now) - began;
+                view.decoded(tokens, steps);
             }
         }
         self.release(id);
@@ -202,7 +209,7 @@ impl ClusterView {
     /// Nothing of the reservation counts any more. Releasing twice is the same as once.
     pub fn release(&mut self, id: ReservationId) {
         let Some(reservation) = self.reservations.remove(&id) else { return };
-        let path = reservation.placement.path;
+        let Placement { path, demand: Demand { due, .. }, .. } = reservation.placement;
         let prefill = path.prefill().zip(reservation.prefill);
         let decode = path.decode().zip(reservation.decode);
         for (role, promised) in [(Role::Prefill, prefill), (Role::Decode, decode)] {
@@ -210,6 +217,7 @@ impl ClusterView {
                 && let Some(view) = self.placed_mut(role, placed)
             {
                 view.reserved.take(reserved);
+                view.prompts.remove(id, due);
             }
         }
     }
@@ -224,12 +232,22 @@ impl ClusterView {
         serving.map(compute).min().unwrap_or_default()
     }
 
-    /// When the first prefill node has its turn for a new request, and how many nodes there are.
-    pub(crate) fn prefill_backlog(&self, model: &ModelId, now: Time) -> (Duration, u32) {
+    /// What nodes compute that can be in time, as when it must be begun and how long it takes, the
+    /// earliest first; and how many nodes there are.
+    pub(crate) fn prefill_backlog(
+        &self,
+        model: &ModelId,
+        now: Time,
+    ) -> (Vec<(Time, Duration)>, u32) {
         let accepts = |view: &&NodeView| view.accepts() && view.group.model == *model;
         let nodes = || self.prefill.iter().filter(accepts);
-        let first = nodes().map(|view| view.queue_time(now)).min().unwrap_or_default();
-        (first, nodes().count() as u32)
+        let latest = |(due, left): (Time, Duration)| {
+            (Time::from_nanos(due.as_nanos().saturating_sub(left.as_nanos() as u64)), left)
+        };
+        let mut backlog: Vec<(Time, Duration)> =
+            nodes().flat_map(|view| view.prompts.in_time(now)).map(latest).collect();
+        backlog.sort_unstable();
+        (backlog, nodes().count() as u32)
     }
 
     /// The prompt's blocks as the placement's nodes name them.

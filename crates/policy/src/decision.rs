@@ -87,7 +87,6 @@ pub struct Prediction {
     /// What the latency model alone says of the two, before it is corrected by how predictions
     /// came out.
     pub uncorrected_ttft: Duration,
-    pub uncorrected_tpot: Duration,
 }
 
 /// Why these nodes and no others.

@@ -41,15 +41,16 @@ mod output;
 mod placement;
 mod placer;
 mod prefix;
+mod prompts;
 mod queue;
 mod request;
 mod reservation;
 
 pub use chance::Calibration;
-pub use cluster::{ClusterView, Links};
+pub use cluster::ClusterView;
 pub use config::{Policy, PolicyConfig};
 pub use decision::{Decision, Path, Placed, Placement, Prediction, Reasons, Refusal, Shortage};
-pub use latency::{FitConfig, FitError, LatencyFit, LatencyModel, Link};
+pub use latency::{FitConfig, FitError, LatencyFit, LatencyModel, Link, Moved};
 pub use node::{Beyond, Group, NodeView};
 pub use output::{Expected, OutputLengths};
 pub use placement::decide;

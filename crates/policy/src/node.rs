@@ -6,7 +6,8 @@ use baton_types::{
 };
 
 use crate::{
-    Calibration, LatencyFit, LatencyModel, PrefixRecord, RequestView, reservation::Reserved,
+    Calibration, LatencyFit, LatencyModel, Link, PrefixRecord, RequestView, prompts::Prompts,
+    reservation::Reserved,
 };
 
 /// Nodes that can work on the same requests: nothing pairs across groups.
@@ -38,12 +39,19 @@ pub struct NodeView {
     /// What its steps are predicted to cost: as the fit has it.
     pub latency: LatencyModel,
     pub fit: LatencyFit,
+    /// How fast pages come, when it decodes.
+    pub link: Link,
     /// How predictions of its times to first token came out,
     pub ttft: Calibration,
-    /// and those of its times per output token.
+    /// and those of its decode steps.
     pub tpot: Calibration,
-    /// Since when the first prompt of this router's is being computed.
-    pub(crate) turn_began: Time,
+    /// Decode steps it should have taken since it joined, by what they were predicted to cost with
+    /// the load of each moment,
+    steps: f64,
+    /// until here.
+    steps_at: Time,
+    /// This router's that it has still to compute.
+    pub(crate) prompts: Prompts,
     /// The number of the last placement here; 0: none.
     pub(crate) last_placed: u64,
 }
@@ -58,8 +66,11 @@ pub struct Beyond {
     pub blocks: u64,
 }
 
+/// An output of so many tokens counts for half of a long one.
+const FEW_TOKENS: f64 = 8.0;
+
 impl NodeView {
-    pub fn new(hello: &NodeHello, fit: LatencyFit) -> Self {
+    pub fn new(hello: &NodeHello, fit: LatencyFit, link: Link) -> Self {
         NodeView {
             node: hello.node.clone(),
             generation: hello.generation,
@@ -74,16 +85,19 @@ impl NodeView {
             draining: false,
             reserved: Reserved::default(),
             beyond: Beyond::default(),
-            prefixes: PrefixRecord::new(2 * hello.total_blocks as usize),
+            prefixes: PrefixRecord::new(hello.total_blocks as usize),
             latency: LatencyModel {
                 profile: fit.profile(),
                 max_batch_tokens: hello.max_batch_tokens,
                 chunk_tokens: hello.chunk_tokens,
             },
             fit,
+            link,
             ttft: Calibration::default(),
             tpot: Calibration::default(),
-            turn_began: Time::ZERO,
+            steps: 0.0,
+            steps_at: Time::ZERO,
+            prompts: Prompts::default(),
             last_placed: 0,
         }
     }
@@ -112,6 +126,26 @@ impl NodeView {
             blocks: used.saturating_sub(reserved.blocks),
         };
         self.draining = load.draining;
+    }
+
+    /// Decode steps it should have taken until `now`. To be asked before its load changes.
+    pub(crate) fn steps(&mut self, now: Time) -> f64 {
+        let step = self.latency.decode(self.batch(), self.context_tokens()).as_secs_f64();
+        if self.batch() > 0 && step > 0.0 {
+            self.steps += now.since(self.steps_at).as_secs_f64() / step;
+        }
+        self.steps_at = now;
+        self.steps
+    }
+
+    /// Learns from an output of `tokens`, during which so many steps were expected. That a sequence
+    /// joins in the midst of a step says nothing of steps, so few tokens say little.
+    pub(crate) fn decoded(&mut self, tokens: u32, expected_steps: f64) {
+        let more = f64::from(tokens.saturating_sub(1));
+        if more > 0.0 {
+            let ratio = (expected_steps - 0.5) / more;
+            self.tpot.observe_ratio(ratio, more / (more + FEW_TOKENS));
+        }
     }
 
     /// Whether new requests may be sent there.
@@ -145,6 +179,12 @@ impl NodeView {
         u64::from(self.total_blocks).saturating_sub(self.reserved.blocks + self.beyond.blocks)
     }
 
+    /// Blocks a sequence has there, in the mean.
+    pub(crate) fn mean_blocks(&self) -> f64 {
+        let held = u64::from(self.total_blocks).saturating_sub(self.free_blocks());
+        held as f64 / self.batch().max(1) as f64
+    }
+
     /// Prompt tokens to compute before a new request's turn.
     pub fn queued_tokens(&self) -> u64 {
         self.reserved.queued_tokens + self.beyond.queued_tokens
@@ -155,12 +195,14 @@ impl NodeView {
         self.reserved.queued + self.beyond.queued
     }
 
-    /// How long until a new request's turn.
+    /// How long it takes to compute all prompts that are there.
     pub fn queue_time(&self, now: Time) -> Duration {
-        let Reserved { queued, queued_time, .. } = self.reserved;
-        let turn = queued_time / u32::try_from(queued.max(1)).unwrap_or(u32::MAX);
-        let done = now.since(self.turn_began).min(turn);
-        queued_time - done + self.latency.queue(self.beyond.queued, self.beyond.queued_tokens)
+        self.prompts.total(now) + self.others_time()
+    }
+
+    /// How long other routers' prompts take, as far as they are known.
+    pub(crate) fn others_time(&self) -> Duration {
+        self.latency.queue(self.beyond.queued, self.beyond.queued_tokens)
     }
 
     /// Sequences in the decode batch, or on their way there.

@@ -149,7 +149,7 @@ impl Placer {
         let queue = self.queues.get_mut(model)?;
         if queue.len() > 1 {
             let (backlog, machines) = self.view.prefill_backlog(model, now);
-            queue.sacrifice(now, backlog, machines);
+            queue.sacrifice(now, &backlog, machines);
         }
         let mut said = None;
         for (ticket, waiting) in queue.order().take(LOOK_PAST) {

@@ -102,7 +102,8 @@ impl Queue {
         self.given_way.remove(rank);
         let waiting = self.waiting.remove(rank);
         rank.tier = Tier::Late;
-        if let Some(waiting) = waiting {
+        if let Some(mut waiting) = waiting {
+            waiting.request.gives_way = false;
             self.waiting.insert(*rank, waiting);
         }
     }
@@ -123,14 +124,22 @@ impl Queue {
 
     /// Says who gives way when not all can be in time: by Moore and Hodgson (1968), which leaves as
     /// many in time as one machine can. In order of their deadlines, whenever one would be late,
-    /// the longest so far is taken out. `machines` of them work off what waits, the first free
-    /// after `backlog`.
-    pub(crate) fn sacrifice(&mut self, now: Time, backlog: Duration, machines: u32) {
-        self.given_way.clear();
-        let (mut end, mut kept) = (now + backlog, BinaryHeap::new());
+    /// the longest so far is taken out. `machines` of them work off what waits, and `backlog`: when
+    /// each of it must be begun and how long it takes, the earliest first.
+    pub(crate) fn sacrifice(&mut self, now: Time, backlog: &[(Time, Duration)], machines: u32) {
+        for rank in std::mem::take(&mut self.given_way) {
+            if let Some(waiting) = self.waiting.get_mut(&rank) {
+                waiting.request.gives_way = false;
+            }
+        }
+        let (mut end, mut kept) = (now, BinaryHeap::new());
+        let mut backlog = backlog.iter().peekable();
         for (rank, waiting) in self.waiting.iter().take(LOOK_AHEAD) {
             if rank.tier != Tier::InTime || waiting.request.slo.ttft.is_none() {
                 continue;
+            }
+            while let Some((_, left)) = backlog.next_if(|(latest, _)| *latest <= rank.latest) {
+                end += *left / machines.max(1);
             }
             let share = waiting.compute / machines.max(1);
             // Of equals the later one.
@@ -142,6 +151,11 @@ impl Queue {
             {
                 end = now + (end - now).saturating_sub(longest);
                 self.given_way.insert(rank);
+            }
+        }
+        for rank in &self.given_way {
+            if let Some(waiting) = self.waiting.get_mut(rank) {
+                waiting.request.gives_way = true;
             }
         }
     }
@@ -202,11 +216,11 @@ mod tests {
             queue.enter(Ticket(ticket), request(0, Some(ttft)), compute * MS, longest);
         }
         assert_eq!(order(&queue)[0], 1, "it has the least slack");
-        queue.sacrifice(Time::ZERO, Duration::ZERO, 1);
+        queue.sacrifice(Time::ZERO, &[], 1);
         assert_eq!(order(&queue), [2, 3, 4, 1]);
-        queue.sacrifice(Time::ZERO, Duration::ZERO, 4);
+        queue.sacrifice(Time::ZERO, &[], 4);
         assert_eq!(order(&queue)[0], 1, "with four nodes all are in time");
-        queue.sacrifice(Time::ZERO, 150 * MS, 1);
+        queue.sacrifice(Time::ZERO, &[(Time::ZERO, 150 * MS)], 1);
         let in_time = order(&queue).len() - queue.given_way.len();
         assert_eq!(in_time, 1, "after a backlog only one is: {:?}", queue.given_way);
     }

@@ -30,6 +30,8 @@ pub struct RequestView {
     pub refuse_late: bool,
     /// It has answered before and its client waits for the next token: it goes first.
     pub has_begun: bool,
+    /// Not all that wait can be in time, and this one gives way to the others.
+    pub gives_way: bool,
     /// Whether the node that decodes may compute its prompt.
     pub may_be_local: bool,
     /// When the router took it in.
@@ -64,6 +66,7 @@ impl RequestView {
             slo: Slo::default(),
             refuse_late: false,
             has_begun: false,
+            gives_way: false,
             may_be_local: true,
             arrived: Time::ZERO,
             queued_before: 0,

@@ -1,5 +1,7 @@
 use std::{fmt, time::Duration};
 
+use baton_types::Time;
+
 /// One placement's promises, kept by the view under this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReservationId(pub(crate) u64);
@@ -15,8 +17,10 @@ impl fmt::Display for ReservationId {
 pub struct Demand {
     /// Prompt tokens that must be computed,
     pub new_tokens: u64,
-    /// and how long that takes.
+    /// how long that takes,
     pub prefill: Duration,
+    /// and when the first token is due; [`Time::MAX`]: after all others.
+    pub due: Time,
     /// The whole prompt, in the decode node's context.
     pub context_tokens: u64,
     pub prefill_blocks: u64,
@@ -26,6 +30,13 @@ pub struct Demand {
     pub tpot: Option<Duration>,
 }
 
+impl Demand {
+    /// Time left for the first token, as nodes are told.
+    pub fn first_token_within(&self, now: Time) -> Option<Duration> {
+        (self.due < Time::MAX).then(|| self.due.since(now))
+    }
+}
+
 /// The sum of promises on one node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reserved {
@@ -33,10 +44,8 @@ pub struct Reserved {
     pub sequences: u64,
     /// and those among them whose prompt isn't computed yet,
     pub queued: u64,
-    /// with so many tokens to compute,
+    /// with so many tokens to compute.
     pub queued_tokens: u64,
-    /// in so much time.
-    pub queued_time: Duration,
     pub context_tokens: u64,
     pub blocks: u64,
     /// Requests that decode and have an objective,
@@ -52,7 +61,6 @@ impl Reserved {
             sequences: 1,
             queued: 1,
             queued_tokens: demand.new_tokens,
-            queued_time: demand.prefill,
             blocks: demand.prefill_blocks,
             ..Reserved::default()
         }
@@ -80,7 +88,6 @@ impl Reserved {
         let mut reserved = Reserved::decoding(demand);
         reserved.queued = 1;
         reserved.queued_tokens = demand.new_tokens;
-        reserved.queued_time = demand.prefill;
         reserved
     }
 
@@ -94,7 +101,6 @@ impl Reserved {
         self.sequences += other.sequences;
         self.queued += other.queued;
         self.queued_tokens += other.queued_tokens;
-        self.queued_time += other.queued_time;
         self.context_tokens += other.context_tokens;
         self.blocks += other.blocks;
         self.objectives += other.objectives;
@@ -105,7 +111,6 @@ impl Reserved {
         self.sequences -= other.sequences;
         self.queued -= other.queued;
         self.queued_tokens -= other.queued_tokens;
-        self.queued_time -= other.queued_time;
         self.context_tokens -= other.context_tokens;
         self.blocks -= other.blocks;
         self.objectives -= other.objectives;

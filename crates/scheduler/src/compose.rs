@@ -4,7 +4,7 @@ use baton_types::{Time, blocks_for};
 
 use crate::{
     Event, Goal, Scheduler,
-    sequence::{Phase, Sequence, Ticket},
+    sequence::{Phase, Sequence, Ticket, Urgency},
 };
 
 impl Scheduler {
@@ -20,13 +20,7 @@ impl Scheduler {
         self.join(now, events);
         self.grow();
         self.add_decodes();
-        let mut budget = self.prefill_budget();
-        self.add_chunks(&mut budget);
-        while budget > 0 && self.admit(now, events) {
-            let sequence = self.waiting.pop_front().expect("the first in line was just admitted");
-            let at = self.enter(sequence);
-            self.add_chunk(at, &mut budget);
-        }
+        self.add_prompts(now, events);
         !self.step.parts.is_empty()
     }
 
@@ -71,7 +65,7 @@ impl Scheduler {
         [running, joining, waiting].into_iter().flatten().map(|s| s.ticket).max()
     }
 
-    /// Takes a sequence's blocks; it goes back in line, to its place by arrival.
+    /// Takes a sequence's blocks; it goes back in line.
     fn preempt(&mut self, ticket: Ticket) {
         if let Some(first) = self.waiting.front_mut().filter(|s| s.ticket == ticket) {
             self.totals.discount(first);
@@ -89,7 +83,15 @@ impl Scheduler {
         sequence.give_back();
         self.totals.count(&sequence);
         self.preemptions += 1;
-        let at = self.waiting.partition_point(|s| s.ticket < ticket);
+        self.wait(sequence);
+    }
+
+    /// Puts a sequence in line.
+    pub(crate) fn wait(&mut self, sequence: Sequence) {
+        // In line, being overdue changes nothing: the order must last.
+        let urgency = |sequence: &Sequence| sequence.urgency(Time::ZERO);
+        let own = urgency(&sequence);
+        let at = self.waiting.partition_point(|s| urgency(s) < own);
         // Only the first in line may hold blocks.
         if at == 0
             && let Some(first) = self.waiting.front_mut()
@@ -134,17 +136,45 @@ impl Scheduler {
         left.max(self.cache.block_tokens() as usize)
     }
 
-    fn add_chunks(&mut self, budget: &mut usize) {
-        for at in 0..self.running.len() {
-            if *budget > 0 && self.running[at].phase == Phase::Prefilling {
-                self.add_chunk(at, budget);
+    /// Shares the budget out, the most urgent first: those in the batch, and those that enter it. Whoever
+    /// computes a long prompt pauses at a chunk's end for others that are due before it; and the step
+    /// that ends theirs at most doubles for a part of it, so that theirs doesn't wait for its.
+    fn add_prompts(&mut self, now: Time, events: &mut Vec<Event>) {
+        let mut budget = self.prefill_budget();
+        let prefilling = self.running.iter().filter(|s| s.phase == Phase::Prefilling);
+        let mut inside: Vec<Urgency> = prefilling.map(|s| s.urgency(now)).collect();
+        inside.sort_unstable();
+        let mut inside = inside.into_iter().peekable();
+        let mut may_enter = true;
+        let mut ending = Ending::default();
+        while budget > 0 {
+            let first = self.waiting.front().filter(|_| may_enter).map(|s| s.urgency(now));
+            let is_next = |first| inside.peek().is_none_or(|inside| first < *inside);
+            if first.is_some_and(is_next) {
+                may_enter = self.admit(now, events);
+                if may_enter && let Some(sequence) = self.waiting.pop_front() {
+                    let at = self.enter(sequence);
+                    self.add_chunk(at, &mut budget, &mut ending);
+                }
+                continue;
+            }
+            let Some(Urgency { ticket, .. }) = inside.next() else { break };
+            if let Ok(at) = self.running.binary_search_by_key(&ticket, |s| s.ticket) {
+                self.add_chunk(at, &mut budget, &mut ending);
             }
         }
     }
 
-    fn add_chunk(&mut self, at: usize, budget: &mut usize) {
+    fn add_chunk(&mut self, at: usize, budget: &mut usize, ending: &mut Ending) {
         let sequence = &self.running[at];
-        let new = sequence.pending().min(self.config.chunk_tokens as usize).min(*budget);
+        let (pending, due) = (sequence.pending(), sequence.due());
+        let mut new = pending.min(self.config.chunk_tokens as usize).min(*budget);
+        if new == pending {
+            ending.due = due;
+            ending.tokens += new;
+        } else if ending.tokens > 0 && ending.due < due {
+            new = new.min(ending.tokens);
+        }
         *budget -= new;
         self.step.push(sequence, new);
     }
@@ -162,6 +192,14 @@ impl Scheduler {
         self.running.insert(at, sequence);
         at
     }
+}
+
+/// Prompts that end with the step.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ending {
+    tokens: usize,
+    /// When the last of them is due.
+    due: Time,
 }
 
 /// Tells of a sequence's first place in the batch.

@@ -83,7 +83,7 @@ pub struct Scheduler {
     pub(crate) running: Vec<Sequence>,
     /// With imported pages, waiting for a place in the batch; in order of arrival.
     pub(crate) joining: VecDeque<Sequence>,
-    /// Waiting for blocks and a place, in order of arrival. Only the first may hold blocks.
+    /// Waiting for blocks and a place, the most urgent first. Only the first may hold blocks.
     pub(crate) waiting: VecDeque<Sequence>,
     live: HashMap<SequenceKey, (Epoch, Ticket)>,
     deadlines: BTreeSet<(Time, Ticket)>,
@@ -147,7 +147,7 @@ impl Scheduler {
         if imported {
             self.joining.push_back(sequence);
         } else {
-            self.waiting.push_back(sequence);
+            self.wait(sequence);
         }
         Ok(())
     }
@@ -243,7 +243,7 @@ impl Scheduler {
         } else if let Ok(at) = self.joining.binary_search_by_key(&ticket, |s| s.ticket) {
             self.joining.remove(at)?
         } else {
-            let at = self.waiting.binary_search_by_key(&ticket, |s| s.ticket).ok()?;
+            let at = self.waiting.iter().position(|s| s.ticket == ticket)?;
             self.waiting.remove(at)?
         };
         self.totals.discount(&sequence);

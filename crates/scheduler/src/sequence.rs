@@ -12,6 +12,15 @@ use crate::{Goal, SampleStep, ScoreStep, SequenceError, SequenceStep, Start, Sub
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 
+/// Whose prompt goes first: the earliest first token that is owed and can still be in time; of equals
+/// who came first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Urgency {
+    overdue: bool,
+    due: Time,
+    pub(crate) ticket: Ticket,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Some of its tokens but the last sampled one are not in the cache.
@@ -103,6 +112,16 @@ impl Sequence {
 
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.spec.deadline.map(|left| self.arrived + left)
+    }
+
+    /// When its first token is.
+    pub(crate) fn due(&self) -> Time {
+        self.spec.first_token_within.map_or(Time::MAX, |left| self.arrived + left)
+    }
+
+    pub(crate) fn urgency(&self, now: Time) -> Urgency {
+        let due = self.due();
+        Urgency { overdue: due < now, due, ticket: self.ticket }
     }
 
     pub(crate) fn deadline_exceeded(&self) -> SequenceError {

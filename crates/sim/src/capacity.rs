@@ -134,41 +134,51 @@ struct Search<'a> {
     tried: Vec<(f64, f64)>,
 }
 
-/// How often a rate is halved before a cluster counts as hopeless.
-const HALVINGS: u32 = 12;
+/// A cluster that can't take this share of the first rate counts as hopeless.
+const HOPELESS: f64 = 1.0 / 4096.0;
+/// How far the first step goes, in shares of what the rate is to be known by. Each next one goes twice
+/// as far, so that a good guess is worth something and a bad one costs little.
+const FIRST_STEP: f64 = 4.0;
 
 impl Search<'_> {
     fn of_seed(&mut self, seed: u64) -> Result<f64, CapacityError> {
-        let mut low = self.config.first_rate;
-        let mut halvings = 0;
-        loop {
-            let report = self.run(seed, low)?;
-            if report.attainment >= self.config.attainment {
-                break;
+        let CapacityConfig { attainment, precision, first_rate, max_rate, .. } = *self.config;
+        let mut step = FIRST_STEP * precision;
+        let report = self.run(seed, first_rate)?;
+        let (mut low, mut high) = (first_rate, first_rate);
+        if report.attainment >= attainment {
+            loop {
+                if high >= max_rate {
+                    return Err(CapacityError::Unbounded { rate: high });
+                }
+                (low, high) = (high, high * (1.0 + step));
+                step *= 2.0;
+                if self.run(seed, high)?.attainment < attainment {
+                    break;
+                }
             }
-            if halvings == HALVINGS {
-                return Err(CapacityError::OutOfReach {
-                    rate: low,
-                    attainment: 100.0 * report.attainment,
-                    wanted: 100.0 * self.config.attainment,
-                    out_of_reach: report.out_of_reach,
-                    offered: report.offered,
-                });
+        } else {
+            loop {
+                (low, high) = (low / (1.0 + step), low);
+                step *= 2.0;
+                let report = self.run(seed, low)?;
+                if report.attainment >= attainment {
+                    break;
+                }
+                if low < first_rate * HOPELESS {
+                    return Err(CapacityError::OutOfReach {
+                        rate: low,
+                        attainment: 100.0 * report.attainment,
+                        wanted: 100.0 * attainment,
+                        out_of_reach: report.out_of_reach,
+                        offered: report.offered,
+                    });
+                }
             }
-            low /= 2.0;
-            halvings += 1;
         }
-        let mut high = low * 2.0;
-        while self.run(seed, high)?.attainment >= self.config.attainment {
-            if high >= self.config.max_rate {
-                return Err(CapacityError::Unbounded { rate: high });
-            }
-            low = high;
-            high *= 2.0;
-        }
-        while high - low > self.config.precision * high {
+        while high - low > precision * high {
             let middle = f64::midpoint(low, high);
-            if self.run(seed, middle)?.attainment >= self.config.attainment {
+            if self.run(seed, middle)?.attainment >= attainment {
                 low = middle;
             } else {
                 high = middle;

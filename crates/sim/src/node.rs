@@ -109,6 +109,8 @@ pub(crate) struct Decode {
     pub(crate) imported: bool,
     /// While its pages are still to come.
     pub(crate) transfer: Option<TransferId>,
+    /// What was pulled for it.
+    pub(crate) bytes: u64,
     pub(crate) exposed: Duration,
     pub(crate) submitted: Time,
     pub(crate) admitted: Time,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use baton_policy::{FitConfig, LatencyFit, LatencyModel, PolicyConfig};
+use baton_policy::{FitConfig, LatencyFit, LatencyModel, Link, PolicyConfig};
 use baton_scheduler::SchedulerConfig;
 use baton_types::{KvDtype, KvLayout, LatencyProfile, LayoutError, Role};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,8 @@ pub struct Scenario {
 pub struct LatencyConfig {
     /// Left out: their very profiles.
     pub seed: Option<LatencyProfile>,
+    /// How fast pages move; left out: as the network is alone.
+    pub link: Option<Link>,
     pub fit: FitConfig,
 }
 
@@ -285,6 +287,15 @@ impl Scenario {
                 return Err(ScenarioError::Value { name, given, must: "a number, at least 0" });
             }
         }
+        if let Some(Link { rtt_us, bytes_per_second }) = self.latency.link {
+            let name = "latency.link";
+            for (given, least) in [(rtt_us, 0.0), (bytes_per_second, 1.0)] {
+                if !(given >= least && given.is_finite()) {
+                    let must = "rtt_us of at least 0 and bytes_per_second of at least 1";
+                    return Err(ScenarioError::Value { name, given, must });
+                }
+            }
+        }
         self.workload.validate()?;
         self.slo.validate()?;
         let names = topology.names();
@@ -307,6 +318,16 @@ impl Scenario {
     pub(crate) fn latency_fit(&self, role: Role) -> LatencyFit {
         let seed = self.latency.seed.unwrap_or(self.worker(role).profile);
         LatencyFit::new(seed, self.latency.fit)
+    }
+
+    /// Where the router's learning of a worker's link begins.
+    pub(crate) fn link(&self) -> Link {
+        let NetworkConfig { bytes_per_second, latency_us, .. } = self.cluster.network;
+        let network = Link { rtt_us: 2.0 * latency_us, bytes_per_second };
+        // A worker's pages are where they are.
+        let here = Link { rtt_us: 0.0, bytes_per_second: f64::INFINITY };
+        let real = if self.cluster.topology.is_colocated() { here } else { network };
+        self.latency.link.unwrap_or(real)
     }
 
     /// What steps cost on workers of a role.

@@ -48,6 +48,9 @@ pub struct SequenceSpec {
     pub cache_salt: u64,
     /// Time left, counted from when the node receives it.
     pub deadline: Option<Duration>,
+    /// Time left for the first token, counted likewise. Nodes compute the most urgent prompts first,
+    /// and those that don't say after them; nothing ends because it passes.
+    pub first_token_within: Option<Duration>,
 }
 
 impl SequenceSpec {

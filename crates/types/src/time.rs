@@ -18,6 +18,8 @@ pub struct Time(u64);
 
 impl Time {
     pub const ZERO: Time = Time(0);
+    /// Later than anything that happens.
+    pub const MAX: Time = Time(u64::MAX);
 
     pub const fn from_nanos(nanos: u64) -> Self {
         Time(nanos)

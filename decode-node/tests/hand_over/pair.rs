@@ -78,6 +78,7 @@ pub(crate) fn spec(request: u128, prompt: usize, max_tokens: u32) -> SequenceSpe
         stop_tokens: StopTokens::default(),
         cache_salt: 0,
         deadline: None,
+        first_token_within: None,
     }
 }
 

@@ -79,6 +79,7 @@ impl From<SequenceSpec> for node::SequenceSpec {
             stop_tokens: spec.stop_tokens.0.into_iter().map(|token| token.0).collect(),
             cache_salt: spec.cache_salt,
             deadline_us: spec.deadline.map(micros),
+            first_token_within_us: spec.first_token_within.map(micros),
         }
     }
 }
@@ -99,6 +100,7 @@ impl TryFrom<node::SequenceSpec> for SequenceSpec {
             stop_tokens: StopTokens(spec.stop_tokens.into_iter().map(TokenId).collect()),
             cache_salt: spec.cache_salt,
             deadline: spec.deadline_us.map(Duration::from_micros),
+            first_token_within: spec.first_token_within_us.map(Duration::from_micros),
         })
     }
 }
@@ -311,6 +313,7 @@ mod tests {
             stop_tokens: StopTokens(vec![TokenId(2)]),
             cache_salt: 5,
             deadline: Some(Duration::from_millis(3)),
+            first_token_within: Some(Duration::from_millis(2)),
         }
     }
 

@@ -71,11 +71,13 @@ pub(crate) struct Peer {
 
 impl Cluster {
     pub(crate) fn new(config: &RouterConfig, clock: Clock) -> Self {
+        let mut placer = Placer::new(config.policy());
+        placer.view_mut().link = config.latency.link;
         let state = State {
             members: Members::new(config.timeouts.lease.0),
             sessions: BTreeMap::new(),
             last_session: 0,
-            placer: Placer::new(config.policy()),
+            placer,
             languages: BTreeMap::new(),
             replies: BTreeMap::new(),
             last_ticket: 0,

@@ -1,8 +1,11 @@
 //! A place on the nodes for one attempt of one request.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use baton_kv_cache::block_hashes;
@@ -116,6 +119,7 @@ impl Cluster {
             slo: request.slo,
             refuse_late: request.slo.ttft.is_some(),
             has_begun: request.has_begun,
+            gives_way: false,
             may_be_local: request.may_be_local,
             arrived: request.arrived,
             queued_before: 0,
@@ -175,6 +179,14 @@ impl Place {
     /// Whether the node that decodes computes the prompt.
     pub(crate) fn is_local(&self) -> bool {
         matches!(self.peers, Peers::Local { .. })
+    }
+
+    /// The decode node has so many bytes of pages, the last `exposed` after the prompt was computed.
+    pub(crate) fn joined(&self, bytes: u64, exposed: Duration) {
+        let mut state = self.cluster.lock();
+        let now = self.cluster.clock.now();
+        state.placer.view_mut().joined(self.reservation, bytes, exposed, now);
+        self.cluster.changed(state);
     }
 
     /// The prefill node is done with the request.

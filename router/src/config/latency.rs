@@ -1,12 +1,14 @@
 use std::collections::BTreeMap;
 
 use baton_node::config::ConfigError;
-use baton_policy::{FitConfig, LatencyFit};
+use baton_policy::{FitConfig, LatencyFit, Link};
 use baton_types::{LatencyProfile, ModelId};
 use serde::{Deserialize, Serialize};
 
 /// In microseconds: nothing in a profile is larger.
 const MOST: f64 = 1e9;
+/// From a modem's to more than any machine's memory.
+const LINKS: std::ops::RangeInclusive<f64> = 1e3..=1e13;
 
 /// What steps are taken to cost before nodes have reported any, and how it is learned from there;
 /// see `docs/latency.md`.
@@ -20,6 +22,8 @@ pub struct LatencyConfig {
     /// Reports after which one counts 1/e, 10 to 100,000. Fewer follow changes sooner, more see
     /// through noise.
     pub memory_steps: u32,
+    /// How fast pages move to a decode node.
+    pub link: Link,
     /// Of any model,
     pub default: LatencyProfile,
     /// but for these, by name.
@@ -32,6 +36,7 @@ impl Default for LatencyConfig {
         LatencyConfig {
             seed_spread,
             memory_steps,
+            link: Link::default(),
             default: LatencyProfile::default(),
             models: BTreeMap::new(),
         }
@@ -47,6 +52,22 @@ impl LatencyConfig {
         if !FitConfig::MEMORIES.contains(&self.memory_steps) {
             let why = "must be from 10 to 100000";
             return Err(ConfigError::invalid("latency.memory_steps", self.memory_steps, why));
+        }
+        let Link { rtt_us, bytes_per_second } = self.link;
+        if !(0.0..=MOST).contains(&rtt_us) {
+            return Err(ConfigError::invalid(
+                "latency.link.rtt_us",
+                rtt_us,
+                "must be from 0 to 1e9",
+            ));
+        }
+        if !LINKS.contains(&bytes_per_second) {
+            let why = "must be from 1e3 to 1e13";
+            return Err(ConfigError::invalid(
+                "latency.link.bytes_per_second",
+                bytes_per_second,
+                why,
+            ));
         }
         check("latency.default", None, &self.default)?;
         for (model, profile) in &self.models {

@@ -193,7 +193,8 @@ impl Run {
         self.attempts += 1;
         let begins = self.merge.next_index();
         let capability = Capability(rand::rng().random());
-        let mut attempt = Attempt::start(&place, &self.spec(), capability, self.request.trace);
+        let mut attempt =
+            Attempt::start(&place, &self.spec(&place), capability, self.request.trace);
         self.timing.placed(self.router.clock.now(), &attempt.pair);
         tracing::debug!(
             epoch = %self.epoch,
@@ -232,7 +233,7 @@ impl Run {
             Word::HandedOver => place.handed_over(),
             Word::Joined(joined) if place.is_local() => self.timing.begun(&joined),
             Word::Joined(joined) => {
-                place.handed_over();
+                place.joined(joined.bytes, Duration::from_micros(joined.exposed_transfer_us));
                 self.timing.joined(&joined);
             }
             Word::Tokens { tokens, step_us } => {
@@ -354,9 +355,10 @@ impl Run {
     }
 
     /// What nodes are asked for now.
-    fn spec(&self) -> SequenceSpec {
+    fn spec(&self, place: &Place) -> SequenceSpec {
         let request = &self.request;
-        let elapsed = self.router.clock.now() - request.arrived;
+        let now = self.router.clock.now();
+        let elapsed = now - request.arrived;
         SequenceSpec {
             key: request.key,
             epoch: self.epoch,
@@ -367,6 +369,7 @@ impl Run {
             stop_tokens: request.stop_tokens.clone(),
             cache_salt: 0,
             deadline: Some(request.deadline.saturating_sub(elapsed)),
+            first_token_within: place.placement.demand.first_token_within(now),
         }
     }
 }

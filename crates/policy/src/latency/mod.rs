@@ -12,7 +12,7 @@ mod step;
 use std::time::Duration;
 
 pub use fit::{FitConfig, FitError, LatencyFit};
-pub use link::Link;
+pub use link::{Link, Moved};
 pub use model::LatencyModel;
 
 /// Nonsense (negative or not finite) costs nothing.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use baton_types::blocks_for;
 
 use super::sides::{DecodeSide, PrefillSide, Question};
-use crate::{Demand, Links, Path, Placed, Placement, Prediction, Reasons};
+use crate::{Demand, Path, Placed, Placement, Prediction, Reasons};
 
 /// Times are in seconds.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,6 @@ pub(super) enum Sides<'a> {
 impl<'a> Candidate<'a> {
     pub(super) fn disaggregated(
         question: &Question<'a>,
-        links: &Links,
         prefill: PrefillSide<'a>,
         decode: DecodeSide<'a>,
     ) -> Self {
@@ -39,11 +38,11 @@ impl<'a> Candidate<'a> {
         let layout = node.group.layout;
         let missing = question.request.tokens - decode.cached;
         let bytes = blocks_for(missing as usize, layout.block_tokens) * layout.block_bytes();
-        let link = links.between(&prefill.node.node, &node.node);
         let compute = seconds(prefill.compute);
-        let exposed = link.exposed(bytes as u64, layout.layers, compute).as_secs_f64();
+        let exposed = node.link.exposed(bytes as u64, layout.layers, compute).as_secs_f64();
         let more = question.more_tokens();
-        let tpot = decode.step + exposed / more.max(1.0);
+        // It joins at a step's boundary.
+        let tpot = decode.step + (exposed + decode.before / 2.0) / more.max(1.0);
         Candidate {
             sides: Sides::Disaggregated(prefill, decode),
             queue: prefill.queue,
@@ -51,8 +50,8 @@ impl<'a> Candidate<'a> {
             exposed,
             tpot,
             attainment: prefill.chance * question.tpot_chance(node, tpot),
-            loss: decode.loss,
-            cost: prefill.ttft + exposed + more * (decode.step + decode.harm()),
+            loss: decode.loss + prefill.loss,
+            cost: prefill.ttft + prefill.harm() + exposed + more * (decode.step + decode.harm()),
         }
     }
 
@@ -64,8 +63,8 @@ impl<'a> Candidate<'a> {
             exposed: 0.0,
             tpot: 0.0,
             attainment: prefill.chance,
-            loss: 0.0,
-            cost: prefill.ttft,
+            loss: prefill.loss,
+            cost: prefill.ttft + prefill.harm(),
         }
     }
 
@@ -89,19 +88,19 @@ impl<'a> Candidate<'a> {
             exposed: 0.0,
             tpot: decode.step,
             attainment: prefill.chance * question.tpot_chance(node, decode.step),
-            loss: decode.loss(decode.step + stall),
+            loss: decode.loss(decode.step + stall) + prefill.loss,
             cost: prefill.ttft
+                + prefill.harm()
                 + more * (decode.step + decode.harm())
                 + alone * decode.others as f64,
         }
     }
 
-    /// When its prompt could be begun.
-    pub(super) fn begins(&self) -> f64 {
+    pub(super) fn prefill(&self) -> &PrefillSide<'a> {
         match &self.sides {
             Sides::Disaggregated(prefill, _)
             | Sides::PrefillOnly(prefill)
-            | Sides::Local(prefill, _) => prefill.begins,
+            | Sides::Local(prefill, _) => prefill,
         }
     }
 
@@ -126,12 +125,12 @@ impl<'a> Candidate<'a> {
             Sides::PrefillOnly(prefill) => Path::PrefillOnly { prefill: Placed::on(prefill.node) },
             Sides::Local(_, decode) => Path::Local { decode: Placed::on(decode.node) },
         };
-        let uncorrected = |tpot, decode: DecodeSide<'_>| tpot / decode.node.tpot.corrected(1.0);
         Placement {
             path,
             demand: Demand {
                 new_tokens: tokens - u64::from(prefill.cached),
                 prefill: seconds(prefill.compute),
+                due: question.due,
                 context_tokens: tokens,
                 prefill_blocks: question.prefill_blocks(prefill.node),
                 decode_blocks: decode.map_or(0, |decode| question.decode_blocks(decode.node)),
@@ -145,7 +144,6 @@ impl<'a> Candidate<'a> {
                 attainment: self.attainment,
                 loss: self.loss,
                 uncorrected_ttft: seconds(prefill.queue + prefill.compute),
-                uncorrected_tpot: seconds(decode.map_or(0.0, |side| uncorrected(self.tpot, side))),
             },
             reasons: Reasons {
                 prefill_cached_tokens: prefill.cached,
@@ -154,6 +152,13 @@ impl<'a> Candidate<'a> {
                 ..Reasons::default()
             },
         }
+    }
+}
+
+impl PrefillSide<'_> {
+    /// How long those wait, all together, that it overtakes.
+    fn harm(&self) -> f64 {
+        self.compute * self.behind as f64
     }
 }
 

@@ -4,9 +4,9 @@ use rand_core::RngCore;
 
 use super::{
     candidate::Candidate,
-    sides::{DecodeSide, PrefillSide, Question},
+    sides::{DecodeSide, NEAR_ATTAINMENT, PrefillSide, Question, is_near},
 };
-use crate::{Links, Placement, PolicyConfig, Reasons};
+use crate::{Placement, PolicyConfig, Reasons};
 
 /// What may be paired: nodes with room, of one group.
 #[derive(Debug, Default)]
@@ -15,19 +15,16 @@ pub(super) struct Pool<'a> {
     pub(super) decode: Vec<DecodeSide<'a>>,
 }
 
-/// Attainments that differ by less are as good.
-const NEAR_ATTAINMENT: f64 = 0.01;
-
 impl<'a> Pool<'a> {
     /// Leaves the `most` best of each side: whoever isn't among those of its own side hardly is in
     /// the best pair, for all that ties the sides together is the way of the pages.
-    pub(super) fn shorten(&mut self, question: &Question<'_>, links: &Links, most: usize) {
-        keep_least(&mut self.prefill, most, |side| (-rounded(side.chance), side.ttft));
+    pub(super) fn shorten(&mut self, question: &Question<'_>, most: usize) {
+        keep_least(&mut self.prefill, most, |side| (-rounded(side.chance - side.loss), side.ttft));
         keep_least(&mut self.decode, most, |side| {
             let layout = side.node.group.layout;
             let missing = u64::from(question.request.tokens - side.cached);
             let bytes = missing * layout.block_bytes() as u64 / u64::from(layout.block_tokens);
-            let transfer = bytes as f64 / links.default.bytes_per_second;
+            let transfer = bytes as f64 / side.node.link.bytes_per_second;
             let more = question.more_tokens();
             let tpot = side.step + transfer / more.max(1.0);
             let value = question.tpot_chance(side.node, tpot) - side.loss;
@@ -39,13 +36,12 @@ impl<'a> Pool<'a> {
     pub(super) fn candidates(
         &self,
         question: &Question<'a>,
-        links: &Links,
         local: impl Fn(&DecodeSide<'_>) -> bool,
         out: &mut Vec<Candidate<'a>>,
     ) {
         for &decode in &self.decode {
             for &prefill in &self.prefill {
-                out.push(Candidate::disaggregated(question, links, prefill, decode));
+                out.push(Candidate::disaggregated(question, prefill, decode));
             }
             if local(&decode) {
                 out.push(Candidate::local(question, decode));
@@ -62,7 +58,7 @@ pub(super) fn choose<'a>(
     rng: &mut impl RngCore,
 ) -> Option<(Candidate<'a>, Reasons)> {
     let value = candidates.iter().map(Candidate::value).max_by(f64::total_cmp)?;
-    let good = || candidates.iter().filter(|one| one.value() >= value - NEAR_ATTAINMENT);
+    let good = || candidates.iter().filter(|one| is_near(one.value(), value));
     let cheapest = good().min_by(|a, b| a.cost.total_cmp(&b.cost))?;
     let near = config.near_equal * (cheapest.ttft + cheapest.exposed + cheapest.tpot);
     let equals = || good().filter(|one| one.cost <= cheapest.cost + near);

@@ -24,6 +24,10 @@ use crate::{
 const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
 /// When to look for nodes again.
 const RETRY_NODES: Duration = Duration::from_secs(1);
+/// Of a decode node's blocks, what large requests leave free for others,
+const SPARE: f64 = 0.05;
+/// and how many times the mean of those there makes one large.
+const LARGE: f64 = 1.25;
 /// A chance that is none.
 const NO_CHANCE: f64 = 0.05;
 
@@ -43,7 +47,8 @@ pub fn decide(
     let most = request.max_new_tokens;
     let guess = config.expected_output_tokens;
     let expected = view.outputs.expected(&request.model, request.priority, most, guess);
-    let costs = Costs { config, view, request, question: Question::new(request, expected, now) };
+    let mut costs =
+        Costs { config, view, request, question: Question::new(config, request, expected, now) };
     let chosen = match config.policy {
         Policy::Joint => costs.joint(rng),
         _ => costs.baseline(rng),
@@ -95,23 +100,24 @@ struct Costs<'a> {
 }
 
 impl<'a> Costs<'a> {
-    fn joint(&self, rng: &mut impl RngCore) -> Result<(Candidate<'a>, Reasons), Declined> {
-        let (question, links) = (&self.question, &self.view.links);
+    fn joint(&mut self, rng: &mut impl RngCore) -> Result<(Candidate<'a>, Reasons), Declined> {
+        let question = self.question;
+        let question = &question;
         let pools = self.pools().map_err(|shortage| self.unless_late(shortage))?;
         let mut candidates = Vec::new();
         // When the first could begin.
         let mut soonest = f64::INFINITY;
         for mut pool in pools {
             soonest = pool.prefill.iter().map(|side| side.begins).fold(soonest, f64::min);
-            pool.shorten(question, links, self.config.shortlist.max(1));
+            pool.shorten(question, self.config.shortlist.max(1));
             if self.request.needs_decode() {
                 let local = |side: &DecodeSide<'_>| self.may_be_local(side);
-                pool.candidates(question, links, local, &mut candidates);
+                pool.candidates(question, local, &mut candidates);
             } else {
                 candidates.extend(pool.prefill.into_iter().map(Candidate::prefill_only));
             }
         }
-        let Some((chosen, how)) = joint::choose(self.config, &candidates, rng) else {
+        let Some((mut chosen, mut how)) = joint::choose(self.config, &candidates, rng) else {
             return Err(Declined::Short(Shortage::Nodes { role: Role::Decode }));
         };
         let is_urgent = self.request.has_begun;
@@ -120,10 +126,24 @@ impl<'a> Costs<'a> {
         if is_late && self.may_refuse_late() && self.is_hopeless(&candidates) {
             return Err(Declined::Late(chosen.ttft));
         }
+        if is_late && !is_urgent {
+            self.question.due =
+                self.question.due.max(sides::claims_nothing(self.config, question.now));
+        }
         let ahead = self.config.queue_ahead.as_secs_f64();
-        if !is_urgent && soonest > ahead && chosen.begins() > ahead {
-            let after = Duration::try_from_secs_f64(soonest - ahead).unwrap_or_default();
-            return Err(Declined::Short(Shortage::Turn { after }));
+        let can_wait = || self.request.gives_way || question.can_wait(chosen.prefill(), soonest);
+        if !is_urgent && soonest > ahead && chosen.prefill().begins > ahead && can_wait() {
+            // Who can begin elsewhere, and loses nothing by it, leaves its turn to others.
+            candidates.retain(|one| one.prefill().begins <= ahead);
+            match joint::choose(self.config, &candidates, rng) {
+                Some((now, of)) if sides::is_near(now.value(), chosen.value()) => {
+                    (chosen, how) = (now, of);
+                }
+                _ => {
+                    let after = Duration::try_from_secs_f64(soonest - ahead).unwrap_or_default();
+                    return Err(Declined::Short(Shortage::Turn { after }));
+                }
+            }
         }
         // Who is served late is served all the same, where it harms least.
         let worth = if is_late { chosen.attainment.max(0.5) } else { chosen.attainment };
@@ -145,7 +165,7 @@ impl<'a> Costs<'a> {
         let prefill = able(&self.view.prefill, Role::Prefill, self.request);
         let soonest = prefill.map(|node| self.question.prefill(node).compute);
         match soonest.min_by(f64::total_cmp) {
-            Some(soonest) if soonest > limit => Declined::Late(soonest),
+            Some(soonest) if soonest >= limit => Declined::Late(soonest),
             _ => Declined::Short(shortage),
         }
     }
@@ -168,7 +188,7 @@ impl<'a> Costs<'a> {
         let policy = self.config.policy;
         let pools = self.pools().map_err(Declined::Short)?;
         let nodes = || Declined::Short(Shortage::Nodes { role: Role::Prefill });
-        let (question, links) = (&self.question, &self.view.links);
+        let question = &self.question;
         let all: Vec<PrefillSide<'_>> =
             pools.iter().flat_map(|pool| pool.prefill.iter().copied()).collect();
         let prefill = all[baseline::prefill(policy, question, &all, rng).ok_or_else(nodes)?];
@@ -182,7 +202,7 @@ impl<'a> Costs<'a> {
         let partners = pools.iter().find(|pool| pool.prefill[0].node.group == prefill.node.group);
         let partners = partners.map_or(&[][..], |pool| &pool.decode[..]);
         let at = baseline::decode(policy, partners, rng).ok_or_else(nodes)?;
-        Ok((Candidate::disaggregated(question, links, prefill, partners[at]), how))
+        Ok((Candidate::disaggregated(question, prefill, partners[at]), how))
     }
 
     /// Nodes with room for the request now, group by group: at least one pair, or what is missing.
@@ -229,18 +249,24 @@ impl<'a> Costs<'a> {
     fn takes_prefill(&self, node: &NodeView) -> bool {
         let needed = self.question.prefill_blocks(node);
         let takes = needed <= node.free_blocks() || node.queued() < self.config.max_waiting.into();
-        takes && self.leaves_room(node, needed)
+        takes && (self.request.priority == Priority::Interactive || self.leaves_room(node, needed))
     }
 
-    /// Whether those who come later find room beside the request, if that is asked of it. A node
-    /// with nothing else to do takes whatever fits.
+    /// Whether those who come later find room beside the request: beside one that is larger than most
+    /// there a share of all, so that it doesn't keep many small ones waiting; beside a batch's more. A node with nothing else to do takes whatever fits.
     fn leaves_room(&self, node: &NodeView, needed: u64) -> bool {
-        if self.request.priority == Priority::Interactive || node.is_idle() {
+        if node.is_idle() || self.config.policy != Policy::Joint {
             return true;
         }
-        let spare = (f64::from(node.total_blocks) * self.config.batch_spare).ceil() as u64;
-        node.queued() < self.config.batch_prompts.into()
-            && needed.saturating_add(spare) <= node.free_blocks()
+        let of = |share: f64| (f64::from(node.total_blocks) * share).ceil() as u64;
+        let spare = match self.request.priority {
+            _ if self.request.has_begun => 0,
+            Priority::Interactive if needed as f64 > LARGE * node.mean_blocks() => of(SPARE),
+            Priority::Interactive => 0,
+            Priority::Batch if node.queued() >= self.config.batch_prompts.into() => return false,
+            Priority::Batch => of(self.config.batch_spare),
+        };
+        needed.saturating_add(spare) <= node.free_blocks()
     }
 
     /// Queues a request for which there is no room now, or refuses it.

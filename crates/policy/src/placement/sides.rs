@@ -1,8 +1,23 @@
 //! What each node alone would mean to a request: what pairs are made of.
 
+use std::time::Duration;
+
 use baton_types::{Role, Time, blocks_for};
 
-use crate::{Expected, NodeView, RequestView, chance::chance};
+use crate::{
+    Expected, NodeView, Policy, PolicyConfig, Priority, RequestView, chance::chance, prompts::Ahead,
+};
+
+/// Attainments that differ by less are as good.
+pub(super) const NEAR_ATTAINMENT: f64 = 0.01;
+
+/// Whether a value is as good as another, or better.
+pub(super) fn is_near(value: f64, other: f64) -> bool {
+    value >= other - NEAR_ATTAINMENT
+}
+
+/// Left for whoever goes before all others.
+const URGENT: Duration = Duration::from_millis(1);
 
 /// What a prompt would wait for and cost on one node, in seconds.
 #[derive(Clone, Copy, Debug)]
@@ -11,9 +26,13 @@ pub(super) struct PrefillSide<'a> {
     /// Prompt tokens it probably has.
     pub(super) cached: u32,
     pub(super) queue: f64,
-    /// When a step could have it in: at once while there are fewer prompts than a step computes
-    /// together.
+    /// When it could be begun without overtaking: at once while there are fewer prompts than a step
+    /// computes together.
     pub(super) begins: f64,
+    /// Prompts it overtakes.
+    pub(super) behind: u64,
+    /// How many of those will be late for it.
+    pub(super) loss: f64,
     pub(super) compute: f64,
     /// Queue and prefill, as corrected by how such predictions came out.
     pub(super) ttft: f64,
@@ -44,17 +63,25 @@ pub(super) struct Question<'a> {
     pub(super) request: &'a RequestView,
     pub(super) expected: Expected,
     pub(super) now: Time,
+    /// When its first token is due; nodes compute prompts in this order.
+    pub(super) due: Time,
     /// Seconds left for the first token, and seconds for each of the others.
     pub(super) ttft: Option<f64>,
     pub(super) tpot: Option<f64>,
 }
 
 impl<'a> Question<'a> {
-    pub(super) fn new(request: &'a RequestView, expected: Expected, now: Time) -> Self {
+    pub(super) fn new(
+        config: &PolicyConfig,
+        request: &'a RequestView,
+        expected: Expected,
+        now: Time,
+    ) -> Self {
+        let due = due(config, request, now);
         let waited = now.since(request.arrived).as_secs_f64();
         let ttft = request.slo.ttft.map(|ttft| ttft.as_secs_f64() - waited);
         let tpot = request.slo.tpot.map(|tpot| tpot.as_secs_f64());
-        Question { request, expected, now, ttft, tpot }
+        Question { request, expected, now, due, ttft, tpot }
     }
 
     /// Tokens after the first.
@@ -79,10 +106,25 @@ impl<'a> Question<'a> {
     pub(super) fn prefill(&self, node: &'a NodeView) -> PrefillSide<'a> {
         let cached = self.cached(node);
         let new_tokens = u64::from(self.request.tokens - cached);
-        let queue = node.queue_time(self.now).as_secs_f64();
-        let compute = node.latency.prefill(new_tokens, cached.into()).as_secs_f64();
-        let begins = if node.queued() < node.latency.prompts_in_step() { 0.0 } else { queue };
-        self.timed(PrefillSide { node, cached, queue, begins, compute, ttft: 0.0, chance: 0.0 })
+        let Ahead { prompts, time, behind, paused } = node.prompts.ahead_of(self.due, self.now);
+        let has_turn = node.queued() < node.latency.prompts_in_step();
+        let turn = if has_turn { Duration::ZERO } else { node.queue_time(self.now) };
+        // Whoever is overtaken is, in the mean, in the midst of a step.
+        let midst = if prompts + node.beyond.queued == 0 { paused / 2 } else { Duration::ZERO };
+        let queue = time + node.others_time() + midst;
+        let compute = node.latency.prefill(new_tokens, cached.into());
+        let loss = node.prompts.loss(self.due, compute, node.ttft.spread(), self.now);
+        self.timed(PrefillSide {
+            node,
+            cached,
+            queue: queue.as_secs_f64(),
+            begins: turn.as_secs_f64(),
+            behind,
+            loss,
+            compute: compute.as_secs_f64(),
+            ttft: 0.0,
+            chance: 0.0,
+        })
     }
 
     /// Queue and compute put together.
@@ -92,6 +134,12 @@ impl<'a> Question<'a> {
         let in_time = |limit| chance(side.ttft, limit, calibration.spread());
         side.chance = self.ttft.map_or(1.0, in_time);
         side
+    }
+
+    /// Whether the first token is as probably in time when the prompt is begun after `wait` seconds.
+    pub(super) fn can_wait(&self, side: &PrefillSide<'_>, wait: f64) -> bool {
+        let later = self.timed(PrefillSide { queue: wait, ..*side });
+        is_near(later.chance, side.chance)
     }
 
     pub(super) fn decode(&self, node: &'a NodeView) -> DecodeSide<'a> {
@@ -130,6 +178,25 @@ impl DecodeSide<'_> {
         let drop = chance(self.before) - chance(after);
         (drop * reserved.objectives as f64).max(0.0)
     }
+}
+
+/// When the request's first token is due: at once if its client waits for the next, after all others
+/// if nobody does. Whoever is late already, or gives way, claims no more than who has no objective.
+fn due(config: &PolicyConfig, request: &RequestView, now: Time) -> Time {
+    if config.policy != Policy::Joint || request.priority == Priority::Batch {
+        return Time::MAX;
+    }
+    if request.has_begun {
+        return now + URGENT;
+    }
+    let by = request.slo.ttft.map(|ttft| request.arrived + ttft);
+    let by = by.filter(|&by| by > now && !request.gives_way);
+    by.unwrap_or(claims_nothing(config, now))
+}
+
+/// When the first token of one is due that has no objective, or can't meet it.
+pub(super) fn claims_nothing(config: &PolicyConfig, now: Time) -> Time {
+    now + config.max_queue_time
 }
 
 /// Nodes of `role` that accept work and are large enough for the request.

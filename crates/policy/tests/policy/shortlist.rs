@@ -44,11 +44,8 @@ fn view(nodes: u32, draws: &mut Draws) -> ClusterView {
         }
     }
     for _ in 0..nodes {
-        let (p, d) = (draws.next_u32() % nodes, draws.next_u32() % nodes);
         let slow = Link { bytes_per_second: 1e6, ..Link::default() };
-        view.links
-            .known
-            .insert((format!("p{p}").as_str().into(), format!("d{d}").as_str().into()), slow);
+        view.decode[(draws.next_u32() % nodes) as usize].link = slow;
     }
     view
 }

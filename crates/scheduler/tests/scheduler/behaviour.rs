@@ -320,3 +320,48 @@ fn a_sequence_cancelled_between_compose_and_step_is_not_computed() {
     node.run();
     node.assert_whole();
 }
+
+fn due(spec: SequenceSpec, ms: u64) -> SequenceSpec {
+    SequenceSpec { first_token_within: Some(Duration::from_millis(ms)), ..spec }
+}
+
+/// The requests in the order of their ends.
+fn ends(events: &[Event]) -> Vec<u128> {
+    let ended = |event: &Event| match event {
+        Event::Finished { key, .. } => (0..10).find(|&request| *key == self::key(request)),
+        _ => None,
+    };
+    events.iter().filter_map(ended).collect()
+}
+
+#[test]
+fn a_prompt_that_is_due_first_overtakes_a_longer_one() {
+    // Steps take a millisecond: the first takes five.
+    let config = SchedulerConfig { max_batch_tokens: 32, ..config() };
+    let long = || due(spec(1, 150, 1), 500);
+    let order = |second: SequenceSpec| {
+        let mut node = Node::new(64, config);
+        node.submit(long(), Goal::Finish).unwrap();
+        let mut events = node.step().1;
+        node.submit(second, Goal::Finish).unwrap();
+        events.append(&mut node.run());
+        assert_eq!(drawn(&events, key(1), 0), alone(&long()), "a pause changes nothing");
+        node.assert_whole();
+        ends(&events)
+    };
+    assert_eq!(order(due(spec(2, 30, 1), 100)), [2, 1]);
+    assert_eq!(order(due(spec(2, 30, 1), 600)), [1, 2]);
+    assert_eq!(order(spec(2, 30, 1)), [1, 2], "who doesn't say isn't in a hurry");
+    assert_eq!(order(due(spec(2, 30, 1), 0)), [1, 2], "it is too late already");
+}
+
+#[test]
+fn who_waits_for_memory_waits_in_the_order_it_is_due() {
+    // One prompt at a time fits.
+    let mut node = Node::new(10, config());
+    for (request, ms) in [(1, 900), (2, 800), (3, 300), (4, 700)] {
+        node.submit(due(spec(request, 100, 2), ms), Goal::Finish).unwrap();
+    }
+    assert_eq!(ends(&node.run()), [3, 4, 2, 1]);
+    node.assert_whole();
+}

@@ -134,6 +134,7 @@ pub(crate) fn spec(request: u128, prompt_len: u32, max_tokens: u32) -> SequenceS
         stop_tokens: StopTokens::default(),
         cache_salt: 0,
         deadline: None,
+        first_token_within: None,
     }
 }
 

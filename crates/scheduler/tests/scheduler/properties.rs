@@ -51,6 +51,7 @@ prop_compose! {
         seed in 0..3_u64,
         stop in prop::option::weighted(0.3, 32..127_u32),
         deadline in prop::option::weighted(0.1, 1..60_u64),
+        urgent in prop::option::of(0..60_u64),
         cache_salt in prop_oneof![4 => Just(0_u64), 1 => Just(1)],
     ) -> SequenceSpec {
         let tokens = prompt(family, shared, own.max(1), salt);
@@ -60,6 +61,7 @@ prop_compose! {
             sampling: SamplingSpec::seeded(temperature, seed),
             stop_tokens: StopTokens(stop.map(TokenId).into_iter().collect()),
             deadline: deadline.map(Duration::from_millis),
+            first_token_within: urgent.map(Duration::from_millis),
             cache_salt,
             ..spec(0, 1, max_tokens)
         }

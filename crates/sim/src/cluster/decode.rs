@@ -61,6 +61,7 @@ impl Simulation<'_> {
             arrived: self.now,
             imported: transfer.is_some(),
             transfer,
+            bytes: 0,
             exposed: Duration::ZERO,
             submitted: self.now,
             admitted: self.now,
@@ -90,6 +91,10 @@ impl Simulation<'_> {
         let Some(decode) = self.nodes[node].decodes.get_mut(&spec.key) else { return };
         decode.transfer = None;
         decode.exposed = exposed;
+        let layout = self.scenario.cluster.model.layout();
+        let blocks_moved =
+            blocks_for(spec.tokens.len() - cached_tokens as usize, layout.block_tokens);
+        decode.bytes = (blocks_moved * layout.block_bytes()) as u64;
         decode.submitted = self.now;
         let first = ImportedToken { token: first };
         let start = Start::Imported { blocks, cached_tokens, first };
@@ -127,12 +132,12 @@ impl Simulation<'_> {
             Said::Admitted { cached_tokens, .. } => {
                 decode.admitted = now;
                 let (waited, queued) = (now - decode.submitted, now - decode.arrived);
-                let (imported, exposed) = (decode.imported, decode.exposed);
+                let (imported, bytes, exposed) = (decode.imported, decode.bytes, decode.exposed);
                 let Some(live) = self.live_of(key, epoch) else { return };
                 if imported {
                     live.parts.exposed_transfer = Some(exposed);
                     live.parts.decode_admission = Some(waited);
-                    self.say(node, key, epoch, Word::Joined);
+                    self.say(node, key, epoch, Word::Joined { bytes, exposed });
                 } else {
                     live.parts.prefill_queue = queued;
                     live.cached_tokens.get_or_insert(cached_tokens);

@@ -1,6 +1,6 @@
 //! What happens, and when: the one queue.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use baton_types::{
     Capability, Epoch, Generation, NodeLoad, SequenceKey, SequenceSpec, StepReport, Time,
@@ -151,10 +151,18 @@ pub(super) enum ToRouter {
 /// What a node says of an attempt.
 #[derive(Debug)]
 pub(super) enum Word {
-    First { finished: bool },
+    First {
+        finished: bool,
+    },
     HandedOver,
-    Joined,
-    Token { index: u32 },
+    /// So many bytes came, the last so long after the prompt was computed.
+    Joined {
+        bytes: u64,
+        exposed: Duration,
+    },
+    Token {
+        index: u32,
+    },
     Finished,
     Failed(Failure),
 }

@@ -26,21 +26,8 @@ impl Simulation<'_> {
                 Err(_) => return,
             }
             self.placer.view_mut().join(&hello, self.scenario.latency_fit(role));
-            if role == baton_types::Role::Decode && self.scenario.cluster.topology.is_colocated() {
-                self.link_own_faces(node);
-            }
         }
         self.watch_leases();
-    }
-
-    /// A worker's pages are where they are.
-    fn link_own_faces(&mut self, node: usize) {
-        let faces = self.faces(node);
-        if let [(prefill, _), (decode, _)] = &faces[..] {
-            let here = baton_policy::Link { rtt_us: 0.0, bytes_per_second: f64::INFINITY };
-            let links = &mut self.placer.view_mut().links;
-            links.known.insert((prefill.clone(), decode.clone()), here);
-        }
     }
 
     fn watch_leases(&mut self) {

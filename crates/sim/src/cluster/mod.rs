@@ -171,6 +171,7 @@ impl<'a> Simulation<'a> {
             sampled: Vec::new(),
             run: PageRun { layer: 0, first_block: 0, checksums: Vec::new() },
         };
+        simulation.placer.view_mut().link = scenario.link();
         simulation.begin();
         simulation
     }

@@ -41,6 +41,7 @@ impl Simulation<'_> {
             slo: if live.emitted > 0 { Slo { ttft: None, ..slo } } else { slo },
             refuse_late: slo.ttft.is_some() && live.emitted == 0,
             has_begun: live.attempts > 0,
+            gives_way: false,
             may_be_local: !self.scenario.cluster.topology.is_colocated(),
             arrived: live.request.at,
             queued_before: 0,
@@ -131,6 +132,7 @@ impl Simulation<'_> {
             stop_tokens: StopTokens(vec![stop_token(model.vocab)]),
             cache_salt: 0,
             deadline: Some(deadline.saturating_sub(self.now - live.request.at)),
+            first_token_within: placement.demand.first_token_within(self.now),
         };
         let capability = Capability(u128::from(number) << 64 | u128::from(live.epoch.counter));
         match (prefill, decode) {

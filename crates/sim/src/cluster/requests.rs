@@ -238,9 +238,9 @@ impl Simulation<'_> {
                 attempt.prefill = None;
                 self.placer.view_mut().handed_over(reservation);
             }
-            Word::Joined => {
+            Word::Joined { bytes, exposed } => {
                 attempt.joined = true;
-                self.placer.view_mut().handed_over(reservation);
+                self.placer.view_mut().joined(reservation, bytes, exposed, self.now);
             }
             Word::Token { index } => live.token(index, self.now),
             Word::Finished => {

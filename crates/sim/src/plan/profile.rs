@@ -4,7 +4,7 @@ use baton_scheduler::SchedulerConfig;
 use baton_types::{KvDtype, LatencyProfile, LayoutError, Mixing};
 use serde::{Deserialize, Serialize};
 
-use crate::scenario::{ModelConfig, WorkerConfig};
+use crate::scenario::{ClusterConfig, ModelConfig, NetworkConfig, Topology, WorkerConfig};
 
 /// Of a device's memory, what weights and KV blocks may fill; the rest is for activations.
 pub const MEMORY_SHARE: f64 = 0.9;
@@ -182,6 +182,24 @@ impl DeviceProfile {
             return Err(ProfileError::Memory { tensor, weights, memory, room, block });
         }
         Ok(blocks.min(MAX_BLOCKS) as u32)
+    }
+
+    /// A cluster of such workers with the `index`th parallelism.
+    pub fn cluster(&self, index: usize, topology: Topology) -> Result<ClusterConfig, ProfileError> {
+        let prefill = self.worker(index, self.scheduler)?;
+        let tensor = self.parallelism.get(index).map_or(1, |parallelism| parallelism.tensor);
+        Ok(ClusterConfig {
+            topology,
+            model: self.model_config(),
+            prefill,
+            decode: prefill,
+            colocated: self.worker(index, self.colocated_scheduler)?,
+            network: NetworkConfig {
+                bytes_per_second: f64::from(tensor) * self.device.link_bytes_per_second,
+                ..NetworkConfig::default()
+            },
+            ..ClusterConfig::default()
+        })
     }
 
     pub fn model_config(&self) -> ModelConfig {

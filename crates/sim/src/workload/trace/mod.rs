@@ -60,6 +60,17 @@ impl Trace {
         Trace::new(lines)
     }
 
+    /// At most `count` requests from the `start`th on, the first of which comes at once.
+    pub fn window(&self, start: usize, count: usize) -> Trace {
+        let rest = self.requests.get(start..).unwrap_or_default();
+        let first = rest.first().map_or(Duration::ZERO, |request| request.after);
+        let rebased = |request: &TraceRequest| TraceRequest {
+            after: request.after - first,
+            ..request.clone()
+        };
+        Trace { requests: rest.iter().take(count).map(rebased).collect() }
+    }
+
     fn new(recorded: Vec<Recorded>) -> Result<Trace, TraceError> {
         let first = recorded.first().ok_or(TraceError::Empty)?.at;
         let mut before = first;
