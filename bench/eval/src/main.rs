@@ -1,0 +1,164 @@
+//! What Baton's router is worth, on virtual time: the figures of docs/evaluation.md.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks there")]
+
+mod dispatch;
+mod distserve;
+mod document;
+mod overload;
+mod search;
+mod system;
+mod traces;
+
+use std::{
+    fs::{self, File},
+    io::BufReader,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::Context;
+use baton_sim::{
+    plan::DeviceProfile,
+    workload::{Trace, TraceFormat},
+};
+use clap::{Parser, ValueEnum};
+
+use crate::{
+    system::System,
+    traces::{Cell, Compared},
+};
+
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Folder with azure_llm_2023_conv.csv (AzurePublicDataset) and mooncake_synthetic.jsonl
+    /// (Mooncake's FAST'25 release).
+    #[arg(long, value_name = "DIR")]
+    traces: PathBuf,
+    /// Folder with the device profiles.
+    #[arg(long, value_name = "DIR", default_value = "deploy/profiles")]
+    profiles: PathBuf,
+    /// Put the tables into this document.
+    #[arg(long, value_name = "FILE")]
+    document: Option<PathBuf>,
+    /// What to evaluate; left out: everything.
+    #[arg(value_name = "SECTION")]
+    sections: Vec<Section>,
+    /// Fewer cells, requests and seeds, in less than five minutes.
+    #[arg(long)]
+    short: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Section {
+    Distserve,
+    /// With overload, which begins where this ends.
+    Traces,
+    Dispatch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scale {
+    Short,
+    Full,
+}
+
+impl Scale {
+    pub(crate) fn seeds(self) -> u64 {
+        match self {
+            Scale::Short => 1,
+            Scale::Full => 3,
+        }
+    }
+}
+
+/// What is read from files.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    pub(crate) llama: Arc<DeviceProfile>,
+    pub(crate) opt: Arc<DeviceProfile>,
+    pub(crate) azure: Arc<Trace>,
+    pub(crate) mooncake: Arc<Trace>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let trace = |name: &str, format| read_trace(&cli.traces.join(name), format);
+    let profile = |name: &str| read_profile(&cli.profiles.join(name));
+    let inputs = Inputs {
+        llama: Arc::new(profile("llama-3-8b-h100-80gb.toml")?),
+        opt: Arc::new(profile("opt-13b-a100.toml")?),
+        azure: Arc::new(trace("azure_llm_2023_conv.csv", TraceFormat::AzureCsv)?),
+        mooncake: Arc::new(trace("mooncake_synthetic.jsonl", TraceFormat::MooncakeJsonl)?),
+    };
+    let scale = if cli.short { Scale::Short } else { Scale::Full };
+    let sections = match &cli.sections[..] {
+        [] => Section::value_variants(),
+        some => some,
+    };
+    for section in sections {
+        let began = Instant::now();
+        let tables = match section {
+            Section::Distserve => vec![("distserve", distserve::section(&inputs, scale)?)],
+            Section::Traces => traces_and_overload(&inputs, scale)?,
+            Section::Dispatch => vec![("dispatch", dispatch::section(&inputs, scale)?)],
+        };
+        for (name, table) in tables {
+            println!("── {name}\n\n{table}");
+            if let Some(path) = &cli.document {
+                let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+                fs::write(path, document::replace(&text, name, &table)?)?;
+            }
+        }
+        eprintln!("{section:?}: {:.0} s", began.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// Baselines that are measured again on 64 workers: of each cell so many of the best on 16.
+const AGAIN: usize = 3;
+
+fn traces_and_overload(
+    inputs: &Inputs,
+    scale: Scale,
+) -> anyhow::Result<Vec<(&'static str, String)>> {
+    let seeds = scale.seeds();
+    let mut cells = traces::cells(inputs, 16, seeds);
+    if scale == Scale::Short {
+        // The middle of each trace's grid.
+        cells = [4, 13].map(|at: usize| cells[at].clone()).to_vec();
+    }
+    let all = |cell: Cell| (cell, traces::baselines());
+    let small = traces::compare(&cells.into_iter().map(all).collect::<Vec<_>>(), seeds)?;
+    let large = match scale {
+        Scale::Short => Vec::new(),
+        Scale::Full => {
+            let cells = traces::cells(inputs, 64, seeds);
+            let again = |(cell, small): (Cell, &Compared)| {
+                let best = small.baselines.iter().take(AGAIN).map(|best| best.system);
+                let cell = Cell { prefill: 4 * small.joint.prefill, ..cell };
+                (cell, best.collect::<Vec<System>>())
+            };
+            traces::compare(&cells.into_iter().zip(&small).map(again).collect::<Vec<_>>(), seeds)?
+        }
+    };
+    let compared: Vec<Compared> = small.into_iter().chain(large).collect();
+    let middle: Vec<&Compared> = match compared.len() {
+        0..9 => compared.iter().collect(),
+        _ => compared.iter().skip(4).step_by(9).collect(),
+    };
+    let overload = overload::section(&middle)?;
+    let table = traces::table(&compared) + &traces::summary(&compared);
+    Ok(vec![("traces", table), ("overload", overload)])
+}
+
+fn read_profile(path: &Path) -> anyhow::Result<DeviceProfile> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    toml::from_str(&text).with_context(|| path.display().to_string())
+}
+
+fn read_trace(path: &Path, format: TraceFormat) -> anyhow::Result<Trace> {
+    let file = File::open(path).with_context(|| path.display().to_string())?;
+    Trace::read(BufReader::new(file), format).with_context(|| path.display().to_string())
+}

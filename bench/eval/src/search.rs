@@ -1,0 +1,137 @@
+//! How much a system can take, with the split of its workers that suits it best.
+
+use std::sync::Arc;
+
+use baton_sim::{
+    CapacityConfig, CapacityError, Estimate, Report, ScenarioError, plan::ProfileError, simulate,
+    workload::Trace,
+};
+
+use crate::system::{Shape, System, World};
+
+/// Share of requests that must meet both targets.
+const ATTAINMENT: f64 = 0.9;
+/// How closely a rate is found while splits are compared, and at last.
+const COARSE: f64 = 0.04;
+const FINE: f64 = 0.01;
+/// A split counts as better from here.
+const BETTER: f64 = 1.01;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EvalError {
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    #[error(transparent)]
+    Capacity(#[from] CapacityError),
+}
+
+/// A system at its best.
+#[derive(Clone, Debug)]
+pub(crate) struct Best {
+    pub(crate) system: System,
+    pub(crate) prefill: u32,
+    /// capacity@90, requests a second.
+    pub(crate) rate: Estimate,
+}
+
+impl Best {
+    /// As a table has it.
+    pub(crate) fn prefill_nodes(&self) -> String {
+        match self.system.shape {
+            Shape::Split => self.prefill.to_string(),
+            Shape::Chunked | Shape::PrefillFirst => "–".to_owned(),
+        }
+    }
+}
+
+impl World {
+    /// One run at `rate`.
+    pub(crate) fn run(
+        &self,
+        system: System,
+        prefill: u32,
+        seed: u64,
+        rate: f64,
+    ) -> Result<Report, EvalError> {
+        let mut scenario = self.scenario(system, prefill, seed)?;
+        let trace = self.trace(seed);
+        scenario.workload.arrivals = scenario.workload.arrivals.at_rate(rate);
+        scenario.workload.trace_rate = trace.map(|_| rate);
+        Ok(simulate(&scenario, trace)?)
+    }
+
+    /// capacity@90; 0 if no rate is low enough.
+    fn capacity(
+        &self,
+        system: System,
+        prefill: u32,
+        seed: u64,
+        precision: f64,
+        guess: f64,
+    ) -> Result<f64, EvalError> {
+        let scenario = self.scenario(system, prefill, seed)?;
+        let config = CapacityConfig {
+            attainment: ATTAINMENT,
+            precision,
+            seeds: 1,
+            first_rate: guess,
+            ..CapacityConfig::default()
+        };
+        match config.search(&scenario, self.trace(seed)) {
+            Ok(capacity) => Ok(capacity.rate.mean),
+            Err(CapacityError::OutOfReach { .. }) => Ok(0.0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The best split is looked for from `prefill` on, both ways, and measured with all seeds.
+    pub(crate) fn best(
+        &self,
+        system: System,
+        prefill: u32,
+        guess: f64,
+        seeds: u64,
+    ) -> Result<Best, EvalError> {
+        let rate = self.capacity(system, prefill, 0, COARSE, guess)?;
+        let mut best = (prefill, rate);
+        if system.shape == Shape::Split {
+            let step = (self.workers / 16).max(1);
+            for way in [-1, 1] {
+                let mut tried = best.0;
+                while let Some(next) = tried.checked_add_signed(way * step.cast_signed()) {
+                    if next == 0 || next >= self.workers || !self.is_better(system, next, best.1)? {
+                        break;
+                    }
+                    let rate = self.capacity(system, next, 0, COARSE, best.1.max(guess / 8.0))?;
+                    if rate <= best.1 {
+                        break;
+                    }
+                    best = (next, rate);
+                    tried = next;
+                }
+            }
+        }
+        let (prefill, found) = best;
+        let guess = if found > 0.0 { found } else { guess };
+        let by_seed: Result<Vec<f64>, EvalError> =
+            (0..seeds).map(|seed| self.capacity(system, prefill, seed, FINE, guess)).collect();
+        Ok(Best { system, prefill, rate: Estimate::of(&by_seed?) })
+    }
+
+    /// Whether the split takes more than `known`, by one run.
+    fn is_better(&self, system: System, prefill: u32, known: f64) -> Result<bool, EvalError> {
+        if known == 0.0 {
+            return Ok(true);
+        }
+        Ok(self.run(system, prefill, 0, known * BETTER)?.attainment >= ATTAINMENT)
+    }
+}
+
+/// As many windows of the trace as there are seeds, spread evenly over it.
+pub(crate) fn windows(trace: &Trace, count: usize, seeds: u64) -> Vec<Arc<Trace>> {
+    let last = trace.requests.len().saturating_sub(count);
+    let start = |seed: u64| last * seed as usize / (seeds.max(2) - 1) as usize;
+    (0..seeds).map(|seed| Arc::new(trace.window(start(seed), count))).collect()
+}
