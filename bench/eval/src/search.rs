@@ -13,7 +13,7 @@ use crate::system::{Shape, System, World};
 const ATTAINMENT: f64 = 0.9;
 /// How closely a rate is found while splits are compared, and at last.
 const COARSE: f64 = 0.04;
-const FINE: f64 = 0.01;
+const FINE: f64 = 0.02;
 /// A split counts as better from here.
 const BETTER: f64 = 1.01;
 
