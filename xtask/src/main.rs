@@ -1,9 +1,10 @@
 //! `cargo xtask`: what developers and CI run. `test` proves the tree, `bench` measures
-//! it, `proto-baseline` promises its wire formats.
+//! it, `eval` simulates it at a size nobody owns, `proto-baseline` promises its wire formats.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks there")]
 
 mod bench;
+mod eval;
 mod left_out;
 mod purity;
 mod step;
@@ -28,6 +29,8 @@ enum Command {
     Test(test::TestArgs),
     /// Measure the engine and the page transfer, each against its anchor in the same run.
     Bench(bench::BenchArgs),
+    /// Simulate what the router is worth, and put the figures into docs/evaluation.md.
+    Eval(eval::EvalArgs),
     /// Promise what the .proto files say now: later changes must not break it.
     ProtoBaseline(wire::BaselineArgs),
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Test(args) => test::test(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Eval(args) => eval::eval(&args),
         Command::ProtoBaseline(args) => wire::baseline(&args),
     };
     match done {

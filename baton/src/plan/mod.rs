@@ -2,7 +2,6 @@
 
 mod slo;
 mod text;
-mod threads;
 mod values;
 
 use std::path::PathBuf;
@@ -12,6 +11,7 @@ use baton_sim::{
     plan::{PlanError, PlanRequest, Planner},
     workload::{Lengths, WorkloadConfig},
 };
+use rayon::prelude::*;
 
 use self::slo::Targets;
 use crate::files::{FileError, read_toml, read_trace, write};
@@ -75,7 +75,9 @@ pub(crate) enum PlanCommandError {
 /// Plans, and tells about it.
 pub(crate) fn plan(args: &PlanArgs) -> Result<(), PlanCommandError> {
     let planner = Planner::new(args.request()?)?;
-    let plan = planner.plan(&threads::run)?;
+    let plan = planner.plan(&|planner, jobs| {
+        jobs.par_iter().with_max_len(1).map(|job| planner.run(job)).collect()
+    })?;
     if let Some(path) = &args.svg {
         write(path, plan.svg()?.as_bytes())?;
     }

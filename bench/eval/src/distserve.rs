@@ -49,7 +49,8 @@ pub(crate) fn section(inputs: &Inputs, scale: Scale) -> Result<String, EvalError
         .with_max_len(1)
         .map(|&(workers, system)| {
             let world = world(inputs, workers, scale);
-            world.best(system, workers / 2, 2.0 * f64::from(workers), scale.seeds())
+            let split = world.split(system, workers / 2, 2.0 * f64::from(workers))?;
+            world.measure(split, scale.seeds())
         })
         .collect();
     let mut out = String::from(

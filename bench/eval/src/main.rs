@@ -5,6 +5,7 @@
 mod dispatch;
 mod distserve;
 mod document;
+mod fidelity;
 mod overload;
 mod search;
 mod system;
@@ -56,6 +57,8 @@ enum Section {
     /// With overload, which begins where this ends.
     Traces,
     Dispatch,
+    /// Beside real processes: needs the machine to itself, and baton's binary in BATON_BIN.
+    Fidelity,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +106,7 @@ fn main() -> anyhow::Result<()> {
             Section::Distserve => vec![("distserve", distserve::section(&inputs, scale)?)],
             Section::Traces => traces_and_overload(&inputs, scale)?,
             Section::Dispatch => vec![("dispatch", dispatch::section(&inputs, scale)?)],
+            Section::Fidelity => vec![("fidelity", fidelity::section(scale)?)],
         };
         for (name, table) in tables {
             println!("── {name}\n\n{table}");
@@ -138,7 +142,7 @@ fn traces_and_overload(
         Scale::Full => {
             let cells = traces::cells(inputs, 64, seeds);
             let again = |at: usize| {
-                let best = small[at].baselines.iter().take(AGAIN).map(|best| best.system);
+                let best = small[at].baselines.iter().take(AGAIN).map(|split| split.system);
                 let cell = Cell { prefill: 4 * small[at].joint.prefill, ..cells[at].clone() };
                 (cell, best.collect::<Vec<System>>())
             };
@@ -151,7 +155,8 @@ fn traces_and_overload(
         Scale::Full => [4, 13, 19, 22].iter().map(|&at: &usize| &compared[at]).collect(),
     };
     let overload = overload::section(&middle)?;
-    let table = traces::table(&compared) + &traces::summary(&compared);
+    let table = [traces::table, traces::summary, traces::all_baselines].map(|part| part(&compared));
+    let table = table.concat();
     Ok(vec![("traces", table), ("overload", overload)])
 }
 

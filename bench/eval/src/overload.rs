@@ -18,7 +18,7 @@ pub(crate) fn section(compared: &[&Compared]) -> Result<String, EvalError> {
     out += " --- |\n";
     for one in compared {
         let capacity = one.joint.rate.mean;
-        for best in [&one.joint, &one.baselines[0]] {
+        for best in [&one.joint, &one.baseline] {
             let run = |load: &f64| {
                 let world = &one.cell.world;
                 Ok(world.run(best.system, best.prefill, 0, load * capacity)?.goodput)

@@ -27,6 +27,14 @@ pub(crate) enum EvalError {
     Capacity(#[from] CapacityError),
 }
 
+/// A system with a split of its workers, and about what it takes, requests a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Split {
+    pub(crate) system: System,
+    pub(crate) prefill: u32,
+    pub(crate) rate: f64,
+}
+
 /// A system at its best.
 #[derive(Clone, Debug)]
 pub(crate) struct Best {
@@ -34,9 +42,16 @@ pub(crate) struct Best {
     pub(crate) prefill: u32,
     /// capacity@90, requests a second.
     pub(crate) rate: Estimate,
+    pub(crate) by_seed: Vec<f64>,
 }
 
 impl Best {
+    /// How many times it takes what the other does, seed by seed.
+    pub(crate) fn over(&self, other: &Best) -> Estimate {
+        let seeds = self.by_seed.iter().zip(&other.by_seed);
+        Estimate::of(&seeds.map(|(own, other)| own / other).collect::<Vec<_>>())
+    }
+
     /// As a table has it.
     pub(crate) fn prefill_nodes(&self) -> String {
         match self.system.shape {
@@ -86,38 +101,44 @@ impl World {
         }
     }
 
-    /// The best split is looked for from `prefill` on, both ways, and measured with all seeds.
-    pub(crate) fn best(
+    /// The best split, looked for from `prefill` on, both ways, and about what it takes: on the first
+    /// seed.
+    pub(crate) fn split(
         &self,
         system: System,
         prefill: u32,
         guess: f64,
-        seeds: u64,
-    ) -> Result<Best, EvalError> {
+    ) -> Result<Split, EvalError> {
         let rate = self.capacity(system, prefill, 0, COARSE, guess)?;
-        let mut best = (prefill, rate);
+        let mut best = Split { system, prefill, rate };
         if system.shape == Shape::Split {
-            let step = (self.workers / 16).max(1);
-            for way in [-1, 1] {
-                let mut tried = best.0;
-                while let Some(next) = tried.checked_add_signed(way * step.cast_signed()) {
-                    if next == 0 || next >= self.workers || !self.is_better(system, next, best.1)? {
+            let step = (self.workers / 16).max(1).cast_signed();
+            for way in [-step, step] {
+                while let Some(next) = best.prefill.checked_add_signed(way) {
+                    let is_split = (1..self.workers).contains(&next);
+                    if !is_split || !self.is_better(system, next, best.rate)? {
                         break;
                     }
-                    let rate = self.capacity(system, next, 0, COARSE, best.1.max(guess / 8.0))?;
-                    if rate <= best.1 {
+                    let rate =
+                        self.capacity(system, next, 0, COARSE, best.rate.max(guess / 8.0))?;
+                    if rate <= best.rate {
                         break;
                     }
-                    best = (next, rate);
-                    tried = next;
+                    best = Split { prefill: next, rate, ..best };
                 }
             }
         }
-        let (prefill, found) = best;
-        let guess = if found > 0.0 { found } else { guess };
+        Ok(best)
+    }
+
+    /// What the split takes, on all seeds.
+    pub(crate) fn measure(&self, split: Split, seeds: u64) -> Result<Best, EvalError> {
+        let Split { system, prefill, rate } = split;
+        let guess = rate.max(1e-3);
         let by_seed: Result<Vec<f64>, EvalError> =
             (0..seeds).map(|seed| self.capacity(system, prefill, seed, FINE, guess)).collect();
-        Ok(Best { system, prefill, rate: Estimate::of(&by_seed?) })
+        let by_seed = by_seed?;
+        Ok(Best { system, prefill, rate: Estimate::of(&by_seed), by_seed })
     }
 
     /// Whether the split takes more than `known`, by one run.

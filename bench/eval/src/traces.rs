@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::{
     Inputs,
-    search::{Best, EvalError, windows},
+    search::{Best, EvalError, Split, windows},
     system::{Shape, System, World},
 };
 
@@ -85,53 +85,68 @@ pub(crate) fn cells(inputs: &Inputs, workers: u32, seeds: u64) -> Vec<Cell> {
     cells
 }
 
-/// A cell's figures, the joint policy's first.
+/// A cell's figures.
 #[derive(Clone, Debug)]
 pub(crate) struct Compared {
     pub(crate) cell: Cell,
     pub(crate) joint: Best,
-    /// Best first.
-    pub(crate) baselines: Vec<Best>,
+    /// Of those that were compared the best.
+    pub(crate) baseline: Best,
+    /// All that were compared, on the first seed, best first.
+    pub(crate) baselines: Vec<Split>,
 }
 
-impl Compared {
-    pub(crate) fn ratio(&self) -> f64 {
-        self.joint.rate.mean / self.baselines[0].rate.mean
-    }
-}
+/// Of a cell's baselines, so many of the best on the first seed are measured on all.
+const MEASURED: usize = 2;
 
 pub(crate) fn compare(
     cells: &[(Cell, Vec<System>)],
     seeds: u64,
 ) -> Result<Vec<Compared>, EvalError> {
-    let jobs: Vec<(&Cell, System)> = cells
-        .iter()
-        .flat_map(|(cell, baselines)| {
-            let systems = [System::JOINT].into_iter().chain(baselines.iter().copied());
-            systems.map(move |system| (cell, system))
-        })
-        .collect();
-    let bests: Result<Vec<Best>, EvalError> = jobs
+    let jobs = cells.iter().flat_map(|(cell, baselines)| {
+        let systems = [System::JOINT].into_iter().chain(baselines.iter().copied());
+        systems.map(move |system| (cell, system))
+    });
+    let jobs: Vec<(&Cell, System)> = jobs.collect();
+    let splits: Result<Vec<Split>, EvalError> = jobs
         .par_iter()
         .with_max_len(1)
         .map(|(cell, system)| {
-            let best = cell.world.best(*system, cell.prefill, cell.guess, seeds)?;
-            let (workers, prefill) = (cell.world.workers, best.prefill_nodes());
-            let (trace, slo, name) = (cell.trace, cell.slo(), system.name());
-            let rate = rate(&best.rate);
-            eprintln!("{trace}, {slo}: {name}, {prefill} of {workers} prefill: {rate}");
-            Ok(best)
+            cell.world.split(*system, cell.prefill, cell.guess).inspect(tell(cell))
         })
         .collect();
-    let mut bests = bests?.into_iter();
-    let mut compared = Vec::new();
-    for (cell, baselines) in cells {
-        let Some(joint) = bests.next() else { break };
-        let mut baselines: Vec<Best> = bests.by_ref().take(baselines.len()).collect();
-        baselines.sort_by(|a, b| b.rate.mean.total_cmp(&a.rate.mean));
-        compared.push(Compared { cell: cell.clone(), joint, baselines });
+    let mut splits = splits?.into_iter();
+    let mut of_cells = Vec::new();
+    for (_, baselines) in cells {
+        let joint = splits.next();
+        let mut baselines: Vec<Split> = splits.by_ref().take(baselines.len()).collect();
+        baselines.sort_by(|a, b| b.rate.total_cmp(&a.rate));
+        of_cells.push((joint, baselines));
     }
-    Ok(compared)
+    let measured: Result<Vec<Option<Compared>>, EvalError> = cells
+        .par_iter()
+        .zip(of_cells)
+        .with_max_len(1)
+        .map(|((cell, _), (joint, baselines))| {
+            let measure = |split: &Split| cell.world.measure(*split, seeds);
+            let best =
+                baselines.iter().take(MEASURED).map(measure).collect::<Result<Vec<_>, _>>()?;
+            let best = best.into_iter().max_by(|a, b| a.rate.mean.total_cmp(&b.rate.mean));
+            let Some((joint, baseline)) = joint.zip(best) else { return Ok(None) };
+            let joint = measure(&joint)?;
+            Ok(Some(Compared { cell: cell.clone(), joint, baseline, baselines }))
+        })
+        .collect();
+    Ok(measured?.into_iter().flatten().collect())
+}
+
+/// Says how far the evaluation is.
+fn tell(cell: &Cell) -> impl Fn(&Split) {
+    let (workers, what) = (cell.world.workers, format!("{}, {}", cell.trace, cell.slo()));
+    move |split| {
+        let Split { system, prefill, rate } = split;
+        eprintln!("{what}, {prefill} of {workers} prefill, {}: {rate:.2}/s", system.name());
+    }
 }
 
 pub(crate) fn table(compared: &[Compared]) -> String {
@@ -140,20 +155,20 @@ pub(crate) fn table(compared: &[Compared]) -> String {
          req/s | prefill nodes | ratio |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for one in compared {
-        let Compared { cell, joint, baselines } = one;
-        let best = &baselines[0];
-        let prefill = best.prefill_nodes();
+        let Compared { cell, joint, baseline, .. } = one;
+        let prefill = baseline.prefill_nodes();
+        let over = joint.over(baseline);
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {} | {prefill} | {:.2} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {prefill} | {} |",
             cell.world.workers,
             cell.trace,
             cell.slo(),
             rate(&joint.rate),
             joint.prefill,
-            best.system.name(),
-            rate(&best.rate),
-            one.ratio(),
+            baseline.system.name(),
+            rate(&baseline.rate),
+            figure(&over, 2),
         );
     }
     out
@@ -161,18 +176,50 @@ pub(crate) fn table(compared: &[Compared]) -> String {
 
 /// The distribution of the cells' ratios.
 pub(crate) fn summary(compared: &[Compared]) -> String {
-    let mut ratios: Vec<f64> = compared.iter().map(Compared::ratio).collect();
+    let ratio = |one: &Compared| one.joint.over(&one.baseline).mean;
+    let mut ratios: Vec<f64> = compared.iter().map(ratio).collect();
     ratios.sort_by(f64::total_cmp);
     let (Some(worst), Some(best)) = (ratios.first(), ratios.last()) else { return String::new() };
     let median = f64::midpoint(ratios[(ratios.len() - 1) / 2], ratios[ratios.len() / 2]);
     format!("\nOf {} cells: median {median:.2}, worst {worst:.2}, best {best:.2}.\n", ratios.len())
 }
 
-/// A mean and its confidence interval, if there is one.
+/// Requests a second.
 pub(crate) fn rate(rate: &Estimate) -> String {
-    if rate.half_width.is_finite() {
-        format!("{:.1} ± {:.1}", rate.mean, rate.half_width)
+    figure(rate, 1)
+}
+
+/// A mean and its confidence interval, if there is one.
+pub(crate) fn figure(of: &Estimate, digits: usize) -> String {
+    if of.half_width.is_finite() {
+        format!("{:.digits$} ± {:.digits$}", of.mean, of.half_width)
     } else {
-        format!("{:.1}", rate.mean)
+        format!("{:.digits$}", of.mean)
     }
+}
+
+/// Every baseline in every cell, as a share of the joint policy on the first seed.
+pub(crate) fn all_baselines(compared: &[Compared]) -> String {
+    let mut shares: Vec<(String, Vec<f64>)> = Vec::new();
+    for one in compared.iter().filter(|one| one.cell.world.workers == 16) {
+        let Some(joint) = one.joint.by_seed.first() else { continue };
+        for baseline in &one.baselines {
+            let (name, share) = (baseline.system.name(), baseline.rate / joint);
+            match shares.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, shares)) => shares.push(share),
+                None => shares.push((name, vec![share])),
+            }
+        }
+    }
+    let mut out = String::from(
+        "\n| on 16 workers, of the joint policy's capacity | lowest | median | \
+                                highest |\n| --- | --- | --- | --- |\n",
+    );
+    for (name, mut shares) in shares {
+        shares.sort_by(f64::total_cmp);
+        let middle = f64::midpoint(shares[(shares.len() - 1) / 2], shares[shares.len() / 2]);
+        let (lowest, highest) = (shares[0], shares[shares.len() - 1]);
+        let _ = writeln!(out, "| {name} | {lowest:.2} | {middle:.2} | {highest:.2} |");
+    }
+    out
 }

@@ -28,6 +28,8 @@ const RETRY_NODES: Duration = Duration::from_secs(1);
 const SPARE: f64 = 0.05;
 /// and how many times the mean of those there makes one large.
 const LARGE: f64 = 1.25;
+/// A prompt that takes this share of the time left can't be in time where anything else is to be done.
+const TIGHT: f64 = 0.95;
 /// A chance that is none.
 const NO_CHANCE: f64 = 0.05;
 
@@ -174,9 +176,9 @@ impl<'a> Costs<'a> {
     /// to be done, it isn't worth waiting for.
     fn is_hopeless(&self, candidates: &[Candidate<'_>]) -> bool {
         let Some(limit) = self.question.ttft else { return false };
-        let soonest = candidates.iter().map(|one| one.ttft - one.queue).min_by(f64::total_cmp);
-        let is_busy = candidates.iter().all(|one| one.queue > 0.0);
-        soonest.is_some_and(|soonest| soonest > limit) && (is_busy || limit <= 0.0)
+        let soonest = candidates.iter().map(|one| one.prefill().compute).min_by(f64::total_cmp);
+        let is_busy = candidates.iter().all(|one| one.prefill().begins > 0.0);
+        soonest.is_some_and(|soonest| soonest >= TIGHT * limit) && (is_busy || limit <= 0.0)
     }
 
     fn may_be_local(&self, side: &DecodeSide<'_>) -> bool {
