@@ -56,7 +56,7 @@ impl Calibration {
     }
 
     /// A prediction made right by how the others came out.
-    pub(crate) fn corrected(&self, predicted: f64) -> f64 {
+    pub fn corrected(&self, predicted: f64) -> f64 {
         predicted * self.mean.clamp(-0.7, 0.7).exp()
     }
 

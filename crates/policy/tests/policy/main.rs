@@ -3,6 +3,7 @@
 mod behaviour;
 mod cluster;
 mod fit;
+mod overtaking;
 mod placer;
 mod properties;
 mod shortlist;

@@ -13,7 +13,7 @@ use crate::cluster::{Draws, hello, request};
 
 const MS: Duration = Duration::from_millis(1);
 
-fn placer(config: PolicyConfig, names: &[&str]) -> Placer {
+pub(crate) fn placer(config: PolicyConfig, names: &[&str]) -> Placer {
     let mut placer = Placer::new(config);
     for name in names {
         let role = if name.starts_with('p') { Role::Prefill } else { Role::Decode };
@@ -22,22 +22,22 @@ fn placer(config: PolicyConfig, names: &[&str]) -> Placer {
     placer
 }
 
-fn at(ms: u32) -> Time {
+pub(crate) fn at(ms: u32) -> Time {
     Time::ZERO + ms * MS
 }
 
-fn within(ttft_ms: u32, request: RequestView) -> RequestView {
+pub(crate) fn within(ttft_ms: u32, request: RequestView) -> RequestView {
     RequestView { slo: Slo { ttft: Some(ttft_ms * MS), tpot: None }, ..request }
 }
 
 /// All that can be said at a time.
-fn said(placer: &mut Placer, now: Time) -> Vec<(u64, Verdict)> {
+pub(crate) fn said(placer: &mut Placer, now: Time) -> Vec<(u64, Verdict)> {
     let mut draws = Draws(now.as_nanos());
     std::iter::from_fn(|| placer.poll(now, &mut draws)).map(|(t, said)| (t.0, said)).collect()
 }
 
 #[track_caller]
-fn placed(said: &[(u64, Verdict)]) -> Vec<(u64, ReservationId)> {
+pub(crate) fn placed(said: &[(u64, Verdict)]) -> Vec<(u64, ReservationId)> {
     let id = |(ticket, verdict): &(u64, Verdict)| match verdict {
         Verdict::Placed(id, _) => (*ticket, *id),
         Verdict::Refused(refusal) => panic!("{ticket}: {refusal}"),
