@@ -3,8 +3,12 @@
 use std::{env, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["baton/v1/inference.proto", "baton/node/v1/node.proto", "inference/grpc_service.proto"];
+    let files = [
+        "baton/v1/inference.proto",
+        "baton/v1/operations.proto",
+        "baton/node/v1/node.proto",
+        "inference/grpc_service.proto",
+    ];
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);

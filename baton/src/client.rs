@@ -1,10 +1,10 @@
-//! The gRPC client behind `chat`, `status` and the first answer of `up`.
+//! The gRPC client behind `chat`, `status`, `explain` and the first answer of `up`.
 
 use std::time::Duration;
 
 use baton_proto::v1::{
-    ChatRequest, Complete, ListModelsRequest, Message, Model, Sampling, chat_response::Event,
-    inference_client::InferenceClient,
+    ChatRequest, Complete, Decision, ExplainRequest, ListModelsRequest, Message, Model, Sampling,
+    chat_response::Event, inference_client::InferenceClient, operations_client::OperationsClient,
 };
 use tonic::{
     Status, Streaming,
@@ -30,6 +30,7 @@ pub(crate) enum ClientError {
 pub(crate) struct Client {
     url: String,
     inference: InferenceClient<Channel>,
+    operations: OperationsClient<Channel>,
 }
 
 /// One answer on its way. Dropping it cancels the request.
@@ -55,7 +56,11 @@ impl Client {
             .connect()
             .await
             .map_err(|_| ClientError::Unreachable { url: url.to_owned() })?;
-        Ok(Client { url: url.to_owned(), inference: InferenceClient::new(channel) })
+        Ok(Client {
+            url: url.to_owned(),
+            inference: InferenceClient::new(channel.clone()),
+            operations: OperationsClient::new(channel),
+        })
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -64,6 +69,12 @@ impl Client {
 
     pub(crate) async fn models(&mut self) -> Result<Vec<Model>, ClientError> {
         Ok(self.inference.list_models(ListModelsRequest {}).await?.into_inner().models)
+    }
+
+    /// How a request was placed.
+    pub(crate) async fn explain(&mut self, request: &str) -> Result<Vec<Decision>, ClientError> {
+        let request = ExplainRequest { request_id: request.to_owned() };
+        Ok(self.operations.explain(request).await?.into_inner().decisions)
     }
 
     /// The model called `wanted`, or the first one.

@@ -5,6 +5,7 @@
 
 mod chat;
 mod client;
+mod explain;
 mod files;
 mod leash;
 mod model;
@@ -46,6 +47,8 @@ enum Command {
     /// Models on this machine.
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Say why a request ran where it did: what was predicted of each path, and what came of it.
+    Explain(explain::ExplainArgs),
     /// Show what a cluster serves.
     Status(status::StatusArgs),
     /// Simulate a cluster: how well it would serve a workload, and how much it could take.
@@ -100,6 +103,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Chat(args) => Ok(chat::chat(args).await?),
         Command::Model(ModelCommand::Pull(args)) => pull(args).await,
         Command::Status(args) => Ok(status::status(args).await?),
+        Command::Explain(args) => Ok(explain::explain(args).await?),
         Command::Simulate(args) => Ok(simulate::simulate(&args)?),
         Command::Plan(args) => Ok(plan::plan(&args)?),
         Command::Router(args) => part::router(args).await,

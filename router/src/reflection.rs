@@ -8,8 +8,9 @@ use tonic_reflection::{
 };
 
 /// The services on the API's port.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     super::serve::INFERENCE,
+    super::serve::OPERATIONS,
     super::serve::OPEN_INFERENCE,
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",

@@ -11,6 +11,7 @@ use crate::{
     cluster::Cluster,
     config::RouterConfig,
     http::Streams,
+    ledger::Ledger,
     metrics::RouterMetrics,
     request::Inside,
 };
@@ -24,6 +25,8 @@ pub(crate) struct Router {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) inside: Arc<Inside>,
     pub(crate) metrics: RouterMetrics,
+    /// Why requests run where they do.
+    pub(crate) ledger: Ledger,
     /// Streamed answers that a client may take up again.
     pub(crate) streams: Arc<Streams>,
     /// Files and batches, if a folder is configured.
@@ -39,6 +42,7 @@ impl Router {
             cluster: Arc::new(Cluster::new(&config, clock)),
             inside: Arc::new(Inside::new(config.limits.max_in_flight)),
             metrics: RouterMetrics::new(),
+            ledger: Ledger::default(),
             streams: Arc::default(),
             batches: Batches::open(&config.batches)?.map(Arc::new),
             config,

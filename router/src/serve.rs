@@ -16,7 +16,7 @@ use baton_node::{
 use baton_proto::{
     node::v1::registry_server::RegistryServer,
     oip::grpc_inference_service_server::GrpcInferenceServiceServer,
-    v1::inference_server::InferenceServer,
+    v1::{inference_server::InferenceServer, operations_server::OperationsServer},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::Routes;
@@ -28,12 +28,14 @@ use crate::{
     grpc::InferenceService,
     http,
     oip::OpenInferenceService,
+    operations::OperationsService,
     reflection,
     registry::EmbeddedRegistry,
     router::Router,
 };
 
 pub(crate) const INFERENCE: &str = "baton.v1.Inference";
+pub(crate) const OPERATIONS: &str = "baton.v1.Operations";
 pub(crate) const OPEN_INFERENCE: &str = "inference.GRPCInferenceService";
 /// How long closing a port may take once nobody is inside.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
@@ -133,7 +135,8 @@ fn api_routes(router: &Arc<Router>) -> Result<Routes, ServeError> {
     let open_inference =
         GrpcInferenceServiceServer::new(OpenInferenceService { router: Arc::clone(router) })
             .max_decoding_message_size(max_body);
-    let routes = Routes::from(http::routes(router));
+    let operations = OperationsServer::new(OperationsService { router: Arc::clone(router) });
+    let routes = Routes::from(http::routes(router)).add_service(operations);
     Ok(reflection::add_to(routes.add_service(inference).add_service(open_inference))?)
 }
 
@@ -145,7 +148,7 @@ async fn tell_readiness(router: Arc<Router>, health: HealthReporter) {
             true => ServingStatus::Serving,
             false => ServingStatus::NotServing,
         };
-        for service in [INFERENCE, OPEN_INFERENCE] {
+        for service in [INFERENCE, OPERATIONS, OPEN_INFERENCE] {
             health.set_service_status(service, status).await;
         }
         if ready.changed().await.is_err() {

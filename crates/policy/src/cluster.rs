@@ -103,7 +103,11 @@ impl ClusterView {
             Path::Local { .. } => (None, Some(Reserved::local(demand))),
         };
         let reservation = Reservation {
-            placement: placement.clone(),
+            placement: Placement {
+                path: placement.path.clone(),
+                alternatives: Vec::new(),
+                ..*placement
+            },
             model: request.model.clone(),
             priority: request.priority,
             prefill,

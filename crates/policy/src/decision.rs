@@ -20,6 +20,31 @@ pub struct Placement {
     pub demand: Demand,
     pub predicted: Prediction,
     pub reasons: Reasons,
+    /// Others that could have taken the request: the best few, best first.
+    pub alternatives: Vec<Alternative>,
+}
+
+/// A path that wasn't taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alternative {
+    pub path: Path,
+    pub predicted: Prediction,
+}
+
+/// Why a path won over the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Won {
+    /// There was no other.
+    #[default]
+    Alone,
+    /// More objectives are met by it.
+    Attainment,
+    /// Of those that meet as many it costs least.
+    Cost,
+    /// Of those that meet as many and cost about as much it was drawn.
+    Draw,
+    /// By a policy that compares nothing of this.
+    Policy,
 }
 
 /// Which nodes work on a request, and how.
@@ -84,6 +109,8 @@ pub struct Prediction {
     pub attainment: f64,
     /// and how many of those already there will miss theirs for it.
     pub loss: f64,
+    /// The request's time to its end, and what it costs others meanwhile.
+    pub cost: Duration,
     /// What the latency model alone says of the two, before it is corrected by how predictions
     /// came out.
     pub uncorrected_ttft: Duration,
@@ -92,6 +119,7 @@ pub struct Prediction {
 /// Why these nodes and no others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reasons {
+    pub won: Won,
     /// Pairs that could have taken the request,
     pub candidates: u32,
     /// and those that were about as good: one of them was drawn.

@@ -49,7 +49,9 @@ mod reservation;
 pub use chance::Calibration;
 pub use cluster::ClusterView;
 pub use config::{Policy, PolicyConfig};
-pub use decision::{Decision, Path, Placed, Placement, Prediction, Reasons, Refusal, Shortage};
+pub use decision::{
+    Alternative, Decision, Path, Placed, Placement, Prediction, Reasons, Refusal, Shortage, Won,
+};
 pub use latency::{FitConfig, FitError, LatencyFit, LatencyModel, Link, Moved};
 pub use node::{Beyond, Group, NodeView};
 pub use output::{Expected, OutputLengths};

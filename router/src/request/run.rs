@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use baton_proto::{convert::Sampled, v1};
 use baton_types::{
-    Capability, Epoch, FinishReason, NodeId, SequenceSpec, Slo, TokenId, TokenLogprobs,
+    Capability, Epoch, FinishReason, NodeId, SequenceSpec, Slo, Time, TokenId, TokenLogprobs,
 };
 use rand::Rng;
 use tokio::sync::mpsc;
@@ -25,6 +25,7 @@ use super::{
 use crate::{
     cluster::{Place, PlaceRequest},
     error::{Outcome, RequestError},
+    ledger::Noted,
     metrics::Tally,
     router::Router,
 };
@@ -123,6 +124,7 @@ impl Run {
             tally.objectives(self.request.slo, ttft, tpot);
         }
         let timings = self.timing.timings(output);
+        self.router.ledger.ended(self.request.key, &timings);
         tracing::info!(
             ?outcome,
             error = result.as_ref().err().map(tracing::field::display),
@@ -150,8 +152,9 @@ impl Run {
     /// Attempts until one reaches the sequence's end.
     async fn attempts(&mut self) -> Result<FinishReason, RequestError> {
         loop {
+            let since = self.router.clock.now();
             let place = self.place().await?;
-            let failure = match self.attempt(place).await {
+            let failure = match self.attempt(place, since).await {
                 Ok(reason) => return Ok(reason),
                 Err(Cut::Hangup) => {
                     return Err(RequestError::Cancelled { id: self.request.id() });
@@ -184,8 +187,8 @@ impl Run {
         self.router.cluster.place(&request).await.map_err(RequestError::Policy)
     }
 
-    /// One attempt, to the sequence's end or its own.
-    async fn attempt(&mut self, place: Place) -> Result<FinishReason, Cut> {
+    /// One attempt, to the sequence's end or its own, in a place it waited for `since`.
+    async fn attempt(&mut self, place: Place, since: Time) -> Result<FinishReason, Cut> {
         if self.attempts > 0 {
             self.epoch = self.epoch.next(self.router.id);
             self.merge.grant(self.epoch);
@@ -195,7 +198,15 @@ impl Run {
         let capability = Capability(rand::rng().random());
         let mut attempt =
             Attempt::start(&place, &self.spec(&place), capability, self.request.trace);
-        self.timing.placed(self.router.clock.now(), &attempt.pair);
+        let now = self.router.clock.now();
+        self.timing.placed(now, &attempt.pair);
+        self.router.ledger.note(Noted {
+            key: self.request.key,
+            attempt: self.attempts,
+            waited: now - since,
+            slo: self.request.slo,
+            placement: &place.placement,
+        });
         tracing::debug!(
             epoch = %self.epoch,
             prefill = attempt.pair.prefill.as_ref().map(tracing::field::display),

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod errors;
+mod explain;
 mod fake;
 mod faults;
 mod grpc;

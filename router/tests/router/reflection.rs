@@ -9,8 +9,9 @@ use tonic::transport::Channel;
 
 use crate::cluster::Cluster;
 
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "baton.v1.Inference",
+    "baton.v1.Operations",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

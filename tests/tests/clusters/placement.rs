@@ -1,8 +1,8 @@
 //! Where requests are run, and what becomes of those that would be too late.
 
-use std::{thread, time::Duration};
+use std::{process::Command, thread, time::Duration};
 
-use baton_tests::{Cluster, Engine, Options, post, post_with};
+use baton_tests::{Cluster, Engine, Options, baton, post, post_with};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -80,4 +80,24 @@ fn who_would_be_too_late_is_refused_with_a_hint_and_the_others_are_served() {
     let served = statuses[4..].iter().filter(|&&status| status == 200).count();
     assert!(refused > 0 && served > 0 && refused + served == 8, "{statuses:?}");
     cluster.wait_whole(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_placement_is_explained() {
+    let options = Options::new(Engine::Sim).nodes(1, 2);
+    let cluster = Cluster::start(&options).unwrap();
+    let answer = ask(&cluster, "the way of a prompt", 20);
+    let explain = |id: &str| {
+        let output = Command::new(baton()).args(["explain", id, "--url", cluster.url()]).output();
+        let output = output.unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    };
+    let (is_fine, said, error) = explain(answer["id"].as_str().unwrap());
+    assert!(is_fine, "{error}");
+    for expected in ["chosen", "prefill-1", "decode-1", "decode-2", "predicted", "came out"] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    let (is_fine, _, error) = explain("cmpl-00000000000000000000000000000007");
+    assert!(!is_fine && error.contains("latest thousand"), "{error}");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use baton_types::blocks_for;
 
 use super::sides::{DecodeSide, PrefillSide, Question};
-use crate::{Demand, Path, Placed, Placement, Prediction, Reasons};
+use crate::{Alternative, Demand, NodeView, Path, Placed, Placement, Prediction, Reasons};
 
 /// Times are in seconds.
 #[derive(Clone, Copy, Debug)]
@@ -109,24 +109,60 @@ impl<'a> Candidate<'a> {
         self.attainment - self.loss
     }
 
-    pub(super) fn placement(&self, question: &Question<'_>) -> Placement {
-        let tokens = u64::from(question.request.tokens);
-        let (prefill, decode) = match self.sides {
-            Sides::Disaggregated(prefill, decode) | Sides::Local(prefill, decode) => {
-                (prefill, Some(decode))
+    /// Whether both are the same path over the same nodes.
+    pub(super) fn is(&self, other: &Candidate<'_>) -> bool {
+        let same = |a: &NodeView, b: &NodeView| std::ptr::eq(a, b);
+        match (&self.sides, &other.sides) {
+            (Sides::Disaggregated(p, d), Sides::Disaggregated(q, e)) => {
+                same(p.node, q.node) && same(d.node, e.node)
             }
-            Sides::PrefillOnly(prefill) => (prefill, None),
-        };
-        let path = match self.sides {
+            (Sides::PrefillOnly(p), Sides::PrefillOnly(q)) => same(p.node, q.node),
+            (Sides::Local(_, d), Sides::Local(_, e)) => same(d.node, e.node),
+            _ => false,
+        }
+    }
+
+    pub(super) fn alternative(&self) -> Alternative {
+        Alternative { path: self.path(), predicted: self.predicted() }
+    }
+
+    fn path(&self) -> Path {
+        match self.sides {
             Sides::Disaggregated(prefill, decode) => Path::Disaggregated {
                 prefill: Placed::on(prefill.node),
                 decode: Placed::on(decode.node),
             },
             Sides::PrefillOnly(prefill) => Path::PrefillOnly { prefill: Placed::on(prefill.node) },
             Sides::Local(_, decode) => Path::Local { decode: Placed::on(decode.node) },
-        };
+        }
+    }
+
+    fn decode(&self) -> Option<DecodeSide<'a>> {
+        match self.sides {
+            Sides::Disaggregated(_, decode) | Sides::Local(_, decode) => Some(decode),
+            Sides::PrefillOnly(_) => None,
+        }
+    }
+
+    fn predicted(&self) -> Prediction {
+        let prefill = self.prefill();
+        Prediction {
+            ttft: seconds(self.ttft),
+            exposed_transfer: seconds(self.exposed),
+            tpot: seconds(self.tpot),
+            harm: seconds(self.decode().map_or(0.0, |decode| decode.harm())),
+            attainment: self.attainment,
+            loss: self.loss,
+            cost: seconds(self.cost),
+            uncorrected_ttft: seconds(prefill.queue + prefill.compute),
+        }
+    }
+
+    pub(super) fn placement(&self, question: &Question<'_>) -> Placement {
+        let tokens = u64::from(question.request.tokens);
+        let (prefill, decode) = (self.prefill(), self.decode());
         Placement {
-            path,
+            path: self.path(),
             demand: Demand {
                 new_tokens: tokens - u64::from(prefill.cached),
                 prefill: seconds(prefill.compute),
@@ -136,15 +172,8 @@ impl<'a> Candidate<'a> {
                 decode_blocks: decode.map_or(0, |decode| question.decode_blocks(decode.node)),
                 tpot: question.request.slo.tpot.filter(|_| decode.is_some()),
             },
-            predicted: Prediction {
-                ttft: seconds(self.ttft),
-                exposed_transfer: seconds(self.exposed),
-                tpot: seconds(self.tpot),
-                harm: seconds(decode.map_or(0.0, |decode| decode.harm())),
-                attainment: self.attainment,
-                loss: self.loss,
-                uncorrected_ttft: seconds(prefill.queue + prefill.compute),
-            },
+            predicted: self.predicted(),
+            alternatives: Vec::new(),
             reasons: Reasons {
                 prefill_cached_tokens: prefill.cached,
                 decode_cached_tokens: decode.map_or(0, |decode| decode.cached),

@@ -1,12 +1,14 @@
 //! Prefill node, decode node and path, chosen together.
 
+use std::cmp::Ordering;
+
 use rand_core::RngCore;
 
 use super::{
     candidate::Candidate,
     sides::{DecodeSide, NEAR_ATTAINMENT, PrefillSide, Question, is_near},
 };
-use crate::{Placement, PolicyConfig, Reasons};
+use crate::{Alternative, Placement, PolicyConfig, Reasons, Won};
 
 /// What may be paired: nodes with room, of one group.
 #[derive(Debug, Default)]
@@ -65,8 +67,28 @@ pub(super) fn choose<'a>(
     let near_equal = equals().count() as u32;
     let drawn = draw(near_equal, rng) as usize;
     let chosen = *equals().nth(drawn)?;
+    let won = match (candidates.len(), good().count()) {
+        (1, _) => Won::Alone,
+        _ if near_equal > 1 => Won::Draw,
+        (_, 1) => Won::Attainment,
+        _ => Won::Cost,
+    };
     let candidates = candidates.len() as u32;
-    Some((chosen, Reasons { candidates, near_equal, ..Reasons::default() }))
+    Some((chosen, Reasons { won, candidates, near_equal, ..Reasons::default() }))
+}
+
+/// Alternatives that are told of.
+const TOLD: usize = 7;
+
+/// The best of the others, best first.
+pub(super) fn others(
+    mut candidates: Vec<Candidate<'_>>,
+    chosen: &Candidate<'_>,
+) -> Vec<Alternative> {
+    candidates.retain(|one| !one.is(chosen));
+    keep_least(&mut candidates, TOLD, Candidate::rank);
+    candidates.sort_by(|a, b| lesser(a.rank(), b.rank()));
+    candidates.iter().map(Candidate::alternative).collect()
 }
 
 /// Of `count`.
@@ -77,13 +99,25 @@ pub(super) fn draw(count: u32, rng: &mut impl RngCore) -> u32 {
 /// A placement with how it was chosen.
 pub(super) fn placed(question: &Question<'_>, chosen: &Candidate<'_>, how: Reasons) -> Placement {
     let mut placement = chosen.placement(question);
+    placement.reasons.won = how.won;
     placement.reasons.candidates = how.candidates;
     placement.reasons.near_equal = how.near_equal;
     placement
 }
 
+impl Candidate<'_> {
+    /// The lesser is the better.
+    fn rank(&self) -> (f64, f64) {
+        (-rounded(self.value()), self.cost)
+    }
+}
+
 fn rounded(value: f64) -> f64 {
     (value / NEAR_ATTAINMENT).round()
+}
+
+fn lesser(a: (f64, f64), b: (f64, f64)) -> Ordering {
+    a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
 }
 
 fn keep_least<T>(items: &mut Vec<T>, most: usize, rank: impl Fn(&T) -> (f64, f64)) {
@@ -92,9 +126,7 @@ fn keep_least<T>(items: &mut Vec<T>, most: usize, rank: impl Fn(&T) -> (f64, f64
     }
     let mut ranked: Vec<((f64, f64), T)> =
         items.drain(..).map(|item| (rank(&item), item)).collect();
-    ranked.select_nth_unstable_by(most, |(a, _), (b, _)| {
-        a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
-    });
+    ranked.select_nth_unstable_by(most, |(a, _), (b, _)| lesser(*a, *b));
     ranked.truncate(most);
     items.extend(ranked.into_iter().map(|(_, item)| item));
 }

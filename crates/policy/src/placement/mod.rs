@@ -16,8 +16,8 @@ use self::{
     sides::{DecodeSide, PrefillSide, Question, able},
 };
 use crate::{
-    ClusterView, Decision, NodeView, Policy, PolicyConfig, Priority, Reasons, Refusal, RequestView,
-    Shortage,
+    Alternative, ClusterView, Decision, NodeView, Placement, Policy, PolicyConfig, Priority,
+    Reasons, Refusal, RequestView, Shortage, Won,
 };
 
 /// When to ask again: at least this late, and at most.
@@ -56,7 +56,10 @@ pub fn decide(
         _ => costs.baseline(rng),
     };
     match chosen {
-        Ok((chosen, how)) => Decision::Place(joint::placed(&costs.question, &chosen, how)),
+        Ok((chosen, how, others)) => {
+            let placement = joint::placed(&costs.question, &chosen, how);
+            Decision::Place(Placement { alternatives: others, ..placement })
+        }
         Err(Declined::Short(shortage)) => costs.wait(shortage),
         Err(Declined::Late(ttft)) => Decision::Refuse(costs.too_late(ttft)),
     }
@@ -86,6 +89,9 @@ fn check(view: &ClusterView, request: &RequestView) -> Result<(), Refusal> {
     }
 }
 
+/// A choice, how it was made, and the best of the others.
+type Chosen<'a> = (Candidate<'a>, Reasons, Vec<Alternative>);
+
 /// Why a request isn't placed now.
 enum Declined {
     Short(Shortage),
@@ -102,7 +108,7 @@ struct Costs<'a> {
 }
 
 impl<'a> Costs<'a> {
-    fn joint(&mut self, rng: &mut impl RngCore) -> Result<(Candidate<'a>, Reasons), Declined> {
+    fn joint(&mut self, rng: &mut impl RngCore) -> Result<Chosen<'a>, Declined> {
         let question = self.question;
         let question = &question;
         let pools = self.pools().map_err(|shortage| self.unless_late(shortage))?;
@@ -136,8 +142,9 @@ impl<'a> Costs<'a> {
         let can_wait = || self.request.gives_way || question.can_wait(chosen.prefill(), soonest);
         if !is_urgent && soonest > ahead && chosen.prefill().begins > ahead && can_wait() {
             // Who can begin elsewhere, and loses nothing by it, leaves its turn to others.
-            candidates.retain(|one| one.prefill().begins <= ahead);
-            match joint::choose(self.config, &candidates, rng) {
+            let begins_now = |one: &&Candidate<'_>| one.prefill().begins <= ahead;
+            let elsewhere: Vec<_> = candidates.iter().filter(begins_now).copied().collect();
+            match joint::choose(self.config, &elsewhere, rng) {
                 Some((now, of)) if sides::is_near(now.value(), chosen.value()) => {
                     (chosen, how) = (now, of);
                 }
@@ -152,7 +159,7 @@ impl<'a> Costs<'a> {
         if !is_urgent && chosen.loss > 0.0 && worth <= chosen.loss {
             return Err(Declined::Short(Shortage::Objectives));
         }
-        Ok((chosen, how))
+        Ok((chosen, how, joint::others(candidates, &chosen)))
     }
 
     fn may_refuse_late(&self) -> bool {
@@ -186,7 +193,7 @@ impl<'a> Costs<'a> {
         self.request.may_be_local && new_tokens <= self.config.local_tokens
     }
 
-    fn baseline(&self, rng: &mut impl RngCore) -> Result<(Candidate<'a>, Reasons), Declined> {
+    fn baseline(&self, rng: &mut impl RngCore) -> Result<Chosen<'a>, Declined> {
         let policy = self.config.policy;
         let pools = self.pools().map_err(Declined::Short)?;
         let nodes = || Declined::Short(Shortage::Nodes { role: Role::Prefill });
@@ -197,14 +204,14 @@ impl<'a> Costs<'a> {
         let pairs: usize =
             pools.iter().map(|pool| pool.prefill.len() * pool.decode.len().max(1)).sum();
         let candidates = u32::try_from(pairs).unwrap_or(u32::MAX);
-        let how = Reasons { candidates, near_equal: 1, ..Reasons::default() };
+        let how = Reasons { won: Won::Policy, candidates, near_equal: 1, ..Reasons::default() };
         if !self.request.needs_decode() {
-            return Ok((Candidate::prefill_only(prefill), how));
+            return Ok((Candidate::prefill_only(prefill), how, Vec::new()));
         }
         let partners = pools.iter().find(|pool| pool.prefill[0].node.group == prefill.node.group);
         let partners = partners.map_or(&[][..], |pool| &pool.decode[..]);
         let at = baseline::decode(policy, partners, rng).ok_or_else(nodes)?;
-        Ok((Candidate::disaggregated(question, prefill, partners[at]), how))
+        Ok((Candidate::disaggregated(question, prefill, partners[at]), how, Vec::new()))
     }
 
     /// Nodes with room for the request now, group by group: at least one pair, or what is missing.
