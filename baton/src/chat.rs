@@ -65,9 +65,9 @@ pub(crate) async fn chat(args: ChatArgs) -> Result<(), ClientError> {
         match answer(&mut client, &model, &history, &sampling).await {
             Ok(text) => history.push(message("assistant", &text)),
             // A refused question (too long, say) leaves the conversation as it was.
-            Err(ClientError::Refused(status)) if interactive => {
+            Err(ClientError::Refused { message, .. }) if interactive => {
                 history.pop();
-                println!("[{}]", status.message());
+                println!("[{}]", message);
             }
             Err(error) => return Err(error),
         }

@@ -7,7 +7,7 @@ use baton_proto::v1::{
     chat_response::Event, inference_client::InferenceClient, operations_client::OperationsClient,
 };
 use tonic::{
-    Status, Streaming,
+    Code, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
@@ -19,10 +19,16 @@ pub(crate) enum ClientError {
     Unreachable { url: String },
     #[error("the cluster at {url} serves no model yet")]
     NoModel { url: String },
-    #[error("the cluster refused: {} ({:?})", .0.message(), .0.code())]
-    Refused(#[from] Status),
+    #[error("the cluster refused: {message} ({code:?})")]
+    Refused { message: String, code: Code },
     #[error("the answer ended before it was complete")]
     Incomplete,
+}
+
+impl From<Status> for ClientError {
+    fn from(status: Status) -> Self {
+        ClientError::Refused { message: status.message().to_owned(), code: status.code() }
+    }
 }
 
 /// A connection to a cluster's public port.
