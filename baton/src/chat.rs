@@ -67,7 +67,7 @@ pub(crate) async fn chat(args: ChatArgs) -> Result<(), ClientError> {
             // A refused question (too long, say) leaves the conversation as it was.
             Err(ClientError::Refused { message, .. }) if interactive => {
                 history.pop();
-                println!("[{}]", message);
+                println!("[{message}]");
             }
             Err(error) => return Err(error),
         }

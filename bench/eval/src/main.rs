@@ -100,22 +100,26 @@ fn main() -> anyhow::Result<()> {
         [] => Section::value_variants(),
         some => some,
     };
+    let tell = |name: &str, table: String| tell(cli.document.as_deref(), name, &table);
     for section in sections {
         let began = Instant::now();
-        let tables = match section {
-            Section::Distserve => vec![("distserve", distserve::section(&inputs, scale)?)],
-            Section::Traces => traces_and_overload(&inputs, scale)?,
-            Section::Dispatch => vec![("dispatch", dispatch::section(&inputs, scale)?)],
-            Section::Fidelity => vec![("fidelity", fidelity::section(scale)?)],
-        };
-        for (name, table) in tables {
-            println!("── {name}\n\n{table}");
-            if let Some(path) = &cli.document {
-                let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-                fs::write(path, document::replace(&text, name, &table)?)?;
-            }
+        match section {
+            Section::Distserve => tell("distserve", distserve::section(&inputs, scale)?)?,
+            Section::Traces => traces_and_overload(&inputs, scale, &tell)?,
+            Section::Dispatch => tell("dispatch", dispatch::section(&inputs, scale)?)?,
+            Section::Fidelity => tell("fidelity", fidelity::section(scale)?)?,
         }
         eprintln!("{section:?}: {:.0} s", began.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// A section's table is done.
+fn tell(document: Option<&Path>, section: &str, table: &str) -> anyhow::Result<()> {
+    println!("── {section}\n\n{table}");
+    if let Some(path) = document {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        fs::write(path, document::replace(&text, section, table)?)?;
     }
     Ok(())
 }
@@ -128,7 +132,8 @@ const LARGE: [usize; 6] = [0, 4, 8, 9, 13, 17];
 fn traces_and_overload(
     inputs: &Inputs,
     scale: Scale,
-) -> anyhow::Result<Vec<(&'static str, String)>> {
+    tell: &dyn Fn(&str, String) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let seeds = scale.seeds();
     let mut cells = traces::cells(inputs, 16, seeds);
     if scale == Scale::Short {
@@ -137,27 +142,21 @@ fn traces_and_overload(
     }
     let all = |cell: Cell| (cell, traces::baselines());
     let small = traces::compare(&cells.into_iter().map(all).collect::<Vec<_>>(), seeds)?;
-    let large = match scale {
-        Scale::Short => Vec::new(),
-        Scale::Full => {
-            let cells = traces::cells(inputs, 64, seeds);
-            let again = |at: usize| {
-                let best = small[at].baselines.iter().take(AGAIN).map(|split| split.system);
-                let cell = Cell { prefill: 4 * small[at].joint.prefill, ..cells[at].clone() };
-                (cell, best.collect::<Vec<System>>())
-            };
-            traces::compare(&LARGE.map(again), seeds)?
-        }
+    let table = [traces::table, traces::summary, traces::all_baselines].map(|part| part(&small));
+    tell("traces", table.concat())?;
+    if scale == Scale::Short {
+        return tell("overload", overload::section(&small.iter().collect::<Vec<_>>())?);
+    }
+    let middle = [4, 13].map(|at: usize| &small[at]);
+    tell("overload", overload::section(&middle)?)?;
+    let cells = traces::cells(inputs, 64, seeds);
+    let again = |at: usize| {
+        let best = small[at].baselines.iter().take(AGAIN).map(|split| split.system);
+        let cell = Cell { prefill: 4 * small[at].joint.prefill, ..cells[at].clone() };
+        (cell, best.collect::<Vec<System>>())
     };
-    let compared: Vec<Compared> = small.into_iter().chain(large).collect();
-    let middle: Vec<&Compared> = match scale {
-        Scale::Short => compared.iter().collect(),
-        Scale::Full => [4, 13, 19, 22].iter().map(|&at: &usize| &compared[at]).collect(),
-    };
-    let overload = overload::section(&middle)?;
-    let table = [traces::table, traces::summary, traces::all_baselines].map(|part| part(&compared));
-    let table = table.concat();
-    Ok(vec![("traces", table), ("overload", overload)])
+    let large = traces::compare(&LARGE.map(again), seeds)?;
+    tell("traces-64", traces::table(&large) + &traces::summary(&large))
 }
 
 fn read_profile(path: &Path) -> anyhow::Result<DeviceProfile> {
