@@ -26,10 +26,7 @@ use baton_sim::{
 };
 use clap::{Parser, ValueEnum};
 
-use crate::{
-    system::System,
-    traces::{Cell, Compared},
-};
+use crate::{system::System, traces::Cell};
 
 #[derive(Debug, Parser)]
 struct Cli {
