@@ -16,7 +16,7 @@ use baton_sim::{
 };
 use baton_tests::{Cluster, Engine, Options};
 use baton_types::{KvLayout, LatencyProfile, Mixing};
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 use tonic::transport::Channel;
 
 use crate::Scale;
@@ -145,18 +145,11 @@ async fn drive(url: &str, scenario: &Scenario) -> anyhow::Result<Vec<Seen>> {
         clients.push(InferenceClient::connect(url.to_owned()).await?);
     }
     let begin = Instant::now() + Duration::from_millis(500);
-    let asks: Vec<_> = requests
-        .enumerate()
-        .map(|(number, request)| {
-            let client = clients[number % CHANNELS].clone();
-            tokio::spawn(ask(client, number, request, begin))
-        })
-        .collect();
-    let mut seen = Vec::new();
-    for ask in asks {
-        seen.push(ask.await??);
+    let mut asks = JoinSet::new();
+    for (number, request) in requests.enumerate() {
+        asks.spawn(ask(clients[number % CHANNELS].clone(), number, request, begin));
     }
-    Ok(seen)
+    asks.join_all().await.into_iter().collect()
 }
 
 pub(crate) fn section(scale: Scale) -> anyhow::Result<String> {
