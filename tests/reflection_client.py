@@ -20,6 +20,7 @@ pool = DescriptorPool(database)
 services = set(database.get_services())
 known = {
     "baton.v1.Inference",
+    "baton.v1.Operations",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

@@ -35,7 +35,7 @@ async fn a_request_is_told_with_the_paths_it_could_have_taken() {
         assert_eq!(other.ttft_us, chosen.ttft_us);
     }
     assert!(chosen.ttft_us > 0 && chosen.cost_us > chosen.ttft_us, "{chosen:?}");
-    assert!(decision.ttft_us.is_some() && decision.tpot_us.is_some(), "{decision:?}");
+    assert!(decision.ttft_us.is_some(), "{decision:?}");
 }
 
 #[tokio::test]
