@@ -17,12 +17,13 @@ use crate::{
 /// GPUs of one cluster.
 const WORKERS: [u32; 2] = [4, 16];
 
-const SYSTEMS: [System; 5] = [
+const SYSTEMS: [System; 6] = [
     System::JOINT,
     System { policy: Policy::LeastOutstanding, shape: Shape::Split },
     System { policy: Policy::LeastOutstanding, shape: Shape::Chunked },
     System { policy: Policy::Joint, shape: Shape::Chunked },
     System { policy: Policy::LeastOutstanding, shape: Shape::PrefillFirst },
+    System { policy: Policy::Joint, shape: Shape::PrefillFirst },
 ];
 
 fn world(inputs: &Inputs, workers: u32, scale: Scale) -> World {
