@@ -7,7 +7,7 @@ use baton_types::Time;
 use crate::{ReservationId, chance::chance};
 
 /// In the order nodes compute them: whoever is due first goes first, also past a longer one that was
-/// begun before, and whoever is overdue goes last (`baton-scheduler`'s order).
+/// begun before; then whoever is overdue, then who is due at no time (`baton-scheduler`'s order).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Prompts {
     left: BTreeMap<(Time, ReservationId), Left>,
@@ -64,8 +64,9 @@ impl Prompts {
     }
 
     fn order(&self, now: Time) -> impl Iterator<Item = ((Time, ReservationId), Left)> {
-        let now = (now, ReservationId(0));
-        let all = self.left.range(now..).chain(self.left.range(..now));
+        let [now, never] = [now, Time::MAX].map(|due| (due, ReservationId(0)));
+        let due = self.left.range(now.min(never)..never);
+        let all = due.chain(self.left.range(..now.min(never))).chain(self.left.range(never..));
         all.map(|(&key, &left)| (key, left))
     }
 
@@ -82,7 +83,7 @@ impl Prompts {
     pub(crate) fn ahead_of(&self, due: Time, now: Time) -> Ahead {
         let mut ahead = Ahead::default();
         for (of, left) in self.left(now) {
-            if of > now && of <= due || due <= now {
+            if of <= due && (of > now || due == Time::MAX) {
                 ahead.prompts += 1;
                 ahead.time += left.time;
             } else {
@@ -155,6 +156,8 @@ mod tests {
         // Overdue, it lets the other go first.
         let ahead = prompts.ahead_of(at(1000), at(151));
         assert_eq!((ahead.prompts, ahead.behind), (1, 1));
+        let batch = prompts.ahead_of(Time::MAX, at(151));
+        assert_eq!((batch.prompts, batch.behind), (2, 0), "a batch's goes after all");
         prompts.done(ReservationId(2), at(150), at(150));
         assert_eq!(prompts.total(at(150)), 200 * MS);
         assert_eq!(prompts.total(at(9000)), 50 * MS, "half a step at least");

@@ -10,15 +10,15 @@
 //!
 //! # Who runs when?
 //!
-//! Prompts are computed in the order in which their first tokens are due, those that don't say after
-//! them, of equals in order of arrival: a long prompt pauses at a step's boundary for one that is due
-//! before it. Whatever is overdue goes last, for it can be late no more. A step holds one token of
-//! every decoding sequence, then prefill chunks as far as the token budget goes. A sequence is admitted when its whole
-//! prompt has blocks; while the first in line lacks some it collects what becomes free, so that nobody
-//! behind it takes them. Decoding sequences grow block by block; when none is free the
-//! youngest is preempted: it gives its blocks back and is later computed again from its tokens,
-//! which `same-tokens` makes invisible. Sequences whose pages were imported already hold their
-//! memory and join before anybody still waiting for some.
+//! Prompts are computed in the order in which their first tokens are due, of equals in order of
+//! arrival: a long prompt pauses at a step's boundary for one that is due before it. What is overdue
+//! lets those go first that can be in time, and goes before those that don't say. A step holds one
+//! token of every decoding sequence, then prefill chunks as far as the token budget goes. A sequence
+//! is admitted when its whole prompt has blocks; while the first in line lacks some it collects what
+//! becomes free, so that nobody behind it takes them. Decoding sequences grow block by block; when
+//! none is free the youngest is preempted: it gives its blocks back and is later computed again from
+//! its tokens, which `same-tokens` makes invisible. Sequences whose pages were imported already hold
+//! their memory and join before anybody still waiting for some.
 
 mod compose;
 mod engine;

@@ -12,13 +12,20 @@ use crate::{Goal, SampleStep, ScoreStep, SequenceError, SequenceStep, Start, Sub
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 
-/// Whose prompt goes first: the earliest first token that is owed and can still be in time; of equals
-/// who came first.
+/// Whose prompt goes first: the earliest first token that is owed and can still be in time, then what
+/// is overdue, then those that don't say; of equals who came first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Urgency {
-    overdue: bool,
+    claim: Claim,
     due: Time,
     pub(crate) ticket: Ticket,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    InTime,
+    Overdue,
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +128,12 @@ impl Sequence {
 
     pub(crate) fn urgency(&self, now: Time) -> Urgency {
         let due = self.due();
-        Urgency { overdue: due < now, due, ticket: self.ticket }
+        let claim = match due {
+            Time::MAX => Claim::None,
+            due if due < now => Claim::Overdue,
+            _ => Claim::InTime,
+        };
+        Urgency { claim, due, ticket: self.ticket }
     }
 
     pub(crate) fn deadline_exceeded(&self) -> SequenceError {

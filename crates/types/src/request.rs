@@ -49,7 +49,7 @@ pub struct SequenceSpec {
     /// Time left, counted from when the node receives it.
     pub deadline: Option<Duration>,
     /// Time left for the first token, counted likewise. Nodes compute the most urgent prompts first,
-    /// and those that don't say after them; nothing ends because it passes.
+    /// then those whose time has passed, then those that don't say; nothing ends because it passes.
     pub first_token_within: Option<Duration>,
 }
 

@@ -261,8 +261,9 @@ impl<'a> Costs<'a> {
         takes && (self.request.priority == Priority::Interactive || self.leaves_room(node, needed))
     }
 
-    /// Whether those who come later find room beside the request: beside one that is larger than most
-    /// there a share of all, so that it doesn't keep many small ones waiting; beside a batch's more. A node with nothing else to do takes whatever fits.
+    /// Whether those who come later find room beside the request: beside one that is larger than
+    /// most there a share of all, so that it doesn't keep many small ones waiting; beside a batch's
+    /// more. A node with nothing else to do takes whatever fits.
     fn leaves_room(&self, node: &NodeView, needed: u64) -> bool {
         if node.is_idle() || self.config.policy != Policy::Joint {
             return true;

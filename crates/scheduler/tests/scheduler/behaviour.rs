@@ -353,6 +353,13 @@ fn a_prompt_that_is_due_first_overtakes_a_longer_one() {
     assert_eq!(order(due(spec(2, 30, 1), 600)), [1, 2]);
     assert_eq!(order(spec(2, 30, 1)), [1, 2], "who doesn't say isn't in a hurry");
     assert_eq!(order(due(spec(2, 30, 1), 0)), [1, 2], "it is too late already");
+    // Whoever is late goes before those that don't say: nobody waits for a batch.
+    let mut node = Node::new(64, config);
+    node.submit(spec(1, 150, 1), Goal::Finish).unwrap();
+    let mut events = node.step().1;
+    node.submit(due(spec(2, 30, 1), 0), Goal::Finish).unwrap();
+    events.append(&mut node.run());
+    assert_eq!(ends(&events), [2, 1]);
 }
 
 #[test]
