@@ -6,7 +6,8 @@ use baton_node::task;
 use baton_proto::{
     PROTOCOL_VERSION, convert,
     node::v1::{
-        JoinRequest, JoinResponse, Welcome, join_request, join_response, registry_server::Registry,
+        JoinRequest, JoinResponse, KvSnapshotWanted, Welcome, join_request, join_response,
+        registry_server::Registry,
     },
     status::status,
 };
@@ -59,7 +60,7 @@ impl Registry for EmbeddedRegistry {
         let close = self.close.clone();
         let listening = task::owned(async move {
             let node = session.peer().hello.node.clone();
-            let end = listen(session, said, close).await;
+            let end = listen(session, said, close, &answer).await;
             tracing::info!(%node, why = %end, "a node left");
             // A node that is gone doesn't need the status.
             let _ = answer.send(Err(end)).await;
@@ -91,6 +92,7 @@ async fn listen(
     session: Session,
     mut said: Streaming<JoinRequest>,
     close: CancellationToken,
+    answer: &mpsc::Sender<Result<JoinResponse, Status>>,
 ) -> Status {
     let gone = session.peer().gone.clone();
     loop {
@@ -106,12 +108,19 @@ async fn listen(
             Ok(None) => return Status::ok("the node ended its stream"),
             Err(error) => return error,
         };
-        let (load, reports) = match convert::from_heartbeat(beat) {
+        let beat = match convert::from_heartbeat(beat) {
             Ok(said) => said,
             Err(error) => return status(&JoinError::Wire(error)),
         };
-        if let Err(error) = session.heard(load, &reports) {
-            return status(&JoinError::NotAMember(error));
+        match session.heard(&beat) {
+            Ok(Ok(())) => {}
+            Ok(Err(missed)) => {
+                tracing::warn!(node = %session.peer().hello.node, %missed, "KV events are missing");
+                let message = Some(join_response::Message::KvSnapshot(KvSnapshotWanted {}));
+                // A node that doesn't read is asked again with its next word.
+                let _ = answer.try_send(Ok(JoinResponse { message }));
+            }
+            Err(error) => return status(&JoinError::NotAMember(error)),
         }
     }
 }

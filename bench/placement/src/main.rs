@@ -8,7 +8,8 @@ use std::{
 
 use baton_policy::{ClusterView, LatencyFit, PolicyConfig, PromptHashes, RequestView, decide};
 use baton_types::{
-    BlockHash, Generation, KvDtype, KvLayout, NodeHello, NodeLoad, NumericsId, Role, Slo, Time,
+    BlockHash, Generation, KvDtype, KvEvents, KvLayout, NodeHello, NodeLoad, NumericsId, Role, Slo,
+    Time,
 };
 use rand_core::{RngCore, impls};
 
@@ -75,8 +76,13 @@ fn view(nodes: u32, hashes: &[BlockHash]) -> ClusterView {
         }
     }
     let cached = &hashes[..hashes.len() / 2];
-    for node in view.prefill.iter_mut().chain(&mut view.decode).step_by(10) {
-        node.prefixes.note(cached);
+    let nodes: Vec<_> = view.prefill.iter().chain(&view.decode).step_by(10).collect();
+    let names: Vec<_> = nodes.into_iter().map(|view| view.node.clone()).collect();
+    for node in names {
+        let stored = cached.to_vec();
+        let snapshot = KvEvents { since: None, upto: 1, stored, removed: Vec::new() };
+        let heard = view.observe_events(&node, Generation(1), Some(&snapshot));
+        heard.expect("a snapshot has no gap");
     }
     view
 }

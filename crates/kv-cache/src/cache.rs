@@ -3,7 +3,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use baton_types::{BlockHash, BlockId};
+use baton_types::{BlockHash, BlockId, KvEvents};
 
 use crate::pool::{Pool, PoolFull, Usage};
 
@@ -79,6 +79,13 @@ impl KvCache {
 
     pub fn usage(&self) -> Usage {
         lock(&self.pool).usage()
+    }
+
+    /// What was published and what evicted after the change numbered `since`: to be asked with the
+    /// `upto` of the answer before. A snapshot for whoever asks for the first time, with `None`, and
+    /// for whoever has missed more changes than there are blocks.
+    pub fn events(&self, since: Option<u64>) -> KvEvents {
+        lock(&self.pool).events(since)
     }
 
     fn guard(&self, id: BlockId) -> BlockRef {

@@ -5,10 +5,12 @@
 //! a guard that gives its reference back when dropped, so that a block is free exactly when nobody
 //! holds it (`no-leak`) and is never handed out again while anybody does (`no-stale-page`).
 //! A full block may be *published* under its chained hash; when its last reference goes it stays
-//! cached, least recently used first out, until somebody needs the room.
+//! cached, least recently used first out, until somebody needs the room. What becomes findable, and
+//! what ceases to be, is told to whoever follows the cache ([`KvCache::events`]).
 
 mod cache;
 mod hash;
+mod journal;
 mod lru;
 mod pool;
 

@@ -3,9 +3,9 @@
 //! A block is in exactly one of three states: *held* (`refs > 0`), *cached* (`refs == 0`, published,
 //! on the LRU list) or *free* (`refs == 0`, unpublished, on the free list).
 
-use baton_types::{BlockHash, BlockHashState, BlockId, BlockMap};
+use baton_types::{BlockHash, BlockHashState, BlockId, BlockMap, KvEvents};
 
-use crate::lru::Lru;
+use crate::{journal::Journal, lru::Lru};
 
 /// There is no room for a reservation; nothing was reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +49,7 @@ pub(crate) struct Pool {
     free: Vec<BlockId>,
     cached: Lru,
     index: BlockMap<BlockId>,
+    journal: Journal,
 }
 
 impl Pool {
@@ -59,6 +60,7 @@ impl Pool {
             free: (0..blocks).rev().map(BlockId).collect(),
             cached: Lru::new(blocks),
             index: BlockMap::with_capacity_and_hasher(blocks as usize, BlockHashState::default()),
+            journal: Journal::new(blocks as usize),
         }
     }
 
@@ -87,6 +89,7 @@ impl Pool {
                 self.cached.remove(block);
                 if let Some(published) = self.slots[block.0 as usize].published.take() {
                     self.index.remove(&published.hash);
+                    self.journal.removed(published.hash);
                 }
                 block
             }
@@ -138,6 +141,16 @@ impl Pool {
         if slot.published.is_none() && !self.index.contains_key(&hash) {
             slot.published = Some(Published { hash, parent });
             self.index.insert(hash, block);
+            self.journal.stored(hash);
         }
+    }
+
+    pub(crate) fn events(&self, since: Option<u64>) -> KvEvents {
+        self.journal.since(since).unwrap_or_else(|| KvEvents {
+            since: None,
+            upto: self.journal.last(),
+            stored: self.index.keys().copied().collect(),
+            removed: Vec::new(),
+        })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use baton_kv_cache::{BlockRef, KvCache, Usage};
-use baton_types::{BlockHash, BlockId};
+use baton_types::{BlockHash, BlockId, KvEvents};
 use proptest::prelude::*;
 
 const BLOCKS: u32 = 12;
@@ -135,5 +135,33 @@ proptest! {
         model.held.clear();
         assert_eq!(model.cache.usage(), model.expected());
         assert_eq!(model.cache.reserve(BLOCKS as usize).map(|all| all.len()), Ok(BLOCKS as usize));
+    }
+
+    /// Whoever follows the events, however seldom, knows what can be found.
+    #[test]
+    fn events_tell_what_is_published(
+        ops in prop::collection::vec((op(), prop::bool::weighted(0.2)), 1..300),
+    ) {
+        let (mut model, mut known, mut upto) = (Model::new(), HashSet::new(), None);
+        let last = (Op::Reserve { n: 0 }, true);
+        for (op, listens) in ops.into_iter().chain([last]) {
+            model.apply(op);
+            if !listens {
+                continue;
+            }
+            let KvEvents { since, upto: now, stored, removed } = model.cache.events(upto);
+            assert!(since.is_none() || since == upto, "{since:?} isn't what was asked");
+            if since.is_none() {
+                assert!(removed.is_empty(), "a snapshot says what there is");
+                known.clear();
+            }
+            for hash in removed {
+                known.remove(&hash);
+            }
+            known.extend(stored);
+            let published: HashSet<_> = model.content.values().copied().collect();
+            assert_eq!(known, published);
+            upto = Some(now);
+        }
     }
 }

@@ -139,8 +139,9 @@ impl Drop for Node {
 }
 
 impl Pulse for Arc<Node> {
-    fn heartbeat(&self) -> Heartbeat {
+    fn heartbeat(&self, since: Option<u64>) -> Heartbeat {
         let (load, usage) = (self.steps.load(), self.cache.usage());
+        let events = self.cache.events(since);
         Heartbeat {
             steps: self.steps.count(),
             running: load.running,
@@ -152,6 +153,7 @@ impl Pulse for Arc<Node> {
             context_tokens: load.context_tokens,
             draining: self.gate.is_draining(),
             step_reports: self.steps.take_reports().into_iter().map(Into::into).collect(),
+            kv_events: (!events.is_empty()).then(|| events.into()),
         }
     }
 

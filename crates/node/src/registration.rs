@@ -29,7 +29,8 @@ const LAST_BACKOFF: Duration = Duration::from_secs(3);
 
 /// How the node is doing, asked for each heartbeat.
 pub(crate) trait Pulse: Send + Sync {
-    fn heartbeat(&self) -> Heartbeat;
+    /// With what changed in its cache after the change numbered `since`.
+    fn heartbeat(&self, since: Option<u64>) -> Heartbeat;
 
     /// Whether there is work, so that heartbeats come often.
     fn is_busy(&self) -> bool;
@@ -128,6 +129,8 @@ impl<P: Pulse> Registration<P> {
         let mut ticks = interval(busy);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last: Option<Instant> = None;
+        // What the router knows of the cache.
+        let mut known: Option<u64> = None;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
@@ -138,15 +141,21 @@ impl<P: Pulse> Registration<P> {
                 }
                 Ok(()) = self.news.changed() => ticks.reset(),
                 answer = answers.message() => match answer? {
+                    Some(JoinResponse { message: Some(join_response::Message::KvSnapshot(_)) }) => {
+                        known = None;
+                    }
                     Some(_) => continue,
                     None => return Err(JoinError::Ended),
                 },
             }
             last = Some(Instant::now());
-            let message = join_request::Message::Heartbeat(self.pulse.heartbeat());
+            let beat = self.pulse.heartbeat(known);
+            let told = beat.kv_events.as_ref().map(|events| events.upto);
+            let message = join_request::Message::Heartbeat(beat);
             match sender.try_send(JoinRequest { message: Some(message) }) {
+                Ok(()) => known = told.or(known),
                 // A router that lags hears the next one; one that is gone is found by keep-alive.
-                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => {}
+                Err(mpsc::error::TrySendError::Full(_)) => {}
                 Err(mpsc::error::TrySendError::Closed(_)) => return Err(JoinError::Ended),
             }
         }

@@ -12,7 +12,7 @@ use baton_node::{
 use baton_proto::{
     PROTOCOL_VERSION,
     node::v1::{
-        JoinRequest, JoinResponse, Welcome,
+        Heartbeat, JoinRequest, JoinResponse, KvEvents, KvSnapshotWanted, Welcome,
         join_request::Message,
         join_response,
         registry_server::{Registry, RegistryServer},
@@ -20,7 +20,7 @@ use baton_proto::{
 };
 use baton_scheduler::sim::SimConfig;
 use baton_text::TextAssets;
-use baton_types::Role;
+use baton_types::{BlockHash, Role};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
@@ -39,7 +39,7 @@ struct Handing {
 struct Joined {
     from: Streaming<JoinRequest>,
     /// Dropping it ends the stream.
-    _to: mpsc::Sender<Result<JoinResponse, Status>>,
+    to: mpsc::Sender<Result<JoinResponse, Status>>,
 }
 
 #[tonic::async_trait]
@@ -58,13 +58,26 @@ impl Registry for Handing {
         };
         let message = Some(join_response::Message::Welcome(welcome));
         to.try_send(Ok(JoinResponse { message })).unwrap();
-        let joined = Joined { from: request.into_inner(), _to: to };
+        let joined = Joined { from: request.into_inner(), to };
         self.streams.send(joined).await.map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
 
 impl Joined {
+    /// The next that changed in the cache; whatever else is said is passed over.
+    async fn events(&mut self) -> KvEvents {
+        loop {
+            match self.next().await {
+                Some(Message::Heartbeat(Heartbeat { kv_events: Some(events), .. })) => {
+                    return events;
+                }
+                Some(_) => {}
+                None => panic!("the stream ended"),
+            }
+        }
+    }
+
     async fn next(&mut self) -> Option<Message> {
         let message = tokio::time::timeout(PATIENCE, self.from.message());
         message.await.expect("a message in time").ok().flatten()?.message
@@ -158,6 +171,39 @@ async fn a_node_whose_router_hangs_up_joins_again() {
         let Some(Message::Hello(hello)) = joined.next().await else { panic!("no hello") };
         assert_eq!(hello.generation, node.generation.0, "it is the same incarnation");
     }
+}
+
+#[tokio::test]
+async fn a_node_tells_of_its_cache_what_changed_and_all_when_asked() {
+    let mut router = Router::start().await;
+    let (node, _serving) = node(Some(router.address.clone())).await;
+    let publish = |hash: u128| {
+        let block = node.cache.reserve(1).unwrap().remove(0);
+        node.cache.publish(BlockHash(hash), None, &block);
+    };
+    publish(1);
+    let mut joined = router.joined().await;
+    let Some(Message::Hello(_)) = joined.next().await else { panic!("the hello comes first") };
+    let snapshot = joined.events().await;
+    assert_eq!((snapshot.since, snapshot.upto, &snapshot.stored), (None, 1, &hashes(&[1])));
+    publish(2);
+    let change = joined.events().await;
+    assert_eq!((change.since, change.upto, &change.stored), (Some(1), 2, &hashes(&[2])));
+    let wanted = join_response::Message::KvSnapshot(KvSnapshotWanted {});
+    joined.to.send(Ok(JoinResponse { message: Some(wanted) })).await.unwrap();
+    let mut again = joined.events().await;
+    again.stored.sort_unstable();
+    assert_eq!((again.since, again.upto), (None, 2));
+    assert_eq!(again.stored.len(), 32, "both blocks");
+
+    drop(joined);
+    let mut joined = router.joined().await;
+    let Some(Message::Hello(_)) = joined.next().await else { panic!("the hello comes first") };
+    assert_eq!(joined.events().await.since, None, "another stream begins anew");
+}
+
+fn hashes(hashes: &[u128]) -> Vec<u8> {
+    hashes.iter().flat_map(|hash| hash.to_be_bytes()).collect()
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use baton_types::{
-    BlockHash, Generation, ModelId, NodeHello, NodeId, NodeLoad, Role, StepReport, Time,
+    BlockHash, Generation, KvEvents, ModelId, NodeHello, NodeId, NodeLoad, Role, StepReport, Time,
 };
 
 use crate::{
-    Demand, LatencyFit, Link, Moved, NodeView, OutputLengths, Path, Placed, Placement, Priority,
-    RequestView, ReservationId, reservation::Reserved,
+    Demand, LatencyFit, Link, MissedEvents, Moved, NodeView, OutputLengths, Path, Placed,
+    Placement, Priority, RequestView, ReservationId,
+    prefix::{Matches, PrefixIndex},
+    reservation::Reserved,
 };
 
 /// The router's picture of the cluster.
@@ -18,6 +20,7 @@ pub struct ClusterView {
     pub link: Link,
     /// How long outputs were.
     pub outputs: OutputLengths,
+    prefixes: PrefixIndex,
     reservations: HashMap<ReservationId, Reservation>,
     last: u64,
 }
@@ -27,6 +30,8 @@ struct Reservation {
     placement: Placement,
     model: ModelId,
     priority: Priority,
+    /// The prompt's blocks, as its nodes name them.
+    hashes: Arc<[BlockHash]>,
     /// What of it counts where.
     prefill: Option<Reserved>,
     decode: Option<Reserved>,
@@ -45,14 +50,16 @@ impl ClusterView {
             return;
         }
         self.leave(&hello.node);
-        let link = self.link;
-        self.nodes_mut(hello.role).push(NodeView::new(hello, fit, link));
+        let (link, slot) = (self.link, self.prefixes.enter());
+        self.nodes_mut(hello.role).push(NodeView::new(hello, fit, link, slot));
     }
 
     /// Forgets a node and what was promised by it.
     pub fn leave(&mut self, node: &NodeId) {
         for nodes in [&mut self.prefill, &mut self.decode] {
-            nodes.retain(|view| view.node != *node);
+            for view in nodes.extract_if(.., |view| view.node == *node) {
+                self.prefixes.leave(view.slot);
+            }
         }
         let is_there = |placed: Option<&Placed>| placed.is_some_and(|placed| placed.node == *node);
         for reservation in self.reservations.values_mut() {
@@ -70,6 +77,41 @@ impl ClusterView {
         if let Some(view) = self.node_mut(node, generation) {
             view.observe(load);
         }
+    }
+
+    /// Takes what a node told of its cache with its latest word, if anything.
+    pub fn observe_events(
+        &mut self,
+        node: &NodeId,
+        generation: Generation,
+        events: Option<&KvEvents>,
+    ) -> Result<(), MissedEvents> {
+        let Some(slot) = self.node_mut(node, generation).map(|view| view.slot) else {
+            return Ok(());
+        };
+        self.prefixes.observe(slot, events)
+    }
+
+    /// Blocks a node has cached, or is about to.
+    pub fn cached_blocks(&self, view: &NodeView) -> usize {
+        self.prefixes.blocks(view.slot)
+    }
+
+    /// How often some of a node's events were missing.
+    pub fn missed_events(&self, view: &NodeView) -> u64 {
+        self.prefixes.missed(view.slot)
+    }
+
+    /// Which nodes have which of the prompt's blocks.
+    pub(crate) fn matches(&self, request: &RequestView) -> Matches {
+        let mut prompts: Vec<&Arc<[BlockHash]>> =
+            request.hashes.iter().map(|prompt| &prompt.hashes).collect();
+        prompts.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        let mut matches = Matches::default();
+        for hashes in prompts {
+            matches.merge(self.prefixes.matching(hashes));
+        }
+        matches
     }
 
     /// Learns from a node's steps what its steps cost.
@@ -102,6 +144,7 @@ impl ClusterView {
             Path::PrefillOnly { .. } => (Some(Reserved::prefilling(demand)), None),
             Path::Local { .. } => (None, Some(Reserved::local(demand))),
         };
+        let hashes = self.hashes_of(request, placement);
         let reservation = Reservation {
             placement: Placement {
                 path: placement.path.clone(),
@@ -110,6 +153,7 @@ impl ClusterView {
             },
             model: request.model.clone(),
             priority: request.priority,
+            hashes: Arc::clone(&hashes),
             prefill,
             decode,
             placed_at: now,
@@ -126,6 +170,8 @@ impl ClusterView {
                 }
                 view.reserved.add(reserved);
                 view.last_placed = id.0;
+                let slot = view.slot;
+                self.prefixes.expect(slot, &hashes);
             }
         }
         self.reservations.insert(id, reservation);
@@ -188,9 +234,12 @@ impl ClusterView {
     pub fn handed_over(&mut self, id: ReservationId) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
         let Some(before) = reservation.prefill.take() else { return };
+        let hashes = Arc::clone(&reservation.hashes);
         let placed = reservation.placement.path.prefill().cloned();
         if let Some(view) = placed.and_then(|placed| self.placed_mut(Role::Prefill, &placed)) {
             view.reserved.take(before);
+            let slot = view.slot;
+            self.prefixes.is_over(slot, hashes);
         }
     }
 
@@ -213,6 +262,7 @@ impl ClusterView {
     /// Nothing of the reservation counts any more. Releasing twice is the same as once.
     pub fn release(&mut self, id: ReservationId) {
         let Some(reservation) = self.reservations.remove(&id) else { return };
+        let hashes = reservation.hashes;
         let Placement { path, demand: Demand { due, .. }, .. } = reservation.placement;
         let prefill = path.prefill().zip(reservation.prefill);
         let decode = path.decode().zip(reservation.decode);
@@ -222,14 +272,17 @@ impl ClusterView {
             {
                 view.reserved.take(reserved);
                 view.prompts.remove(id, due);
+                let slot = view.slot;
+                self.prefixes.is_over(slot, Arc::clone(&hashes));
             }
         }
     }
 
     /// How long the request's prompt takes where it is done soonest, with nobody else there.
     pub(crate) fn compute(&self, request: &RequestView) -> Duration {
+        let matches = self.matches(request);
         let compute = |view: &NodeView| {
-            let cached = view.cached_tokens(&request.hashes_for(&view.group), request.tokens);
+            let cached = view.cached_tokens(&matches, request.tokens);
             view.latency.prefill((request.tokens - cached).into(), cached.into())
         };
         let serving = self.prefill.iter().filter(|view| view.group.model == request.model);
@@ -266,16 +319,6 @@ impl ClusterView {
             Some(&node.group)
         });
         group.map_or_else(Arc::default, |group| request.hashes_for(group))
-    }
-
-    /// Notes that the placement's nodes will have these blocks cached: at once, so that requests
-    /// with the same beginning follow the first.
-    pub fn note_prefix(&mut self, placement: &Placement, hashes: &[BlockHash]) {
-        for (role, placed) in placement.placed() {
-            if let Some(view) = self.placed_mut(role, placed) {
-                view.prefixes.note(hashes);
-            }
-        }
     }
 
     /// The most tokens, prompt and output together, that a request for `model` can have now;

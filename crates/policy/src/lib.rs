@@ -57,6 +57,6 @@ pub use node::{Beyond, Group, NodeView};
 pub use output::{Expected, OutputLengths};
 pub use placement::decide;
 pub use placer::{Placer, Ticket, Verdict};
-pub use prefix::PrefixRecord;
+pub use prefix::MissedEvents;
 pub use request::{Priority, PromptHashes, RequestView};
 pub use reservation::{Demand, ReservationId, Reserved};

@@ -1,12 +1,13 @@
 use std::time::Duration;
 
 use baton_types::{
-    BlockHash, Generation, KvLayout, ModelId, NodeHello, NodeId, NodeLoad, NumericsId, Role,
-    StepReport, Time,
+    Generation, KvLayout, ModelId, NodeHello, NodeId, NodeLoad, NumericsId, Role, StepReport, Time,
 };
 
 use crate::{
-    Calibration, LatencyFit, LatencyModel, Link, PrefixRecord, RequestView, prompts::Prompts,
+    Calibration, LatencyFit, LatencyModel, Link, RequestView,
+    prefix::{Matches, Slot},
+    prompts::Prompts,
     reservation::Reserved,
 };
 
@@ -35,7 +36,8 @@ pub struct NodeView {
     /// and what the node had beyond that when it spoke last: other routers' requests, and outputs
     /// longer than was reckoned.
     pub beyond: Beyond,
-    pub prefixes: PrefixRecord,
+    /// Its number in the index of prefixes.
+    pub(crate) slot: Slot,
     /// What its steps are predicted to cost: as the fit has it.
     pub latency: LatencyModel,
     pub fit: LatencyFit,
@@ -70,7 +72,7 @@ pub struct Beyond {
 const FEW_TOKENS: f64 = 8.0;
 
 impl NodeView {
-    pub fn new(hello: &NodeHello, fit: LatencyFit, link: Link) -> Self {
+    pub(crate) fn new(hello: &NodeHello, fit: LatencyFit, link: Link, slot: Slot) -> Self {
         NodeView {
             node: hello.node.clone(),
             generation: hello.generation,
@@ -85,7 +87,7 @@ impl NodeView {
             draining: false,
             reserved: Reserved::default(),
             beyond: Beyond::default(),
-            prefixes: PrefixRecord::new(hello.total_blocks as usize),
+            slot,
             latency: LatencyModel {
                 profile: fit.profile(),
                 max_batch_tokens: hello.max_batch_tokens,
@@ -221,8 +223,8 @@ impl NodeView {
     }
 
     /// Prompt tokens it probably needn't compute or be sent. The last one always is, for its logits.
-    pub fn cached_tokens(&self, hashes: &[BlockHash], tokens: u32) -> u32 {
-        let blocks = self.prefixes.matching(hashes) as u32;
+    pub(crate) fn cached_tokens(&self, matches: &Matches, tokens: u32) -> u32 {
+        let blocks = matches.of(self.slot);
         let block_tokens = self.group.layout.block_tokens;
         (blocks * block_tokens).min(tokens.saturating_sub(1) / block_tokens * block_tokens)
     }

@@ -174,8 +174,6 @@ impl Placer {
             match decision {
                 Decision::Place(placement) => {
                     let reservation = self.view.reserve(&request, &placement, now);
-                    let hashes = self.view.hashes_of(&request, &placement);
-                    self.view.note_prefix(&placement, &hashes);
                     Verdict::Placed(reservation, placement)
                 }
                 Decision::Refuse(refusal) => Verdict::Refused(refusal),

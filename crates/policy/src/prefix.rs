@@ -1,99 +1,266 @@
-use std::collections::VecDeque;
+//! Which nodes have which blocks cached: one index for all, kept by what the nodes tell of their caches
+//! and, until they do, by what was sent there.
 
-use baton_types::{BlockHash, BlockMap};
+use std::{collections::VecDeque, sync::Arc};
 
-/// Which blocks a node probably has in its prefix cache: those of the prompts it was given lately.
-///
-/// A guess, never more: the node may have evicted them, or may not have computed them yet.
-#[derive(Clone, Debug)]
-pub struct PrefixRecord {
-    capacity: usize,
-    clock: u64,
-    used: BlockMap<u64>,
-    /// Every use, oldest first; of a block that was used again only the last counts.
-    uses: VecDeque<(u64, BlockHash)>,
+use baton_types::{BlockHash, BlockMap, KvEvents};
+use smallvec::SmallVec;
+
+/// A node's number in the index, while it is a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Slot(u16);
+
+/// In order. Most blocks are on few nodes.
+type Holders = SmallVec<[Slot; 4]>;
+
+/// Some of a node's events never came; what is known of its cache stays as it is until a snapshot comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "KV events after {since:?} came, but those up to {known:?} are known; the node is asked for a \
+     snapshot"
+)]
+pub struct MissedEvents {
+    pub since: Option<u64>,
+    pub known: Option<u64>,
 }
 
-impl PrefixRecord {
-    /// Remembers at most `capacity` blocks: those used last.
-    pub fn new(capacity: usize) -> Self {
-        PrefixRecord { capacity, clock: 0, used: BlockMap::default(), uses: VecDeque::new() }
+/// # When does a node count as having a block?
+///
+/// When it said so last ([`PrefixIndex::observe`]), and while a request is there whose prompt has it:
+/// at once, so that requests with the same beginning follow the first. When the request is done and the
+/// node has spoken twice since (its first word may have been on the way), only the node's word counts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PrefixIndex {
+    holders: BlockMap<Holders>,
+    nodes: Vec<Followed>,
+    free: Vec<Slot>,
+}
+
+/// What is known of one node.
+#[derive(Clone, Debug, Default)]
+struct Followed {
+    /// The number of its latest change that is known; `None` before its first snapshot.
+    upto: Option<u64>,
+    expected: BlockMap<Expectation>,
+    /// What isn't expected any more, and what [`Followed::words`] was then.
+    over: VecDeque<(u64, Arc<[BlockHash]>)>,
+    /// How often it spoke.
+    words: u64,
+    /// Blocks it holds or is expected to.
+    blocks: usize,
+    /// How often events were missing.
+    missed: u64,
+}
+
+/// A block that requests on the node have.
+#[derive(Clone, Copy, Debug, Default)]
+struct Expectation {
+    requests: u32,
+    /// Whether the node says that it has it.
+    is_stored: bool,
+}
+
+/// How many of a prompt's leading blocks the nodes have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Matches(Vec<(Slot, u32)>);
+
+impl PrefixIndex {
+    /// A number for a node of which nothing is known.
+    pub(crate) fn enter(&mut self) -> Slot {
+        self.free.pop().unwrap_or_else(|| {
+            let slot = u16::try_from(self.nodes.len()).expect("fewer than 65,536 nodes");
+            self.nodes.push(Followed::default());
+            Slot(slot)
+        })
     }
 
-    /// How many of the leading `hashes` are remembered.
-    pub fn matching(&self, hashes: &[BlockHash]) -> usize {
-        hashes.iter().take_while(|hash| self.used.contains_key(hash)).count()
+    /// Forgets a node; the next may have its number.
+    pub(crate) fn leave(&mut self, slot: Slot) {
+        self.forget(slot);
+        self.nodes[usize::from(slot.0)] = Followed::default();
+        self.free.push(slot);
     }
 
-    /// Notes that the node was given a prompt of these blocks. The first are remembered longest,
-    /// for a later block is worth nothing without those before it.
-    pub fn note(&mut self, hashes: &[BlockHash]) {
-        for &hash in hashes.iter().take(self.capacity).rev() {
-            self.clock += 1;
-            self.used.insert(hash, self.clock);
-            self.uses.push_back((self.clock, hash));
+    /// The node spoke, and told of its cache unless nothing changed.
+    pub(crate) fn observe(
+        &mut self,
+        slot: Slot,
+        events: Option<&KvEvents>,
+    ) -> Result<(), MissedEvents> {
+        let node = &mut self.nodes[usize::from(slot.0)];
+        node.words += 1;
+        let words = node.words;
+        let outcome = events.map_or(Ok(()), |events| self.apply(slot, events));
+        while let Some((at, _)) = self.followed(slot).over.front()
+            && at + 2 <= words
+        {
+            let Some((_, hashes)) = self.followed(slot).over.pop_front() else { break };
+            hashes.iter().for_each(|&hash| self.one_less(slot, hash));
         }
-        while self.used.len() > self.capacity {
-            let Some((at, oldest)) = self.uses.pop_front() else { return };
-            if self.used.get(&oldest) == Some(&at) {
-                self.used.remove(&oldest);
+        outcome
+    }
+
+    fn apply(&mut self, slot: Slot, events: &KvEvents) -> Result<(), MissedEvents> {
+        let known = self.followed(slot).upto;
+        let KvEvents { since, upto, stored, removed } = events;
+        match since {
+            None => self.clear(slot),
+            Some(since) if known.is_none_or(|known| *since > known) => {
+                self.followed(slot).missed += 1;
+                return Err(MissedEvents { since: Some(*since), known });
+            }
+            // What it said before came later.
+            Some(_) if known.is_some_and(|known| *upto < known) => return Ok(()),
+            Some(_) => {}
+        }
+        removed.iter().for_each(|&hash| self.removed(slot, hash));
+        stored.iter().for_each(|&hash| self.stored(slot, hash));
+        self.followed(slot).upto = Some(*upto);
+        Ok(())
+    }
+
+    /// A request on the node has these blocks.
+    pub(crate) fn expect(&mut self, slot: Slot, hashes: &[BlockHash]) {
+        for &hash in hashes {
+            let is_stored = !self.insert(slot, hash);
+            let new = Expectation { requests: 0, is_stored };
+            self.followed(slot).expected.entry(hash).or_insert(new).requests += 1;
+        }
+    }
+
+    /// The request is done. To be said once for each [`PrefixIndex::expect`].
+    pub(crate) fn is_over(&mut self, slot: Slot, hashes: Arc<[BlockHash]>) {
+        let node = self.followed(slot);
+        node.over.push_back((node.words, hashes));
+    }
+
+    /// How many of the leading `hashes` each node has.
+    pub(crate) fn matching(&self, hashes: &[BlockHash]) -> Matches {
+        let (mut matches, mut active) = (Matches::default(), Holders::new());
+        for (at, hash) in hashes.iter().enumerate() {
+            let holders = self.holders.get(hash).map_or(&[][..], |holders| &holders[..]);
+            if at == 0 {
+                active.extend_from_slice(holders);
+            } else if active[..] != *holders {
+                active.retain(|slot| {
+                    let has = holders.binary_search(slot).is_ok();
+                    if !has {
+                        matches.0.push((*slot, at as u32));
+                    }
+                    has
+                });
+            }
+            if active.is_empty() {
+                break;
             }
         }
-        // Uses that don't count any more are at most as many as those that do.
-        if self.uses.len() > 2 * self.capacity.max(1) {
-            let used = &self.used;
-            self.uses.retain(|(at, hash)| used.get(hash) == Some(at));
+        matches.0.extend(active.into_iter().map(|slot| (slot, hashes.len() as u32)));
+        matches.0.sort_unstable();
+        matches
+    }
+
+    /// Blocks a node has, or is expected to.
+    pub(crate) fn blocks(&self, slot: Slot) -> usize {
+        self.nodes[usize::from(slot.0)].blocks
+    }
+
+    /// How often some of a node's events were missing.
+    pub(crate) fn missed(&self, slot: Slot) -> u64 {
+        self.nodes[usize::from(slot.0)].missed
+    }
+
+    fn followed(&mut self, slot: Slot) -> &mut Followed {
+        &mut self.nodes[usize::from(slot.0)]
+    }
+
+    fn stored(&mut self, slot: Slot, hash: BlockHash) {
+        if let Some(expected) = self.followed(slot).expected.get_mut(&hash) {
+            expected.is_stored = true;
+        } else {
+            self.insert(slot, hash);
         }
     }
 
-    pub fn len(&self) -> usize {
-        self.used.len()
+    fn removed(&mut self, slot: Slot, hash: BlockHash) {
+        if let Some(expected) = self.followed(slot).expected.get_mut(&hash) {
+            expected.is_stored = false;
+        } else {
+            self.remove(slot, hash);
+        }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.used.is_empty()
+    /// One request less has the block.
+    fn one_less(&mut self, slot: Slot, hash: BlockHash) {
+        let expected = &mut self.followed(slot).expected;
+        let Some(expectation) = expected.get_mut(&hash) else { return };
+        expectation.requests -= 1;
+        if expectation.requests == 0 {
+            let is_stored = expectation.is_stored;
+            expected.remove(&hash);
+            if !is_stored {
+                self.remove(slot, hash);
+            }
+        }
+    }
+
+    /// Nothing is stored there any more, as far as the node said; what is expected still is.
+    fn clear(&mut self, slot: Slot) {
+        self.forget(slot);
+        let node = self.followed(slot);
+        node.expected.values_mut().for_each(|expected| expected.is_stored = false);
+        let expected: Vec<BlockHash> = node.expected.keys().copied().collect();
+        for hash in expected {
+            self.insert(slot, hash);
+        }
+    }
+
+    fn forget(&mut self, slot: Slot) {
+        if self.followed(slot).blocks == 0 {
+            return;
+        }
+        self.followed(slot).blocks = 0;
+        self.holders.retain(|_, holders| {
+            if let Ok(at) = holders.binary_search(&slot) {
+                holders.remove(at);
+            }
+            !holders.is_empty()
+        });
+    }
+
+    /// Whether the block is new there.
+    fn insert(&mut self, slot: Slot, hash: BlockHash) -> bool {
+        let holders = self.holders.entry(hash).or_default();
+        let Err(at) = holders.binary_search(&slot) else { return false };
+        holders.insert(at, slot);
+        self.followed(slot).blocks += 1;
+        true
+    }
+
+    fn remove(&mut self, slot: Slot, hash: BlockHash) {
+        let Some(holders) = self.holders.get_mut(&hash) else { return };
+        let Ok(at) = holders.binary_search(&slot) else { return };
+        holders.remove(at);
+        if holders.is_empty() {
+            self.holders.remove(&hash);
+        }
+        self.followed(slot).blocks -= 1;
+    }
+}
+
+impl Matches {
+    /// Leading blocks a node has.
+    pub(crate) fn of(&self, slot: Slot) -> u32 {
+        let at = self.0.binary_search_by_key(&slot, |&(slot, _)| slot);
+        at.map_or(0, |at| self.0[at].1)
+    }
+
+    /// Adds what was found under other names; a node knows blocks by one.
+    pub(crate) fn merge(&mut self, other: Matches) {
+        self.0.extend(other.0);
+        self.0.sort_unstable_by_key(|&(slot, blocks)| (slot, std::cmp::Reverse(blocks)));
+        self.0.dedup_by_key(|&mut (slot, _)| slot);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hashes(range: std::ops::Range<u128>) -> Vec<BlockHash> {
-        range.map(BlockHash).collect()
-    }
-
-    #[test]
-    fn the_longest_remembered_beginning_counts() {
-        let mut record = PrefixRecord::new(8);
-        record.note(&hashes(0..4));
-        assert_eq!(record.matching(&hashes(0..6)), 4);
-        assert_eq!(record.matching(&hashes(2..6)), 2);
-        assert_eq!(record.matching(&hashes(4..6)), 0);
-    }
-
-    #[test]
-    fn it_forgets_ends_of_old_prompts_first() {
-        let mut record = PrefixRecord::new(8);
-        record.note(&hashes(0..6));
-        record.note(&hashes(10..14));
-        assert_eq!((record.len(), record.matching(&hashes(0..6))), (8, 4));
-        assert_eq!(record.matching(&hashes(10..14)), 4);
-        record.note(&hashes(20..40));
-        assert_eq!((record.len(), record.matching(&hashes(20..40))), (8, 8));
-    }
-
-    #[test]
-    fn what_is_used_again_and_again_takes_no_more_room() {
-        let mut record = PrefixRecord::new(8);
-        for _ in 0..100 {
-            record.note(&hashes(0..4));
-        }
-        assert!(record.uses.len() <= 16 && record.len() == 4, "{record:?}");
-        record.note(&hashes(10..14));
-        record.note(&hashes(0..4));
-        record.note(&hashes(20..24));
-        assert_eq!(record.matching(&hashes(10..14)), 0, "the oldest use went first");
-        assert_eq!(record.matching(&hashes(0..4)), 4);
-    }
-}
+mod tests;

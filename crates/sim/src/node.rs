@@ -46,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) load: Load,
     /// Since the last heartbeat.
     pub(crate) reports: VecDeque<StepReport>,
+    /// The last change of its cache that it told of; the router asks for a snapshot by taking it away.
+    pub(crate) told: Option<u64>,
     pub(crate) source: Source,
     /// The source's timer that is on its way.
     pub(crate) source_timer: Option<Time>,
@@ -176,6 +178,7 @@ impl Node {
             wakes_at: None,
             load: Load::default(),
             reports: VecDeque::new(),
+            told: None,
             source_timer: None,
             prefills: Map::default(),
             followed: Vec::new(),
@@ -195,6 +198,7 @@ impl Node {
         self.followed.clear();
         self.pulls_waiting.clear();
         self.cache = KvCache::new(self.blocks, self.info.layout.block_tokens);
+        self.told = None;
         self.scheduler = Scheduler::new(self.config, self.info.clone(), self.cache.clone());
         self.source = Source::new(self.source_config, self.info.layout);
         (self.step, self.starved, self.wakes_at, self.source_timer) = (None, None, None, None);

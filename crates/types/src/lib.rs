@@ -8,6 +8,7 @@ mod epoch;
 mod grammar;
 mod ids;
 mod kv;
+mod kv_events;
 mod node;
 mod request;
 mod sampling;
@@ -23,6 +24,7 @@ pub use ids::{
     RequestId, SequenceKey, TokenId,
 };
 pub use kv::{KvDtype, KvLayout, LayoutError, NumericsId, blocks_for};
+pub use kv_events::KvEvents;
 pub use node::{NodeHello, NodeLoad};
 pub use request::{FinishReason, Role, SequenceSpec, StopTokens};
 pub use sampling::{SamplingError, SamplingSpec, TokenLogprobs};

@@ -15,7 +15,7 @@ use tonic::Code;
 pub use self::{
     chat::chat,
     inference::{logprobs, sampling, token_ids},
-    node_state::{from_heartbeat, heartbeat},
+    node_state::{Heartbeat, from_heartbeat, heartbeat},
     sequence::{Sampled, Source},
 };
 use crate::status::Refuse;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use baton_types::{
-    Generation, KvDtype, KvLayout, ModelId, NodeHello, NodeId, NodeLoad, Role, StepReport,
-    StepShape,
+    BlockHash, Generation, KvDtype, KvEvents, KvLayout, ModelId, NodeHello, NodeId, NodeLoad, Role,
+    StepReport, StepShape,
 };
 
 use super::{ConvertError, at_most, micros, numerics_id, present, short, to_bytes};
@@ -125,8 +125,19 @@ fn said_or(said: u32, unsaid: u32) -> u32 {
     if said == 0 { unsaid } else { said }
 }
 
-/// A heartbeat from its parts,
-pub fn heartbeat(load: NodeLoad, reports: Vec<StepReport>) -> node::Heartbeat {
+/// A node's word of itself.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Heartbeat {
+    pub load: NodeLoad,
+    /// Of the steps since the one before.
+    pub reports: Vec<StepReport>,
+    /// What changed in its cache, if anything did.
+    pub events: Option<KvEvents>,
+}
+
+/// A heartbeat for the wire,
+pub fn heartbeat(heartbeat: Heartbeat) -> node::Heartbeat {
+    let Heartbeat { load, reports, events } = heartbeat;
     node::Heartbeat {
         steps: load.steps,
         running: load.running,
@@ -138,13 +149,12 @@ pub fn heartbeat(load: NodeLoad, reports: Vec<StepReport>) -> node::Heartbeat {
         context_tokens: load.context_tokens,
         draining: load.draining,
         step_reports: reports.into_iter().map(node::StepReport::from).collect(),
+        kv_events: events.map(node::KvEvents::from),
     }
 }
 
-/// and the parts of one.
-pub fn from_heartbeat(
-    heartbeat: node::Heartbeat,
-) -> Result<(NodeLoad, Vec<StepReport>), ConvertError> {
+/// and from it.
+pub fn from_heartbeat(heartbeat: node::Heartbeat) -> Result<Heartbeat, ConvertError> {
     at_most("step_reports", heartbeat.step_reports.len(), MAX_STEP_REPORTS)?;
     let load = NodeLoad {
         steps: heartbeat.steps,
@@ -158,7 +168,47 @@ pub fn from_heartbeat(
         draining: heartbeat.draining,
     };
     let reports = heartbeat.step_reports.into_iter().map(StepReport::try_from);
-    Ok((load, reports.collect::<Result<_, _>>()?))
+    let reports = reports.collect::<Result<_, _>>()?;
+    let events = heartbeat.kv_events.map(KvEvents::try_from).transpose()?;
+    Ok(Heartbeat { load, reports, events })
+}
+
+impl From<KvEvents> for node::KvEvents {
+    fn from(events: KvEvents) -> Self {
+        let KvEvents { since, upto, stored, removed } = events;
+        node::KvEvents { since, upto, stored: packed(&stored), removed: packed(&removed) }
+    }
+}
+
+impl TryFrom<node::KvEvents> for KvEvents {
+    type Error = ConvertError;
+
+    fn try_from(events: node::KvEvents) -> Result<Self, ConvertError> {
+        let node::KvEvents { since, upto, stored, removed } = events;
+        if let Some(since) = since.filter(|since| *since > upto) {
+            return Err(ConvertError::TooLarge {
+                field: "kv_events.since",
+                given: since,
+                max: upto,
+            });
+        }
+        let stored = unpacked("kv_events.stored", &stored)?;
+        let removed = unpacked("kv_events.removed", &removed)?;
+        Ok(KvEvents { since, upto, stored, removed })
+    }
+}
+
+fn packed(hashes: &[BlockHash]) -> Vec<u8> {
+    hashes.iter().flat_map(|hash| hash.0.to_be_bytes()).collect()
+}
+
+fn unpacked(field: &'static str, bytes: &[u8]) -> Result<Vec<BlockHash>, ConvertError> {
+    let (hashes, rest) = bytes.as_chunks();
+    if !rest.is_empty() {
+        let expected = bytes.len().next_multiple_of(16);
+        return Err(ConvertError::Length { field, given: bytes.len(), expected });
+    }
+    Ok(hashes.iter().map(|bytes| BlockHash(u128::from_be_bytes(*bytes))).collect())
 }
 
 impl From<StepReport> for node::StepReport {
@@ -258,13 +308,31 @@ mod tests {
         let duration = Duration::from_micros(1500);
         let shape = StepShape { decode_batch: 2, ..StepShape::default() };
         let report = StepReport { shape, duration };
-        let wire = heartbeat(load, vec![report]);
-        assert_eq!(from_heartbeat(wire), Ok((load, vec![report])));
+        let events = KvEvents {
+            since: Some(3),
+            upto: 7,
+            stored: vec![BlockHash(1), BlockHash(u128::MAX)],
+            removed: vec![BlockHash(2)],
+        };
+        let beat = Heartbeat { load, reports: vec![report], events: Some(events.clone()) };
+        assert_eq!(from_heartbeat(heartbeat(beat.clone())), Ok(beat.clone()));
+        let quiet = Heartbeat { load, ..Heartbeat::default() };
+        assert_eq!(from_heartbeat(heartbeat(quiet.clone())), Ok(quiet));
+
         let shape = StepShape { prefill_attention: f64::NAN, ..shape };
         let nan = StepReport { shape, ..report };
-        let error = from_heartbeat(heartbeat(load, vec![nan])).unwrap_err();
+        let error = from_heartbeat(heartbeat(Heartbeat { reports: vec![nan], ..beat.clone() }))
+            .unwrap_err();
         assert_eq!(error.field(), "step_reports.prefill_attention");
-        let many = heartbeat(load, vec![report; 5000]);
+        let backwards = KvEvents { upto: 2, ..events };
+        let backwards = Heartbeat { events: Some(backwards), ..beat.clone() };
+        let error = from_heartbeat(heartbeat(backwards)).unwrap_err();
+        assert_eq!(error.to_string(), "kv_events.since is 3; at most 2 is allowed");
+        let mut halved = heartbeat(beat.clone());
+        halved.kv_events.as_mut().unwrap().removed.pop();
+        let error = from_heartbeat(halved).unwrap_err();
+        assert_eq!(error.to_string(), "kv_events.removed has 15 bytes, expected 16");
+        let many = heartbeat(Heartbeat { reports: vec![report; 5000], ..beat });
         assert!(matches!(from_heartbeat(many), Err(ConvertError::TooMany { given: 5000, .. })));
     }
 

@@ -117,7 +117,8 @@ impl Cluster {
     /// What was learned of each node's steps.
     pub(crate) fn latencies(&self) -> Vec<NodeLatency> {
         let state = self.lock();
-        let nodes = |role| state.placer.view().nodes(role).iter().map(move |view| (role, view));
+        let cluster = state.placer.view();
+        let nodes = |role| cluster.nodes(role).iter().map(move |view| (role, view));
         let all = nodes(Role::Prefill).chain(nodes(Role::Decode));
         all.map(|(role, view)| NodeLatency {
             node: view.node.clone(),
@@ -125,6 +126,8 @@ impl Cluster {
             profile: view.latency.profile,
             error: view.fit.error(),
             reports: view.fit.reports(),
+            cached_blocks: cluster.cached_blocks(view) as u64,
+            missed_events: cluster.missed_events(view),
         })
         .collect()
     }

@@ -4,9 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use baton_membership::NotAMember;
 use baton_node::transport::{self, TransportError};
-use baton_proto::{ConvertError, node::v1 as node, status::Refuse};
+use baton_policy::MissedEvents;
+use baton_proto::{ConvertError, convert::Heartbeat, node::v1 as node, status::Refuse};
 use baton_text::TextError;
-use baton_types::{ModelId, NodeHello, NodeId, NodeLoad, StepReport, Time};
+use baton_types::{ModelId, NodeHello, NodeId, Time};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -176,17 +177,18 @@ impl Session {
         &self.peer
     }
 
-    /// The node spoke of itself, and of its latest steps.
-    pub(crate) fn heard(&self, load: NodeLoad, reports: &[StepReport]) -> Result<(), NotAMember> {
+    /// The node spoke of itself, of its latest steps and of its cache.
+    pub(crate) fn heard(&self, beat: &Heartbeat) -> Result<Result<(), MissedEvents>, NotAMember> {
         let NodeHello { node, generation, .. } = &self.peer.hello;
         let mut state = self.cluster.lock();
         state.members.heartbeat(self.cluster.clock.now(), node, *generation)?;
         let view = state.placer.view_mut();
-        view.observe(node, *generation, load);
-        view.observe_steps(node, *generation, reports);
+        view.observe(node, *generation, beat.load);
+        view.observe_steps(node, *generation, &beat.reports);
+        let followed = view.observe_events(node, *generation, beat.events.as_ref());
         view.set_available(node, *generation, true);
         self.cluster.changed(state);
-        Ok(())
+        Ok(followed)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the router has learned of its nodes' steps.
+//! What the router has learned of its nodes' steps and caches.
 
 use std::{
     fmt,
@@ -22,6 +22,10 @@ pub(crate) struct NodeLatency {
     pub(crate) error: FitError,
     /// How many it was learned from.
     pub(crate) reports: u64,
+    /// Blocks it has cached or is about to, as far as the router knows.
+    pub(crate) cached_blocks: u64,
+    /// How often some of its KV events were missing.
+    pub(crate) missed_events: u64,
 }
 
 /// All members', as of the latest scrape. Clones share them.
@@ -69,7 +73,15 @@ impl Collector for Latencies {
         family(&mut encoder, "latency_model_error_ratio", help, MetricType::Gauge, errors)?;
         let help = "Steps the model has learned from";
         let reports = nodes.iter().map(|node| (node_labels(node), ConstCounter::new(node.reports)));
-        family(&mut encoder, "latency_model_reports", help, MetricType::Counter, reports)
+        family(&mut encoder, "latency_model_reports", help, MetricType::Counter, reports)?;
+        let help = "Blocks in the prefix index: cached on the node, or about to be";
+        let blocks =
+            nodes.iter().map(|node| (node_labels(node), ConstGauge::new(node.cached_blocks)));
+        family(&mut encoder, "prefix_index_blocks", help, MetricType::Gauge, blocks)?;
+        let help = "How often KV events of the node were missing, and a snapshot was asked for";
+        let missed =
+            nodes.iter().map(|node| (node_labels(node), ConstCounter::new(node.missed_events)));
+        family(&mut encoder, "kv_events_missed", help, MetricType::Counter, missed)
     }
 }
 
@@ -115,6 +127,8 @@ mod tests {
             profile: LatencyProfile { decode_sequence_us: 250.0, ..LatencyProfile::FREE },
             error: FitError { prefill: 0.5, decode: 0.0625 },
             reports: 7,
+            cached_blocks: 40,
+            missed_events: 2,
         }]);
         let text = encode(&registry);
         let node = "node=\"d\\\"1\",role=\"decode\"";
@@ -126,6 +140,8 @@ mod tests {
             format!("latency_model_mixing{{{node},mixing=\"sum\"}} 1.0"),
             format!("latency_model_error_ratio{{{node},step=\"decode\"}} 0.0625"),
             format!("latency_model_reports_total{{{node}}} 7"),
+            format!("prefix_index_blocks{{{node}}} 40"),
+            format!("kv_events_missed_total{{{node}}} 2"),
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing from\n{text}");
         }

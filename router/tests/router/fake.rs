@@ -143,7 +143,7 @@ pub(crate) struct FakeNode {
     pub(crate) state: watch::Sender<Heartbeat>,
     beating: AbortOnDropHandle<()>,
     _beats: mpsc::Sender<JoinRequest>,
-    _answers: Streaming<JoinResponse>,
+    pub(crate) answers: Streaming<JoinResponse>,
     _server: AbortOnDropHandle<Result<(), TransportError>>,
 }
 
@@ -172,15 +172,7 @@ impl FakeNode {
         let whole = Heartbeat { free_blocks: hello.total_blocks, ..Heartbeat::default() };
         let state = watch::Sender::new(whole);
         let beating = task::owned(beat(beats.clone(), state.subscribe()));
-        FakeNode {
-            shared,
-            hello,
-            state,
-            beating,
-            _beats: beats,
-            _answers: answers,
-            _server: server,
-        }
+        FakeNode { shared, hello, state, beating, _beats: beats, answers, _server: server }
     }
 
     /// Says nothing of itself any more, though its connection stays.

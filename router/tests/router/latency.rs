@@ -1,8 +1,8 @@
-//! What the router learns of its nodes' steps.
+//! What the router learns of its nodes' steps and caches.
 
 use std::time::Duration;
 
-use baton_proto::node::v1::StepReport;
+use baton_proto::node::v1::{JoinResponse, KvEvents, StepReport, join_response};
 use baton_types::{LatencyProfile, Role, StepShape};
 
 use crate::{
@@ -71,4 +71,36 @@ async fn step_reports_change_what_steps_are_predicted_to_cost() {
     until(&cluster, error, |seen| seen.is_some_and(|error| error < 0.05)).await;
     drop(node);
     until(&cluster, &name("decode"), |seen| seen.is_none()).await;
+}
+
+#[tokio::test]
+async fn missing_kv_events_are_found_and_a_snapshot_mends_it() {
+    let cluster = Cluster::alone(|_| {}).await;
+    let mut node = FakeNode::join(&cluster.control, Role::Prefill, "p0").await;
+    let blocks = "baton_router_prefix_index_blocks{node=\"p0\",role=\"prefill\"}";
+    let changes = KvEvents { since: Some(5), upto: 8, stored: vec![1; 16], ..KvEvents::default() };
+    node.state.send_modify(|state| state.kv_events = Some(changes));
+    let answer = tokio::time::timeout(PATIENCE, node.answers.message()).await;
+    let answer = answer.expect("an answer in time").expect("a stream that goes on");
+    let wanted = matches!(
+        answer,
+        Some(JoinResponse { message: Some(join_response::Message::KvSnapshot(_)) })
+    );
+    assert!(wanted, "{answer:?}");
+    assert_eq!(sample(&cluster, blocks).await, Some(0.0), "changes of what?");
+    let hash = |hash: u128| hash.to_be_bytes();
+    let snapshot =
+        KvEvents { upto: 9, stored: (0..3).flat_map(hash).collect(), ..KvEvents::default() };
+    node.state.send_modify(|state| state.kv_events = Some(snapshot));
+    until(&cluster, blocks, |seen| seen == Some(3.0)).await;
+    let changes = KvEvents {
+        since: Some(9),
+        upto: 11,
+        stored: hash(7).to_vec(),
+        removed: (0..2).flat_map(hash).collect(),
+    };
+    node.state.send_modify(|state| state.kv_events = Some(changes));
+    until(&cluster, blocks, |seen| seen == Some(2.0)).await;
+    let missed = "baton_router_kv_events_missed_total{node=\"p0\",role=\"prefill\"}";
+    assert!(sample(&cluster, missed).await >= Some(1.0));
 }

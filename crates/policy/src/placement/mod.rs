@@ -49,8 +49,9 @@ pub fn decide(
     let most = request.max_new_tokens;
     let guess = config.expected_output_tokens;
     let expected = view.outputs.expected(&request.model, request.priority, most, guess);
-    let mut costs =
-        Costs { config, view, request, question: Question::new(config, request, expected, now) };
+    let matches = view.matches(request);
+    let question = Question::new(config, request, &matches, expected, now);
+    let mut costs = Costs { config, view, request, question };
     let chosen = match config.policy {
         Policy::Joint => costs.joint(rng),
         _ => costs.baseline(rng),

@@ -5,7 +5,8 @@ use std::time::Duration;
 use baton_types::{Role, Time, blocks_for};
 
 use crate::{
-    Expected, NodeView, Policy, PolicyConfig, Priority, RequestView, chance::chance, prompts::Ahead,
+    Expected, NodeView, Policy, PolicyConfig, Priority, RequestView, chance::chance,
+    prefix::Matches, prompts::Ahead,
 };
 
 /// Attainments that differ by less are as good.
@@ -61,6 +62,8 @@ pub(super) struct DecodeSide<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question<'a> {
     pub(super) request: &'a RequestView,
+    /// Which nodes have which of its blocks.
+    pub(super) matches: &'a Matches,
     pub(super) expected: Expected,
     pub(super) now: Time,
     /// When its first token is due; nodes compute prompts in this order.
@@ -74,6 +77,7 @@ impl<'a> Question<'a> {
     pub(super) fn new(
         config: &PolicyConfig,
         request: &'a RequestView,
+        matches: &'a Matches,
         expected: Expected,
         now: Time,
     ) -> Self {
@@ -81,7 +85,7 @@ impl<'a> Question<'a> {
         let waited = now.since(request.arrived).as_secs_f64();
         let ttft = request.slo.ttft.map(|ttft| ttft.as_secs_f64() - waited);
         let tpot = request.slo.tpot.map(|tpot| tpot.as_secs_f64());
-        Question { request, expected, now, due, ttft, tpot }
+        Question { request, matches, expected, now, due, ttft, tpot }
     }
 
     /// Tokens after the first.
@@ -100,7 +104,7 @@ impl<'a> Question<'a> {
     }
 
     pub(super) fn cached(&self, node: &NodeView) -> u32 {
-        node.cached_tokens(&self.request.hashes_for(&node.group), self.request.tokens)
+        node.cached_tokens(self.matches, self.request.tokens)
     }
 
     pub(super) fn prefill(&self, node: &'a NodeView) -> PrefillSide<'a> {

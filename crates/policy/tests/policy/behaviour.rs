@@ -3,9 +3,9 @@ use std::time::Duration;
 use baton_policy::{
     ClusterView, Decision, LatencyFit, Link, Policy, PolicyConfig, Refusal, Shortage, decide,
 };
-use baton_types::{Generation, NodeHello, NodeLoad, NumericsId, Role, Time};
+use baton_types::{Generation, KvEvents, NodeHello, NodeLoad, NumericsId, Role, Time};
 
-use crate::cluster::{Draws, ask, cluster, hello, idle, placed, request};
+use crate::cluster::{Draws, ask, cluster, hello, idle, placed, request, store};
 
 const GENERATION: Generation = Generation(1);
 
@@ -39,7 +39,7 @@ fn a_prompt_goes_where_its_beginning_is() {
     let mut view = cluster(&["p0", "p1", "p2", "d"]);
     let long = request(480, 50, 0);
     let first = placed(ask(&view, &long, 3));
-    view.note_prefix(&first, &long.hashes[0].hashes);
+    store(&mut view, &first, &long);
     for seed in 0..30 {
         let again = placed(ask(&view, &request(500, 50, 0), seed));
         assert_eq!(again.path.prefill(), first.path.prefill());
@@ -57,8 +57,35 @@ fn the_last_token_is_always_computed() {
     let mut view = cluster(&["p", "d"]);
     let whole = request(96, 50, 0);
     let first = placed(ask(&view, &whole, 0));
-    view.note_prefix(&first, &whole.hashes[0].hashes);
+    store(&mut view, &first, &whole);
     assert_eq!(placed(ask(&view, &whole, 0)).demand.new_tokens, 16);
+}
+
+#[test]
+fn a_beginning_counts_from_the_decision_and_for_as_long_as_the_node_has_it() {
+    let mut view = cluster(&["p", "d"]);
+    let prompt = request(160, 50, 0);
+    let cached = |view: &ClusterView| placed(ask(view, &prompt, 0)).reasons.prefill_cached_tokens;
+    let first = placed(ask(&view, &prompt, 0));
+    let id = view.reserve(&prompt, &first, Time::ZERO);
+    assert_eq!(cached(&view), 144, "others with the same beginning follow at once");
+    view.release(id);
+    for _ in 0..2 {
+        assert_eq!(cached(&view), 144, "its word may be on its way");
+        view.observe_events(&"p".into(), GENERATION, None).unwrap();
+    }
+    assert_eq!(cached(&view), 0, "it never said that it computed them");
+    store(&mut view, &first, &prompt);
+    assert_eq!(cached(&view), 144);
+    let hashes = prompt.hashes[0].hashes[4..].to_vec();
+    let evicted = KvEvents { since: Some(1), upto: 7, stored: Vec::new(), removed: hashes };
+    view.observe_events(&"p".into(), GENERATION, Some(&evicted)).unwrap();
+    assert_eq!(cached(&view), 64);
+    view.join(&hello("p", Role::Prefill), LatencyFit::default());
+    assert_eq!(cached(&view), 64, "it was only away");
+    let restarted = NodeHello { generation: Generation(2), ..hello("p", Role::Prefill) };
+    view.join(&restarted, LatencyFit::default());
+    assert_eq!(cached(&view), 0, "what it had is gone with it");
 }
 
 #[test]
@@ -66,7 +93,7 @@ fn a_crowded_prefix_is_left() {
     let mut view = cluster(&["p0", "p1", "d"]);
     let prompt = request(160, 50, 0);
     let first = placed(ask(&view, &prompt, 0));
-    view.note_prefix(&first, &prompt.hashes[0].hashes);
+    store(&mut view, &first, &prompt);
     let load = NodeLoad { queued_tokens: 5000, waiting: 9, ..idle() };
     let crowded = first.path.prefill().expect("a prefill node");
     view.observe(&crowded.node, GENERATION, load);
@@ -206,7 +233,7 @@ fn policies_to_compare_with_use_every_group() {
         let config = PolicyConfig { policy, ..PolicyConfig::default() };
         let mut used = std::collections::BTreeSet::new();
         for seed in 0..60 {
-            let asked = request(100, 50, 0);
+            let asked = request(100, 50, 1000 * u128::from(seed));
             let decision = decide(&config, &view, &asked, Time::ZERO, &mut Draws(seed));
             let placement = placed(decision);
             let (prefill, decode) = (placement.path.prefill(), placement.path.decode());

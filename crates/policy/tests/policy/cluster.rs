@@ -4,7 +4,7 @@ use baton_policy::{
     ClusterView, Decision, LatencyFit, Placement, PolicyConfig, PromptHashes, RequestView, decide,
 };
 use baton_types::{
-    BlockHash, Generation, KvDtype, KvLayout, NodeHello, NodeLoad, NumericsId, Role, Time,
+    BlockHash, Generation, KvDtype, KvEvents, KvLayout, NodeHello, NodeLoad, NumericsId, Role, Time,
 };
 use rand_core::{RngCore, impls};
 
@@ -89,4 +89,14 @@ pub(crate) fn placed(decision: Decision) -> Placement {
 /// A node with nothing to do.
 pub(crate) fn idle() -> NodeLoad {
     NodeLoad { free_blocks: 100, ..NodeLoad::default() }
+}
+
+/// The placement's nodes have the prompt's blocks, and nothing else.
+pub(crate) fn store(view: &mut ClusterView, placement: &Placement, prompt: &RequestView) {
+    let stored = prompt.hashes[0].hashes.to_vec();
+    let snapshot = KvEvents { since: None, upto: 1, stored, removed: Vec::new() };
+    for (_, placed) in placement.placed() {
+        let heard = view.observe_events(&placed.node, placed.generation, Some(&snapshot));
+        heard.expect("a snapshot has no gap");
+    }
 }

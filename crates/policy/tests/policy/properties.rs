@@ -150,7 +150,6 @@ impl Run {
         self.view.release(id);
         prop_assert_eq!(before, reserved(&self.view), "what is released leaves no trace");
         let id = self.view.reserve(&request, &placement, Time::ZERO);
-        self.view.note_prefix(&placement, &request.hashes[0].hashes);
         self.promised.push((id, placement));
         Ok(())
     }

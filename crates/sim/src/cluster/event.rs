@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use baton_types::{
-    Capability, Epoch, Generation, NodeLoad, SequenceKey, SequenceSpec, StepReport, Time,
+    Capability, Epoch, Generation, KvEvents, NodeLoad, SequenceKey, SequenceSpec, StepReport, Time,
 };
 
 use baton_transfer_protocol::StreamId;
@@ -140,6 +140,7 @@ pub(super) enum ToRouter {
         generation: Generation,
         load: NodeLoad,
         reports: Vec<StepReport>,
+        events: Option<KvEvents>,
     },
     /// A node's connections broke.
     Broken {

@@ -1,7 +1,7 @@
 //! The registry: nodes join, speak, and are gone; as `baton-router` and `baton-node` do it.
 
 use baton_membership::Joined;
-use baton_types::{Generation, NodeLoad, StepReport};
+use baton_types::{Generation, KvEvents, NodeLoad, StepReport};
 
 use super::{
     Simulation,
@@ -68,9 +68,13 @@ impl Simulation<'_> {
         if self.links.is_cut(Part::Node(node), Part::Router) {
             return;
         }
+        let state = &mut self.nodes[node];
+        let events = Some(state.cache.events(state.told)).filter(|events| !events.is_empty());
+        // What is lost on the way the router finds missing.
+        state.told = events.as_ref().map(|events| events.upto).or(state.told);
         if let Some(at) = self.links.deliver(self.now, Part::Node(node), Part::Router) {
             let reports = self.nodes[node].reports.drain(..).collect();
-            let beat = ToRouter::Beat { node, generation, load, reports };
+            let beat = ToRouter::Beat { node, generation, load, reports, events };
             self.queue.push(at, Event::ToRouter(Box::new(beat)));
         }
     }
@@ -81,6 +85,7 @@ impl Simulation<'_> {
         generation: Generation,
         load: NodeLoad,
         reports: &[StepReport],
+        events: Option<&KvEvents>,
     ) {
         if self.nodes[node].generation != generation {
             return;
@@ -92,7 +97,10 @@ impl Simulation<'_> {
             let view = self.placer.view_mut();
             view.observe(&face, generation, load);
             view.observe_steps(&face, generation, reports);
-            view.set_available(&face, generation, true);
+            if view.observe_events(&face, generation, events).is_err() {
+                self.nodes[node].told = None;
+            }
+            self.placer.view_mut().set_available(&face, generation, true);
         }
     }
 

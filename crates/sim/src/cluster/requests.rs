@@ -210,8 +210,8 @@ impl Simulation<'_> {
     pub(super) fn heard(&mut self, message: ToRouter) {
         match message {
             ToRouter::Word { number, epoch, node, word } => self.word(number, epoch, node, word),
-            ToRouter::Beat { node, generation, load, reports } => {
-                self.beat(node, generation, load, &reports);
+            ToRouter::Beat { node, generation, load, reports, events } => {
+                self.beat(node, generation, load, &reports, events.as_ref());
             }
             ToRouter::Broken { node, generation } => self.node_gone(node, generation),
         }
