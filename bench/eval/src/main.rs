@@ -122,7 +122,7 @@ fn tell(document: Option<&Path>, section: &str, table: &str) -> anyhow::Result<(
 }
 
 /// Baselines that are measured again on 64 workers: of each cell so many of the best on 16.
-const AGAIN: usize = 2;
+const AGAIN: usize = 3;
 /// Cells that are: from the tightest targets to the loosest, of both traces.
 const LARGE: [usize; 6] = [0, 4, 8, 9, 13, 17];
 
@@ -148,7 +148,7 @@ fn traces_and_overload(
     tell("overload", overload::section(&middle)?)?;
     let cells = traces::cells(inputs, 64, seeds);
     let again = |at: usize| {
-        let best = small[at].baselines.iter().take(AGAIN).map(|split| split.system);
+        let best = small[at].tried.iter().take(AGAIN).map(|one| one.system);
         let cell = Cell { prefill: 4 * small[at].joint.prefill, ..cells[at].clone() };
         (cell, best.collect::<Vec<System>>())
     };

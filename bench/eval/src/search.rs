@@ -25,6 +25,8 @@ pub(crate) enum EvalError {
     Scenario(#[from] ScenarioError),
     #[error(transparent)]
     Capacity(#[from] CapacityError),
+    #[error("there is no baseline to compare with")]
+    NothingToCompare,
 }
 
 /// A system with a split of its workers, and about what it takes, requests a second.
@@ -33,6 +35,14 @@ pub(crate) struct Split {
     pub(crate) system: System,
     pub(crate) prefill: u32,
     pub(crate) rate: f64,
+}
+
+/// A system with the split that suits it best at some rate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tried {
+    pub(crate) system: System,
+    pub(crate) prefill: u32,
+    pub(crate) attainment: f64,
 }
 
 /// A system at its best.
@@ -112,11 +122,9 @@ impl World {
         let rate = self.capacity(system, prefill, 0, COARSE, guess)?;
         let mut best = Split { system, prefill, rate };
         if system.shape == Shape::Split {
-            let step = (self.workers / 16).max(1).cast_signed();
-            for way in [-step, step] {
-                while let Some(next) = best.prefill.checked_add_signed(way) {
-                    let is_split = (1..self.workers).contains(&next);
-                    if !is_split || !self.is_better(system, next, best.rate)? {
+            for way in self.ways() {
+                while let Some(next) = self.next_split(best.prefill, way) {
+                    if !self.is_better(system, next, best.rate)? {
                         break;
                     }
                     let rate =
@@ -129,6 +137,42 @@ impl World {
             }
         }
         Ok(best)
+    }
+
+    /// The best split at `rate`, looked for from `prefill` on, both ways: on the first seed.
+    pub(crate) fn best_split_at(
+        &self,
+        system: System,
+        prefill: u32,
+        rate: f64,
+    ) -> Result<Tried, EvalError> {
+        let attainment =
+            |prefill| Ok::<_, EvalError>(self.run(system, prefill, 0, rate)?.attainment);
+        let mut best = Tried { system, prefill, attainment: attainment(prefill)? };
+        if system.shape == Shape::Split {
+            for way in self.ways() {
+                while let Some(next) = self.next_split(best.prefill, way) {
+                    let attainment = attainment(next)?;
+                    if attainment <= best.attainment {
+                        break;
+                    }
+                    best = Tried { prefill: next, attainment, ..best };
+                }
+            }
+        }
+        Ok(best)
+    }
+
+    /// Prefill workers less or more, as far as one looks at once.
+    fn ways(&self) -> [i32; 2] {
+        let step = (self.workers / 16).max(1).cast_signed();
+        [-step, step]
+    }
+
+    /// The next split that leaves a worker for each phase.
+    fn next_split(&self, prefill: u32, way: i32) -> Option<u32> {
+        let next = prefill.checked_add_signed(way)?;
+        (1..self.workers).contains(&next).then_some(next)
     }
 
     /// What the split takes, on all seeds.

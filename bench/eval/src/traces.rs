@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::{
     Inputs,
-    search::{Best, EvalError, Split, windows},
+    search::{Best, EvalError, Split, Tried, windows},
     system::{Shape, System, World},
 };
 
@@ -90,62 +90,72 @@ pub(crate) fn cells(inputs: &Inputs, workers: u32, seeds: u64) -> Vec<Cell> {
 pub(crate) struct Compared {
     pub(crate) cell: Cell,
     pub(crate) joint: Best,
-    /// Of those that were compared the best.
+    /// The one that takes the most.
     pub(crate) baseline: Best,
-    /// All that were compared, on the first seed, best first.
-    pub(crate) baselines: Vec<Split>,
+    /// All of them at [`TRIED_AT`], best first.
+    pub(crate) tried: Vec<Tried>,
 }
 
-/// Of a cell's baselines, so many of the best on the first seed are measured on all.
-const MEASURED: usize = 2;
+/// What baselines are tried with first, as a share of the joint policy's capacity.
+const TRIED_AT: f64 = 0.75;
+/// How many of the best there are searched for how much they take,
+const SEARCHED: usize = 3;
+/// and which of those are measured on all seeds: those that take at least this share of the best.
+const CLOSE: f64 = 0.95;
 
 pub(crate) fn compare(
     cells: &[(Cell, Vec<System>)],
     seeds: u64,
 ) -> Result<Vec<Compared>, EvalError> {
-    let jobs = cells.iter().flat_map(|(cell, baselines)| {
-        let systems = [System::JOINT].into_iter().chain(baselines.iter().copied());
-        systems.map(move |system| (cell, system))
-    });
-    let jobs: Vec<(&Cell, System)> = jobs.collect();
-    let splits: Result<Vec<Split>, EvalError> = jobs
+    cells
         .par_iter()
         .with_max_len(1)
-        .map(|(cell, system)| {
-            cell.world.split(*system, cell.prefill, cell.guess).inspect(tell(cell))
-        })
-        .collect();
-    let mut splits = splits?.into_iter();
-    let mut of_cells = Vec::new();
-    for (_, baselines) in cells {
-        let joint = splits.next();
-        let mut baselines: Vec<Split> = splits.by_ref().take(baselines.len()).collect();
-        baselines.sort_by(|a, b| b.rate.total_cmp(&a.rate));
-        of_cells.push((joint, baselines));
-    }
-    let measured: Result<Vec<Option<Compared>>, EvalError> = cells
-        .par_iter()
-        .zip(of_cells)
-        .with_max_len(1)
-        .map(|((cell, _), (joint, baselines))| {
-            let measure = |split: &Split| cell.world.measure(*split, seeds);
-            let best =
-                baselines.iter().take(MEASURED).map(measure).collect::<Result<Vec<_>, _>>()?;
-            let best = best.into_iter().max_by(|a, b| a.rate.mean.total_cmp(&b.rate.mean));
-            let Some((joint, baseline)) = joint.zip(best) else { return Ok(None) };
-            let joint = measure(&joint)?;
-            Ok(Some(Compared { cell: cell.clone(), joint, baseline, baselines }))
-        })
-        .collect();
-    Ok(measured?.into_iter().flatten().collect())
+        .map(|(cell, baselines)| cell.compare(baselines, seeds))
+        .collect()
 }
 
-/// Says how far the evaluation is.
-fn tell(cell: &Cell) -> impl Fn(&Split) {
-    let (workers, what) = (cell.world.workers, format!("{}, {}", cell.trace, cell.slo()));
-    move |split| {
+impl Cell {
+    fn compare(&self, baselines: &[System], seeds: u64) -> Result<Compared, EvalError> {
+        let world = &self.world;
+        let joint = world.split(System::JOINT, self.prefill, self.guess)?;
+        self.tell(&joint);
+        let rate = TRIED_AT * joint.rate;
+        let tried: Result<Vec<Tried>, EvalError> = baselines
+            .par_iter()
+            .with_max_len(1)
+            .map(|system| world.best_split_at(*system, joint.prefill, rate))
+            .collect();
+        let mut tried = tried?;
+        tried.sort_by(|a, b| b.attainment.total_cmp(&a.attainment));
+        let searched: Result<Vec<Split>, EvalError> = tried
+            .par_iter()
+            .take(SEARCHED)
+            .with_max_len(1)
+            .map(|one| world.split(one.system, one.prefill, rate))
+            .collect();
+        let searched = searched?;
+        searched.iter().for_each(|split| self.tell(split));
+        let most = searched.iter().map(|split| split.rate).fold(0.0, f64::max);
+        let close = searched.iter().filter(|split| split.rate >= CLOSE * most);
+        let measured: Result<Vec<Best>, EvalError> =
+            [&joint].into_iter().chain(close).map(|split| world.measure(*split, seeds)).collect();
+        let mut measured = measured?.into_iter();
+        let joint = measured.next().ok_or(EvalError::NothingToCompare)?;
+        let baseline = measured.max_by(|a, b| a.rate.mean.total_cmp(&b.rate.mean));
+        let baseline = baseline.ok_or(EvalError::NothingToCompare)?;
+        Ok(Compared { cell: self.clone(), joint, baseline, tried })
+    }
+
+    /// Says how far the evaluation is.
+    fn tell(&self, split: &Split) {
         let Split { system, prefill, rate } = split;
-        eprintln!("{what}, {prefill} of {workers} prefill, {}: {rate:.2}/s", system.name());
+        eprintln!(
+            "{}, {}, {prefill} of {} prefill, {}: {rate:.2}/s",
+            self.trace,
+            self.slo(),
+            self.world.workers,
+            system.name()
+        );
     }
 }
 
@@ -198,28 +208,26 @@ pub(crate) fn figure(of: &Estimate, digits: usize) -> String {
     }
 }
 
-/// Every baseline in every cell, as a share of the joint policy on the first seed.
+/// Every baseline in every cell, with what the joint policy meets the targets of nearly all with.
 pub(crate) fn all_baselines(compared: &[Compared]) -> String {
-    let mut shares: Vec<(String, Vec<f64>)> = Vec::new();
-    for one in compared.iter().filter(|one| one.cell.world.workers == 16) {
-        let Some(joint) = one.joint.by_seed.first() else { continue };
-        for baseline in &one.baselines {
-            let (name, share) = (baseline.system.name(), baseline.rate / joint);
-            match shares.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, shares)) => shares.push(share),
-                None => shares.push((name, vec![share])),
-            }
+    let mut attained: Vec<(String, Vec<f64>)> = Vec::new();
+    for one in compared.iter().flat_map(|one| &one.tried) {
+        let name = one.system.name();
+        match attained.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, of)) => of.push(one.attainment),
+            None => attained.push((name, vec![one.attainment])),
         }
     }
     let mut out = String::from(
-        "\n| on 16 workers, of the joint policy's capacity | lowest | median | \
-                                highest |\n| --- | --- | --- | --- |\n",
+        "\n| attainment at three quarters of the joint policy's capacity, % | lowest | median | \
+         highest |\n| --- | --- | --- | --- |\n",
     );
-    for (name, mut shares) in shares {
-        shares.sort_by(f64::total_cmp);
-        let middle = f64::midpoint(shares[(shares.len() - 1) / 2], shares[shares.len() / 2]);
-        let (lowest, highest) = (shares[0], shares[shares.len() - 1]);
-        let _ = writeln!(out, "| {name} | {lowest:.2} | {middle:.2} | {highest:.2} |");
+    for (name, mut of) in attained {
+        of.sort_by(f64::total_cmp);
+        let middle = f64::midpoint(of[(of.len() - 1) / 2], of[of.len() / 2]);
+        let [lowest, middle, highest] =
+            [of[0], middle, of[of.len() - 1]].map(|share| 100.0 * share);
+        let _ = writeln!(out, "| {name} | {lowest:.0} | {middle:.0} | {highest:.0} |");
     }
     out
 }
