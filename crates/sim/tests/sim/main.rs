@@ -3,6 +3,7 @@
 mod bad_input;
 mod faults;
 mod plan;
+mod prefixes;
 mod profiles;
 mod properties;
 mod scenarios;
