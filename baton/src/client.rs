@@ -1,10 +1,11 @@
-//! The gRPC client behind `chat`, `status`, `explain` and the first answer of `up`.
+//! The gRPC client behind `chat`, `status`, `explain`, `profile` and the first answer of `up`.
 
 use std::time::Duration;
 
 use baton_proto::v1::{
-    ChatRequest, Complete, Decision, ExplainRequest, ListModelsRequest, Message, Model, Sampling,
-    chat_response::Event, inference_client::InferenceClient, operations_client::OperationsClient,
+    ChatRequest, Complete, Decision, ExplainRequest, GenerateRequest, ListModelsRequest, Message,
+    Model, Sampling, Timings, Usage, WatchNodesRequest, WatchNodesResponse, chat_response::Event,
+    generate_response, inference_client::InferenceClient, operations_client::OperationsClient,
 };
 use tonic::{
     Code, Status, Streaming,
@@ -81,6 +82,30 @@ impl Client {
     pub(crate) async fn explain(&mut self, request: &str) -> Result<Vec<Decision>, ClientError> {
         let request = ExplainRequest { request_id: request.to_owned() };
         Ok(self.operations.explain(request).await?.into_inner().decisions)
+    }
+
+    /// What a model's nodes say from now on.
+    pub(crate) async fn watch_nodes(
+        &mut self,
+        model: &str,
+    ) -> Result<Streaming<WatchNodesResponse>, ClientError> {
+        let request = WatchNodesRequest { model: model.to_owned() };
+        Ok(self.operations.watch_nodes(request).await?.into_inner())
+    }
+
+    /// Generates to the end, and says what it took.
+    pub(crate) async fn generate(
+        &self,
+        request: GenerateRequest,
+    ) -> Result<(Usage, Timings), ClientError> {
+        let mut answer = self.inference.clone().generate(request).await?.into_inner();
+        loop {
+            let response = answer.message().await?.ok_or(ClientError::Incomplete)?;
+            if let Some(generate_response::Event::Complete(complete)) = response.event {
+                let Complete { usage, timings, .. } = complete;
+                return Ok((usage.unwrap_or_default(), timings.unwrap_or_default()));
+            }
+        }
     }
 
     /// The model called `wanted`, or the first one.

@@ -11,6 +11,7 @@ mod leash;
 mod model;
 mod part;
 mod plan;
+mod profile;
 mod simulate;
 mod status;
 mod table;
@@ -51,6 +52,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Show what a cluster serves.
     Status(status::StatusArgs),
+    /// Measure what a running cluster's steps cost, for `simulate` and `plan`.
+    Profile(profile::ProfileArgs),
     /// Simulate a cluster: how well it would serve a workload, and how much it could take.
     Simulate(Box<simulate::SimulateArgs>),
     /// Plan a cluster: the cheapest devices and worker counts that serve a workload within its targets.
@@ -104,6 +107,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Model(ModelCommand::Pull(args)) => pull(args).await,
         Command::Status(args) => Ok(status::status(args).await?),
         Command::Explain(args) => Ok(explain::explain(args).await?),
+        Command::Profile(args) => Ok(profile::profile(args).await?),
         Command::Simulate(args) => Ok(simulate::simulate(&args)?),
         Command::Plan(args) => Ok(plan::plan(&args)?),
         Command::Router(args) => part::router(args).await,

@@ -8,7 +8,8 @@ use std::{
 };
 
 use baton_sim::{
-    CapacityConfig, CapacityError, ChartError, Scenario, ScenarioError, Topology,
+    CapacityConfig, CapacityError, ChartError, ClusterConfig, Scenario, ScenarioError, Topology,
+    plan::{DeviceProfile, ProfileError},
     workload::{Arrivals, Lengths},
 };
 use baton_types::LatencyProfile;
@@ -29,7 +30,8 @@ pub(crate) struct SimulateArgs {
     /// Workers that do both, instead of prefill and decode nodes.
     #[arg(long, value_name = "N", conflicts_with_all = ["prefill", "decode"])]
     colocated: Option<u32>,
-    /// What steps cost on every worker: a latency profile, TOML.
+    /// What steps cost on every worker: a latency profile, or a device's as `baton plan` and `baton
+    /// profile` have them, whose model, pools, limits and link are then taken too; TOML.
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
     /// How nodes are chosen: joint, round_robin, random, least_outstanding, …
@@ -86,6 +88,8 @@ pub(crate) struct SimulateArgs {
 pub(crate) enum SimulateError {
     #[error(transparent)]
     File(#[from] FileError),
+    #[error("{path}: {source}")]
+    Profile { path: PathBuf, source: ProfileError },
     #[error("--policy {given}: {message}")]
     Policy { given: String, message: String },
     #[error(transparent)]
@@ -146,9 +150,21 @@ impl SimulateArgs {
             },
         };
         if let Some(path) = &self.profile {
-            let profile: LatencyProfile = read_toml(path)?;
-            for worker in [&mut cluster.prefill, &mut cluster.decode, &mut cluster.colocated] {
-                worker.profile = profile;
+            let keys: toml::Table = read_toml(path)?;
+            if keys.contains_key("parallelism") {
+                let impossible = |source| SimulateError::Profile { path: path.clone(), source };
+                let device: DeviceProfile = read_toml(path)?;
+                device.validate().map_err(impossible)?;
+                // Its first way to build a worker.
+                let like = device.cluster(0, cluster.topology).map_err(impossible)?;
+                let ClusterConfig { model, prefill, decode, colocated, network, .. } = like;
+                *cluster =
+                    ClusterConfig { model, prefill, decode, colocated, network, ..cluster.clone() };
+            } else {
+                let profile: LatencyProfile = read_toml(path)?;
+                for worker in [&mut cluster.prefill, &mut cluster.decode, &mut cluster.colocated] {
+                    worker.profile = profile;
+                }
             }
         }
         if let Some(given) = &self.policy {

@@ -1,12 +1,17 @@
 //! `baton.v1.Operations`: for whoever runs the cluster.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
 use baton_proto::{
     status::{Refuse, status},
-    v1::{ExplainRequest, ExplainResponse, operations_server::Operations},
+    v1::{
+        ExplainRequest, ExplainResponse, WatchNodesRequest, WatchNodesResponse,
+        operations_server::Operations,
+    },
 };
 use baton_types::RequestId;
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tonic::{Code, Request, Response, Status};
 
 use crate::{error::RequestError, router::Router};
@@ -32,8 +37,28 @@ impl Refuse for Unknown {
     }
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("{lost} reports of nodes are lost, for they weren't read in time; watch again")]
+struct Lagged {
+    lost: u64,
+}
+
+impl Refuse for Lagged {
+    fn code(&self) -> Code {
+        Code::DataLoss
+    }
+
+    fn reason(&self) -> &'static str {
+        "READ_TOO_SLOWLY"
+    }
+}
+
+type Reports = Pin<Box<dyn Stream<Item = Result<WatchNodesResponse, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl Operations for OperationsService {
+    type WatchNodesStream = Reports;
+
     async fn explain(
         &self,
         request: Request<ExplainRequest>,
@@ -50,4 +75,32 @@ impl Operations for OperationsService {
         let decisions = decisions.ok_or_else(|| status(&Unknown { request }))?;
         Ok(Response::new(ExplainResponse { decisions }))
     }
+
+    async fn watch_nodes(
+        &self,
+        request: Request<WatchNodesRequest>,
+    ) -> Result<Response<Reports>, Status> {
+        let WatchNodesRequest { model } = request.into_inner();
+        let reports = reports_of(model, self.router.cluster.watch_nodes());
+        Ok(Response::new(Box::pin(reports.take_until(self.router.inside.closed()))))
+    }
+}
+
+/// What the nodes of a model say, or all, until it is lost or nobody says anything any more.
+fn reports_of(
+    model: String,
+    nodes: Receiver<WatchNodesResponse>,
+) -> impl Stream<Item = Result<WatchNodesResponse, Status>> + Send {
+    let said = stream::unfold(Some(nodes), |nodes| async {
+        let mut nodes = nodes?;
+        match nodes.recv().await {
+            Ok(report) => Some((Ok(report), Some(nodes))),
+            Err(RecvError::Lagged(lost)) => Some((Err(status(&Lagged { lost })), None)),
+            Err(RecvError::Closed) => None,
+        }
+    });
+    said.filter(move |report| {
+        let node = report.as_ref().ok().and_then(|report| report.node.as_ref());
+        std::future::ready(node.is_none_or(|node| model.is_empty() || node.model == model))
+    })
 }

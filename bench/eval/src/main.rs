@@ -5,7 +5,9 @@
 mod dispatch;
 mod distserve;
 mod document;
+mod engine;
 mod fidelity;
+mod live;
 mod overload;
 mod search;
 mod system;
@@ -56,6 +58,8 @@ enum Section {
     Dispatch,
     /// Beside real processes: needs the machine to itself, and baton's binary in BATON_BIN.
     Fidelity,
+    /// The same with the real engine, the default model and a measured profile.
+    Engine,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +109,7 @@ fn main() -> anyhow::Result<()> {
             Section::Traces => traces_and_overload(&inputs, scale, &tell)?,
             Section::Dispatch => tell("dispatch", dispatch::section(&inputs, scale)?)?,
             Section::Fidelity => tell("fidelity", fidelity::section(scale)?)?,
+            Section::Engine => tell("engine", engine::section(scale)?)?,
         }
         eprintln!("{section:?}: {:.0} s", began.elapsed().as_secs_f64());
     }

@@ -26,6 +26,8 @@ pub(crate) struct Loaded {
     pub(crate) engine: Box<dyn Engine>,
     pub(crate) arena: Arc<Arena>,
     pub(crate) text: TextAssets,
+    /// Memory that the weights take.
+    pub(crate) weights_bytes: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -64,10 +66,10 @@ fn load_llama(llama: &LlamaConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
         model = %llama.model.display(), weight_bytes = model.weight_bytes(), %isa, threads,
         "read the model"
     );
-    let text = model.text.clone();
+    let (text, weights_bytes) = (model.text.clone(), model.weight_bytes() as u64);
     let engine =
         TransformerEngine::new(model, Arc::clone(&arena), kernels, threads, llama.max_context);
-    Ok(Loaded { engine: Box::new(engine), arena, text })
+    Ok(Loaded { engine: Box::new(engine), arena, text, weights_bytes })
 }
 
 fn isa(choice: IsaChoice) -> Isa {
@@ -86,7 +88,7 @@ fn load_sim(sim: &SimConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
     let arena = Arc::new(Arena::new(sim.layout, pool_blocks(kv, &sim.layout)?)?);
     let slots = ArenaSlots(Arc::clone(&arena));
     let engine = SimEngine::new(sim.clone(), slots, RealPace::new())?;
-    Ok(Loaded { engine: Box::new(engine), arena, text: TextAssets::bytes() })
+    Ok(Loaded { engine: Box::new(engine), arena, text: TextAssets::bytes(), weights_bytes: 0 })
 }
 
 /// Blocks of the pool: as configured, or what fits modestly.

@@ -38,6 +38,7 @@ pub struct Node {
     pub gate: Gate,
     pub config: NodeConfig,
     pub(crate) text: Arc<TextAssets>,
+    pub(crate) weights_bytes: u64,
     pub(crate) grammars: Arc<Grammars>,
 }
 
@@ -62,7 +63,7 @@ impl Node {
         let model = config.model_name();
         let to_load = config.clone();
         let loading = tokio::task::spawn_blocking(move || engine::load(&to_load));
-        let Loaded { engine, arena, text } =
+        let Loaded { engine, arena, text, weights_bytes } =
             loading.await.map_err(|_panicked| StartError::LoadPanicked)??;
         let info = engine.info().clone();
         let cache = KvCache::new(arena.blocks(), info.layout.block_tokens);
@@ -95,6 +96,7 @@ impl Node {
             gate,
             config,
             text,
+            weights_bytes,
         }))
     }
 }

@@ -114,6 +114,8 @@ impl Node {
             total_blocks: self.arena.blocks(),
             max_batch_tokens: self.config.scheduler.max_batch_tokens,
             chunk_tokens: self.config.scheduler.chunk_tokens,
+            max_running: self.config.scheduler.max_running,
+            weights_bytes: self.weights_bytes,
             control_address: format!("http://{}", control.advertised(advertise)),
             data_address: data.unwrap_or_default(),
             metrics_address: operators.advertised(advertise),

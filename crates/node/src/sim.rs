@@ -56,14 +56,17 @@ fn busy(error: PageError) -> PageBusy {
 #[derive(Debug)]
 pub(crate) struct RealPace {
     until: Instant,
+    /// When it last woke up.
+    woke: Instant,
 }
 
-/// The most a late sleeper makes up for.
+/// The most a late sleeper makes up for. Who comes back later than that was idle.
 const MAX_CATCH_UP: Duration = Duration::from_millis(1);
 
 impl RealPace {
     pub(crate) fn new() -> Self {
-        RealPace { until: Instant::now() }
+        let now = Instant::now();
+        RealPace { until: now, woke: now }
     }
 }
 
@@ -73,8 +76,27 @@ impl Pace for RealPace {
             return;
         }
         let now = Instant::now();
-        let earliest = now.checked_sub(MAX_CATCH_UP).unwrap_or(now);
+        let was_idle = now.duration_since(self.woke) > MAX_CATCH_UP;
+        let earliest = now.checked_sub(MAX_CATCH_UP).filter(|_| !was_idle).unwrap_or(now);
         self.until = self.until.max(earliest) + time;
         thread::sleep(self.until.saturating_duration_since(now));
+        self.woke = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_idle_makes_up_for_nothing() {
+        const STEP: Duration = Duration::from_millis(4);
+        let mut pace = RealPace::new();
+        for _ in 0..3 {
+            thread::sleep(2 * MAX_CATCH_UP);
+            let before = Instant::now();
+            pace.spend(STEP);
+            assert!(before.elapsed() >= STEP, "{:?}", before.elapsed());
+        }
     }
 }

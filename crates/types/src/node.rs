@@ -21,6 +21,10 @@ pub struct NodeHello {
     pub max_batch_tokens: u32,
     /// The most tokens of one prompt that a step computes, if there is room for as many.
     pub chunk_tokens: u32,
+    /// The most sequences of a batch.
+    pub max_running: u32,
+    /// Memory that the weights take; 0: none, or not said.
+    pub weights_bytes: u64,
     /// `http://host:port` of its gRPC services.
     pub control_address: String,
     /// `host:port` of its page transfer; empty when nobody pulls from it.

@@ -118,6 +118,11 @@ impl LatencyProfile {
         ]
     }
 
+    /// Each coefficient changed.
+    pub fn map(&self, change: impl FnMut(f64) -> f64) -> Self {
+        LatencyProfile::from_coefficients(self.coefficients().map(change), self.mixing)
+    }
+
     /// The other way round.
     pub fn from_coefficients(coefficients: [f64; 6], mixing: Mixing) -> Self {
         let [

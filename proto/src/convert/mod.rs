@@ -4,6 +4,7 @@
 mod chat;
 mod inference;
 mod node_state;
+mod operations;
 mod sequence;
 mod text;
 
@@ -16,6 +17,7 @@ pub use self::{
     chat::chat,
     inference::{logprobs, sampling, token_ids},
     node_state::{Heartbeat, from_heartbeat, heartbeat},
+    operations::node_report,
     sequence::{Sampled, Source},
 };
 use crate::status::Refuse;

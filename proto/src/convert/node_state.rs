@@ -15,6 +15,7 @@ const MAX_STEP_REPORTS: usize = 4096;
 /// Of nodes that don't say: those of the versions before ran with this unless told otherwise.
 const UNSAID_MAX_BATCH_TOKENS: u32 = 512;
 const UNSAID_CHUNK_TOKENS: u32 = 256;
+const UNSAID_MAX_RUNNING: u32 = 64;
 
 impl From<KvLayout> for node::KvLayout {
     fn from(layout: KvLayout) -> Self {
@@ -88,6 +89,8 @@ impl From<NodeHello> for node::Hello {
             total_blocks: hello.total_blocks,
             max_batch_tokens: hello.max_batch_tokens,
             chunk_tokens: hello.chunk_tokens,
+            max_running: hello.max_running,
+            weights_bytes: hello.weights_bytes,
             control_address: hello.control_address,
             data_address: hello.data_address,
             metrics_address: hello.metrics_address,
@@ -114,6 +117,8 @@ impl TryFrom<node::Hello> for NodeHello {
             total_blocks: hello.total_blocks,
             max_batch_tokens: said_or(hello.max_batch_tokens, UNSAID_MAX_BATCH_TOKENS),
             chunk_tokens: said_or(hello.chunk_tokens, UNSAID_CHUNK_TOKENS),
+            max_running: said_or(hello.max_running, UNSAID_MAX_RUNNING),
+            weights_bytes: hello.weights_bytes,
             control_address: short("control_address", hello.control_address)?,
             data_address: short("data_address", hello.data_address)?,
             metrics_address: short("metrics_address", hello.metrics_address)?,
@@ -268,6 +273,8 @@ mod tests {
             total_blocks: 9,
             max_batch_tokens: 128,
             chunk_tokens: 32,
+            max_running: 8,
+            weights_bytes: 1 << 40,
             control_address: "http://127.0.0.1:1".to_owned(),
             data_address: "127.0.0.1:2".to_owned(),
             metrics_address: String::new(),
@@ -281,8 +288,10 @@ mod tests {
 
     #[test]
     fn nodes_of_the_version_before_have_its_budget() {
-        let older = node::Hello { max_batch_tokens: 0, chunk_tokens: 0, ..hello().into() };
-        let expected = NodeHello { max_batch_tokens: 512, chunk_tokens: 256, ..hello() };
+        let older =
+            node::Hello { max_batch_tokens: 0, chunk_tokens: 0, max_running: 0, ..hello().into() };
+        let expected =
+            NodeHello { max_batch_tokens: 512, chunk_tokens: 256, max_running: 64, ..hello() };
         assert_eq!(NodeHello::try_from(older), Ok(expected));
     }
 

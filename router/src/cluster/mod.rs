@@ -13,9 +13,10 @@ use std::{
 use baton_membership::Members;
 use baton_node::clock::Clock;
 use baton_policy::{Placer, Ticket};
+use baton_proto::v1::WatchNodesResponse;
 use baton_types::{ModelId, NodeHello, NodeId, Role};
 use rand::{SeedableRng, rngs::SmallRng};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -45,7 +46,12 @@ pub(crate) struct Cluster {
     /// When something is due may have changed.
     due: Notify,
     ready: watch::Sender<bool>,
+    /// What nodes say, for those who watch.
+    reports: broadcast::Sender<WatchNodesResponse>,
 }
+
+/// Heartbeats that are kept for one who watches and lags.
+const REPORTS_KEPT: usize = 1024;
 
 #[derive(Debug)]
 struct State {
@@ -90,6 +96,7 @@ impl Cluster {
             building: tokio::sync::Mutex::new(()),
             due: Notify::new(),
             ready: watch::Sender::new(false),
+            reports: broadcast::Sender::new(REPORTS_KEPT),
         }
     }
 
@@ -105,6 +112,11 @@ impl Cluster {
 
     pub(crate) fn watch_ready(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
+    }
+
+    /// What nodes say from now on.
+    pub(crate) fn watch_nodes(&self) -> broadcast::Receiver<WatchNodesResponse> {
+        self.reports.subscribe()
     }
 
     /// Nodes of a role that are members, and requests that wait for a place.

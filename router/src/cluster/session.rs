@@ -5,7 +5,12 @@ use std::{sync::Arc, time::Duration};
 use baton_membership::NotAMember;
 use baton_node::transport::{self, TransportError};
 use baton_policy::MissedEvents;
-use baton_proto::{ConvertError, convert::Heartbeat, node::v1 as node, status::Refuse};
+use baton_proto::{
+    ConvertError,
+    convert::{self, Heartbeat},
+    node::v1 as node,
+    status::Refuse,
+};
 use baton_text::TextError;
 use baton_types::{ModelId, NodeHello, NodeId, Time};
 use tokio_util::sync::CancellationToken;
@@ -179,7 +184,12 @@ impl Session {
 
     /// The node spoke of itself, of its latest steps and of its cache.
     pub(crate) fn heard(&self, beat: &Heartbeat) -> Result<Result<(), MissedEvents>, NotAMember> {
-        let NodeHello { node, generation, .. } = &self.peer.hello;
+        let hello = &self.peer.hello;
+        if self.cluster.reports.receiver_count() > 0 {
+            // Those who watched may have left meanwhile.
+            let _ = self.cluster.reports.send(convert::node_report(hello, &beat.load, &beat.reports));
+        }
+        let NodeHello { node, generation, .. } = hello;
         let mut state = self.cluster.lock();
         state.members.heartbeat(self.cluster.clock.now(), node, *generation)?;
         let view = state.placer.view_mut();

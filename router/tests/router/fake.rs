@@ -224,6 +224,8 @@ fn hello(role: Role, name: &str, address: &str) -> Hello {
         total_blocks: 64,
         max_batch_tokens: 512,
         chunk_tokens: 256,
+        max_running: 64,
+        weights_bytes: 0,
         control_address: address.to_owned(),
         data_address: "127.0.0.1:9".to_owned(),
         metrics_address: "127.0.0.1:9".to_owned(),

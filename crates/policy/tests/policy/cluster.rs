@@ -47,6 +47,8 @@ pub(crate) fn hello(name: &str, role: Role) -> NodeHello {
         total_blocks: 100,
         max_batch_tokens: 512,
         chunk_tokens: 256,
+        max_running: 64,
+        weights_bytes: 0,
         control_address: String::new(),
         data_address: String::new(),
         metrics_address: String::new(),

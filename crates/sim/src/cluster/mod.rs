@@ -222,6 +222,8 @@ impl<'a> Simulation<'a> {
             max_context: model.max_context,
             max_batch_tokens: self.scenario.worker(role).scheduler.max_batch_tokens,
             chunk_tokens: self.scenario.worker(role).scheduler.chunk_tokens,
+            max_running: self.scenario.worker(role).scheduler.max_running,
+            weights_bytes: 0,
             total_blocks: self.scenario.worker(role).kv_blocks,
             control_address: String::new(),
             data_address: String::new(),

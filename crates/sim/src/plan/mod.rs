@@ -16,6 +16,7 @@
 mod chart;
 mod check;
 mod error;
+pub mod measure;
 mod phase;
 mod profile;
 mod report;
@@ -168,9 +169,9 @@ impl Planner {
         f64::from(self.tensor(kind)) * self.profile(kind).device.price_per_hour
     }
 
-    /// Of a worker.
-    fn link(&self, kind: Kind) -> f64 {
-        f64::from(self.tensor(kind)) * self.profile(kind).device.link_bytes_per_second
+    /// Between workers of a kind.
+    fn network(&self, kind: Kind) -> NetworkConfig {
+        self.profile(kind).network(self.tensor(kind))
     }
 
     fn kinds(&self) -> Vec<Kind> {
@@ -232,20 +233,21 @@ impl Planner {
     /// `cluster` under the workload.
     fn cluster(&self, cluster: &Cluster, rate: f64, requests: u64) -> Result<Scenario, PlanError> {
         let mut scenario = self.scenario(rate, requests);
-        let mut link = |bytes_per_second| {
-            scenario.cluster.network =
-                NetworkConfig { bytes_per_second, ..NetworkConfig::default() };
-        };
         match cluster.design {
             Design::Disaggregated { prefill, decode } => {
-                link(self.link(prefill).min(self.link(decode)));
+                let (from, to) = (self.network(prefill), self.network(decode));
+                scenario.cluster.network = NetworkConfig {
+                    bytes_per_second: from.bytes_per_second.min(to.bytes_per_second),
+                    latency_us: from.latency_us.max(to.latency_us),
+                    ..from
+                };
                 scenario.cluster.prefill = self.worker(prefill)?;
                 scenario.cluster.decode = self.worker(decode)?;
                 let [prefill, decode] = cluster.workers;
                 scenario.cluster.topology = Topology::Disaggregated { prefill, decode };
             }
             Design::Colocated(kind) => {
-                link(self.link(kind));
+                scenario.cluster.network = self.network(kind);
                 scenario.cluster.colocated = self.colocated_worker(kind)?;
                 scenario.cluster.topology = Topology::Colocated { workers: cluster.workers[0] };
             }

@@ -49,6 +49,9 @@ pub struct Device {
     pub price_per_hour: f64,
     /// Between workers, of each device, in each direction.
     pub link_bytes_per_second: f64,
+    /// One way. Left out: as for the simulator's networks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_latency_us: Option<f64>,
 }
 
 /// As in the nodes' configuration.
@@ -144,7 +147,7 @@ impl DeviceProfile {
         }
         self.model_config().layout().validate()?;
         let integers = [
-            ("model.weights_bytes", model.weights_bytes, 1, 1 << 50, "1 to 2^50 bytes"),
+            ("model.weights_bytes", model.weights_bytes, 0, 1 << 50, "0 to 2^50 bytes"),
             ("model.max_context", model.max_context.into(), 2, 1 << 24, "2 to 16777216 tokens"),
             ("device.memory_bytes", device.memory_bytes, 1, 1 << 50, "1 to 2^50 bytes"),
         ];
@@ -155,6 +158,10 @@ impl DeviceProfile {
         }
         positive("device.price_per_hour", device.price_per_hour)?;
         positive("device.link_bytes_per_second", device.link_bytes_per_second)?;
+        if let Some(given) = device.link_latency_us.filter(|us| !(0.0..=1e9).contains(us)) {
+            let (key, must) = ("device.link_latency_us".into(), "0 to 1e9 µs");
+            return Err(ProfileError::Value { key, given, must });
+        }
         self.scheduler.validate("scheduler")?;
         self.colocated_scheduler.validate("colocated_scheduler")?;
         if self.parallelism.is_empty() {
@@ -194,12 +201,19 @@ impl DeviceProfile {
             prefill,
             decode: prefill,
             colocated: self.worker(index, self.colocated_scheduler)?,
-            network: NetworkConfig {
-                bytes_per_second: f64::from(tensor) * self.device.link_bytes_per_second,
-                ..NetworkConfig::default()
-            },
+            network: self.network(tensor),
             ..ClusterConfig::default()
         })
+    }
+
+    /// Between workers of so many devices.
+    pub(crate) fn network(&self, tensor: u32) -> NetworkConfig {
+        let network = NetworkConfig::default();
+        NetworkConfig {
+            bytes_per_second: f64::from(tensor) * self.device.link_bytes_per_second,
+            latency_us: self.device.link_latency_us.unwrap_or(network.latency_us),
+            ..network
+        }
     }
 
     pub fn model_config(&self) -> ModelConfig {
@@ -249,7 +263,7 @@ impl BatchLimits {
 }
 
 /// A step that costs less is no step: virtual time would stand still.
-const LEAST_STEP_US: f64 = 1.0;
+pub(super) const LEAST_STEP_US: f64 = 1.0;
 
 impl Parallelism {
     fn validate(&self) -> Result<(), ProfileError> {

@@ -237,6 +237,7 @@ fn profile(model: &Transformer, device: &Accelerator) -> DeviceProfile {
             memory_bytes: device.memory_bytes,
             price_per_hour: device.price_per_hour,
             link_bytes_per_second: device.link_bytes_per_second,
+            link_latency_us: None,
         },
         scheduler: whole,
         colocated_scheduler: BatchLimits { max_batch_tokens: 512, chunk_tokens: 512, ..whole },

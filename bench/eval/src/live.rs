@@ -1,0 +1,191 @@
+//! A scenario's requests at a real cluster, and what they saw there beside what the simulator says.
+
+use std::{fmt::Write, time::Duration};
+
+use anyhow::{Context, ensure};
+use baton_proto::v1::{
+    GenerateRequest, Sampling, TokenIds, generate_request::Prompt, generate_response::Event,
+    inference_client::InferenceClient,
+};
+use baton_sim::{
+    Distribution, Report, Scenario,
+    workload::{self, Request, Segment, SloConfig, Workload},
+};
+use baton_types::{LatencyProfile, StepShape, Time};
+use tokio::{task::JoinSet, time::Instant};
+use tonic::transport::Channel;
+
+const CHANNELS: usize = 4;
+/// 2⁶⁴ over the golden ratio, odd.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What one request saw, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) ttft: f64,
+    pub(crate) tpot: Option<f64>,
+    /// Of the time to first token, what the router saw of it,
+    router: f64,
+    /// and what the step took.
+    step: f64,
+}
+
+impl Seen {
+    pub(crate) fn met(&self, slo: SloConfig) -> bool {
+        let within = |ms: f64, limit: Option<f64>| limit.is_none_or(|limit| ms <= limit);
+        within(self.ttft, slo.ttft_ms) && self.tpot.is_none_or(|tpot| within(tpot, slo.tpot_ms))
+    }
+}
+
+/// What a first token takes on the idle cluster beyond its step, in microseconds: sockets, threads that
+/// wake.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Overhead {
+    /// In all,
+    pub(crate) beyond: f64,
+    /// of it between client and router,
+    client: f64,
+    /// and by which the step itself took longer than it should.
+    step: f64,
+}
+
+impl std::fmt::Display for Overhead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Overhead { beyond, client, step } = self;
+        write!(
+            f,
+            "{beyond:.0} µs beyond the step on the idle cluster, {client:.0} of them between client and \
+             router, {step:.0} in the step"
+        )
+    }
+}
+
+/// Makes a scenario's requests at their times, and waits for the end of them all.
+pub(crate) async fn drive(
+    url: &str,
+    model: &str,
+    scenario: &Scenario,
+) -> anyhow::Result<Vec<Seen>> {
+    let Scenario { workload, slo, cluster, seed, .. } = scenario;
+    let requests = Workload::new(workload, *slo, cluster.model.max_context, None, *seed)?;
+    let mut clients = Vec::new();
+    for _ in 0..CHANNELS {
+        clients.push(InferenceClient::connect(url.to_owned()).await?);
+    }
+    let begin = Instant::now() + Duration::from_millis(500);
+    let mut asks = JoinSet::new();
+    for (number, request) in requests.enumerate() {
+        let client = clients[number % CHANNELS].clone();
+        asks.spawn(ask(client, model.to_owned(), number, request, begin));
+    }
+    asks.join_all().await.into_iter().collect()
+}
+
+/// The medians of a few requests on the idle cluster, whose steps should take what `costs` says.
+pub(crate) async fn overhead(
+    url: &str,
+    model: &str,
+    costs: &LatencyProfile,
+) -> anyhow::Result<Overhead> {
+    const TOKENS: u32 = 100;
+    let client = InferenceClient::connect(url.to_owned()).await?;
+    let mut shape = StepShape::default();
+    shape.add_prefill(TOKENS as usize, 0);
+    let step = costs.step(&shape).as_secs_f64() * 1e3;
+    let mut all = Vec::new();
+    for number in 0..41 {
+        let prompt = Segment { content: 0, tokens: TOKENS };
+        let request = Request {
+            at: Time::ZERO,
+            prompt: workload::Prompt::new([prompt]),
+            output_len: 2,
+            max_tokens: 2,
+            slo: SloConfig::default().of(TOKENS),
+        };
+        let begin = Instant::now() + Duration::from_micros(2000 + 37 * number);
+        let number = 1 << 20 | number as usize;
+        all.push(ask(client.clone(), model.to_owned(), number, request, begin).await?);
+    }
+    let median = |of: &dyn Fn(&Seen) -> f64| {
+        Distribution::of(all.iter().map(of)).map_or(0.0, |values| 1e3 * values.p50)
+    };
+    Ok(Overhead {
+        beyond: median(&|seen| seen.ttft - step).max(0.0),
+        client: median(&|seen| seen.ttft - seen.router),
+        step: median(&|seen| seen.step - step),
+    })
+}
+
+async fn ask(
+    mut client: InferenceClient<Channel>,
+    model: String,
+    number: usize,
+    request: Request,
+    begin: Instant,
+) -> anyhow::Result<Seen> {
+    let at = begin + Duration::from_nanos(request.at.as_nanos());
+    // Prompts that share nothing.
+    let token = |index: u32| {
+        let mixed = ((number as u64) << 32 | u64::from(index)).wrapping_mul(SPREAD);
+        32 + ((mixed ^ mixed >> 29).wrapping_mul(SPREAD) >> 40) as u32 % 95
+    };
+    let ids = (0..request.prompt.len()).map(token).collect();
+    let request_to_make = GenerateRequest {
+        model,
+        prompt: Some(Prompt::TokenIds(TokenIds { ids })),
+        sampling: Some(Sampling {
+            temperature: Some(0.0),
+            max_tokens: Some(request.max_tokens),
+            min_tokens: Some(request.max_tokens),
+            ..Sampling::default()
+        }),
+    };
+    tokio::time::sleep_until(at).await;
+    // Timers are late by a millisecond or two, which isn't the cluster's doing.
+    let asked = Instant::now();
+    let mut stream = client.generate(request_to_make).await?.into_inner();
+    let (mut first, mut last, mut tokens, mut timings) = (None, asked, 0, None);
+    while let Some(response) = stream.message().await? {
+        match response.event {
+            Some(Event::Chunk(chunk)) => {
+                last = Instant::now();
+                first.get_or_insert(last);
+                tokens += chunk.token_ids.len();
+            }
+            Some(Event::Complete(complete)) => timings = complete.timings,
+            _ => {}
+        }
+    }
+    let first = first.context("no token came")?;
+    ensure!(tokens == request.output_len as usize, "{tokens} of {} tokens", request.output_len);
+    let timings = timings.context("the answer has no timings")?;
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    Ok(Seen {
+        ttft: ms(first - asked),
+        tpot: (tokens > 1).then(|| ms(last - first) / (tokens - 1) as f64),
+        router: timings.ttft_us as f64 / 1e3,
+        step: timings.prefill_us as f64 / 1e3,
+    })
+}
+
+/// Rows of both times' percentiles, each beginning with `cells`.
+pub(crate) fn rows(cells: &str, seen: &[Seen], report: &Report) -> anyhow::Result<String> {
+    let mut out = String::new();
+    let ttft = Distribution::of(seen.iter().map(|seen| seen.ttft)).zip(report.ttft_ms);
+    let tpot = Distribution::of(seen.iter().filter_map(|seen| seen.tpot)).zip(report.tpot_ms);
+    for (name, both) in [("TTFT", ttft), ("TPOT", tpot)] {
+        let (real, simulated) = both.context("nothing was completed")?;
+        for (rank, real, simulated) in [
+            ("P50", real.p50, simulated.p50),
+            ("P90", real.p90, simulated.p90),
+            ("P99", real.p99, simulated.p99),
+        ] {
+            let off = 100.0 * (simulated / real - 1.0);
+            let _ = writeln!(
+                out,
+                "| {cells} | {name} {rank}, ms | {real:.1} | {simulated:.1} | {off:+.1} % |"
+            );
+        }
+    }
+    Ok(out)
+}
