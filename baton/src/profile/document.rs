@@ -158,3 +158,98 @@ fn wrapped(words: &str) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use baton_proto::v1;
+    use baton_sim::plan::measure::Link;
+    use baton_types::LatencyProfile;
+
+    use super::*;
+
+    fn node(name: &str, phase: v1::Phase, total_blocks: u32) -> Node {
+        Node {
+            name: name.to_owned(),
+            phase: phase.into(),
+            model: "m".to_owned(),
+            layers: 30,
+            kv_heads: 3,
+            head_dim: 64,
+            block_tokens: 32,
+            kv_dtype: v1::KvDtype::F16.into(),
+            total_blocks,
+            max_context: 2048,
+            weights_bytes: 90_000_001,
+            max_batch_tokens: 512,
+            chunk_tokens: 128,
+            max_running: 16,
+            ..Node::default()
+        }
+    }
+
+    fn measured<'a>(prefill: &'a Node, decode: &'a Node) -> Measured<'a> {
+        let fit = PhaseFit {
+            learned: 80,
+            held_out: 20,
+            median_error: 0.0123,
+            p90_error: 0.2,
+            sizes: (1, 64),
+        };
+        let steps =
+            StepFit { costs: LatencyProfile::default(), prefill: fit, decode: fit, mixed: 0 };
+        let link = Link { rtt_us: 300.0, bytes_per_second: 2.5e9 };
+        Measured {
+            prefill: vec![prefill],
+            decode: vec![decode],
+            steps,
+            link: LinkFit::Measured { link, transfers: 9 },
+            requests: 77,
+            seconds: 60.0,
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            url: "http://there:8000",
+            device: None,
+            price: None,
+        }
+    }
+
+    #[test]
+    fn the_profile_has_the_nodes_pools_limits_and_link() {
+        let (prefill, decode) =
+            (node("p", v1::Phase::Prefill, 333), node("d", v1::Phase::Decode, 400));
+        let profile = measured(&prefill, &decode).profile().unwrap();
+        profile.validate().unwrap();
+        // The smaller pool, in the planner's blocks of 16 tokens.
+        assert_eq!(profile.kv_blocks(1), Ok(2 * 333));
+        assert_eq!((profile.scheduler.chunk_tokens, profile.scheduler.max_running), (128, 16));
+        assert_eq!(profile.device.link_bytes_per_second, 2.5e9);
+        assert_eq!(profile.device.link_latency_us, Some(150.0));
+        let text = toml::to_string(&profile).unwrap();
+        assert_eq!(toml::from_str::<DeviceProfile>(&text).unwrap(), profile);
+    }
+
+    #[test]
+    fn the_header_says_how_good_it_is_and_what_is_no_measurement() {
+        let (prefill, decode) =
+            (node("p7", v1::Phase::Prefill, 9), node("d8", v1::Phase::Decode, 9));
+        let mut measured = measured(&prefill, &decode);
+        let header = |measured: &Measured<'_>| {
+            let text = measured.header();
+            assert!(text.lines().all(|line| line.starts_with("# ") && line.len() <= 102), "{text}");
+            text.replace("\n# ", " ")
+        };
+        let text = header(&measured);
+        for part in
+            ["p7", "d8", "2027", "http://there:8000", "1.2 %", "20.0 %", "placeholder", "2.500"]
+        {
+            assert!(text.contains(part), "{part:?} isn't in {text}");
+        }
+        measured.price = Some(2.0);
+        measured.link = LinkFit::AtLeast { bytes_per_second: 1e6 };
+        let text = header(&measured);
+        assert!(!text.contains("placeholder") && text.contains("not measured"), "{text}");
+        let default = NetworkConfig::default().bytes_per_second;
+        assert_eq!(measured.profile().unwrap().device.link_bytes_per_second, default);
+    }
+}

@@ -11,8 +11,8 @@ use futures::future::try_join_all;
 use super::rounds::{Ask, Round, Rounds, work};
 use crate::client::{Client, ClientError};
 
-/// A round that takes a larger share of the whole time than this isn't made again, nor is a larger one.
-const ROUND_SHARE: f64 = 0.05;
+/// A series that took a larger share of the whole time than this isn't made again, nor a larger one.
+const SERIES_SHARE: f64 = 0.1;
 /// Token ids that any vocabulary has, and that no model takes for the end: none is below the first, and
 /// there are so many of them.
 const TOKENS: (u32, u64) = (32, 95);
@@ -29,7 +29,7 @@ pub(super) struct Done {
     pub(super) transfers: Vec<Transfer>,
 }
 
-/// Makes rounds, pass by pass, until the time is over, each when the one before has been answered.
+/// Makes round after round until the time is over.
 pub(super) async fn drive(
     client: &Client,
     model: &str,
@@ -38,17 +38,24 @@ pub(super) async fn drive(
 ) -> Result<Done, ClientError> {
     let (began, mut done, mut most) = (Instant::now(), Done::default(), u32::MAX);
     for number in 0.. {
-        for round in rounds.pass(number) {
-            if work(&round) >= most {
+        let mut series = rounds.pass(number);
+        series.retain(|series| work(series) < most);
+        if series.is_empty() {
+            break;
+        }
+        for series in series {
+            if work(&series) >= most {
                 continue;
             }
             let before = Instant::now();
-            done.make(client, model, &round).await?;
-            if before.elapsed() > time.mul_f64(ROUND_SHARE) {
-                most = most.min(work(&round));
+            for round in &series {
+                if began.elapsed() >= time {
+                    return Ok(done);
+                }
+                done.make(client, model, round).await?;
             }
-            if began.elapsed() >= time {
-                return Ok(done);
+            if before.elapsed() > time.mul_f64(SERIES_SHARE) {
+                most = most.min(work(&series));
             }
         }
     }

@@ -173,7 +173,8 @@ async fn choose(client: &mut Client, args: &ProfileArgs) -> Result<(String, usiz
         }
         (None, ..) => return Err(ClientError::NoModel { url }.into()),
     };
-    for (role, nodes) in [(Role::Prefill, model.prefill_nodes), (Role::Decode, model.decode_nodes)] {
+    for (role, nodes) in [(Role::Prefill, model.prefill_nodes), (Role::Decode, model.decode_nodes)]
+    {
         if nodes == 0 {
             return Err(ProfileError::NoNode { model: model.id.clone(), role });
         }
@@ -228,10 +229,9 @@ fn undisturbed(done: &Done, watch: &Watch) -> Result<(), ProfileError> {
     let shapes = || watch.steps.iter().map(|step| &step.shape);
     let prefill: u64 = shapes().map(|shape| u64::from(shape.prefill_tokens)).sum();
     let decode: u64 = shapes().map(|shape| u64::from(shape.decode_batch)).sum();
-    for (role, asked, seen) in [
-        (Role::Prefill, done.prefill_tokens, prefill),
-        (Role::Decode, done.decode_tokens, decode),
-    ] {
+    for (role, asked, seen) in
+        [(Role::Prefill, done.prefill_tokens, prefill), (Role::Decode, done.decode_tokens, decode)]
+    {
         if seen as f64 > (1.0 + TOLERANCE) * asked as f64 {
             return Err(ProfileError::Disturbed { role, asked, seen });
         }

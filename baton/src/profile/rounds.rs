@@ -41,21 +41,20 @@ pub(super) struct Ask {
     pub(super) output: u32,
 }
 
-impl Ask {
-    pub(super) fn prompt_tokens(&self) -> u32 {
-        self.prompt.iter().map(|part| part.tokens).sum()
-    }
-}
-
 /// Requests that are made at the same time.
 pub(super) type Round = Vec<Ask>;
 
-/// How much a round is, roughly: a token that is decoded takes as long as some of a prompt.
-pub(super) fn work(round: &Round) -> u32 {
-    round.iter().map(|ask| ask.prompt_tokens() + 8 * ask.output).sum()
+/// Rounds one after the other, of which the later ones find in the caches what the earlier ones left.
+pub(super) type Series = Vec<Round>;
+
+/// How much a series is, roughly: a token that is decoded takes as long as some of a prompt, and of a
+/// prompt in several parts the last alone isn't cached.
+pub(super) fn work(series: &Series) -> u32 {
+    let new = |ask: &Ask| ask.prompt.last().map_or(0, |part| part.tokens);
+    series.iter().flatten().map(|ask| new(ask) + 8 * ask.output).sum()
 }
 
-/// Rounds for ever: passes over all sizes, each from the small ones to the large ones.
+/// Passes over all sizes, each from the small ones to the large ones.
 #[derive(Clone, Debug)]
 pub(super) struct Rounds {
     bounds: Bounds,
@@ -76,7 +75,7 @@ impl Rounds {
 
     /// The `number`th pass: prompts of each length, once new and once cached with a few tokens behind;
     /// and between them batches of each size that decode.
-    pub(super) fn pass(&mut self, number: usize) -> Vec<Round> {
+    pub(super) fn pass(&mut self, number: usize) -> Vec<Series> {
         let stretch = STRETCH[number % STRETCH.len()];
         let mut prompts = Vec::new();
         for length in doublings(SHORT, self.longest()) {
@@ -92,7 +91,7 @@ impl Rounds {
     }
 
     /// A new prompt alone; then the same with a few tokens behind, all of whose pages are pulled at once.
-    fn prompt(&mut self, tokens: u32) -> Vec<Round> {
+    fn prompt(&mut self, tokens: u32) -> Series {
         let (same, behind) = (self.part(tokens), self.part(BEHIND));
         let first = Ask { prompt: vec![same], output: 1 };
         let again = Ask { prompt: vec![same, behind], output: 2 };
@@ -101,17 +100,16 @@ impl Rounds {
 
     /// `size` sequences that decode together behind a beginning all have in common, as long as the
     /// `variant` says and the pool allows.
-    fn batch(&mut self, size: u32, variant: usize) -> Vec<Round> {
+    fn batch(&mut self, size: u32, variant: usize) -> Series {
         let longest = self.longest();
         let own = size * (SHORT + OUTPUT + BEHIND);
         let room = (self.bounds.pool_tokens / POOL_SHARE).saturating_sub(own);
         let common = [SHORT, longest / 8, longest / 2][variant % 3].min(room) / SHORT * SHORT;
         let common = self.part(common);
-        let ask = |rounds: &mut Rounds, output| Ask {
-            prompt: vec![common, rounds.part(SHORT)],
-            output,
-        };
-        vec![vec![ask(self, 2)], (0..size).map(|_| ask(self, OUTPUT)).collect()]
+        let before = Ask { prompt: vec![common], output: 2 };
+        let own = |rounds: &mut Rounds| vec![common, rounds.part(SHORT)];
+        let batch = (0..size).map(|_| Ask { prompt: own(self), output: OUTPUT }).collect();
+        vec![vec![before], batch]
     }
 
     fn longest(&self) -> u32 {
@@ -141,20 +139,27 @@ fn doublings(from: u32, to: u32) -> impl Iterator<Item = u32> {
         .take_while(move |length| *length <= to)
 }
 
-fn interleave(a: Vec<Vec<Round>>, b: Vec<Vec<Round>>) -> Vec<Round> {
+/// One of each by turns, and then what is left of the longer.
+fn interleave(a: Vec<Series>, b: Vec<Series>) -> Vec<Series> {
     let (mut a, mut b) = (a.into_iter(), b.into_iter());
-    let mut rounds = Vec::new();
+    let mut all = Vec::new();
     loop {
         match (a.next(), b.next()) {
-            (None, None) => return rounds,
-            both => rounds.extend([both.0, both.1].into_iter().flatten().flatten()),
+            (None, None) => return all,
+            (one, other) => all.extend(one.into_iter().chain(other)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
+
+    fn tokens(ask: &Ask) -> u32 {
+        ask.prompt.iter().map(|part| part.tokens).sum()
+    }
 
     const BOUNDS: Bounds = Bounds { max_context: 2048, pool_tokens: 9000, max_running: 16 };
 
@@ -169,22 +174,24 @@ mod tests {
             let mut rounds = Rounds::new(bounds, 0);
             let longest = rounds.longest();
             for number in 0..5 {
-                let pass = rounds.pass(number);
+                let pass: Vec<Round> = rounds.pass(number).concat();
                 for round in &pass {
-                    let tokens: u32 = round.iter().map(|a| a.prompt_tokens() + a.output).sum();
-                    let shared = round[0].prompt[0].tokens * (round.len() as u32 - 1);
-                    let is_batch = round.len() > TOGETHER;
-                    let held = if is_batch { tokens - shared } else { tokens };
+                    let parts: BTreeMap<u64, u32> = round
+                        .iter()
+                        .flat_map(|ask| ask.prompt.iter().map(|part| (part.content, part.tokens)))
+                        .collect();
+                    let outputs: u32 = round.iter().map(|ask| ask.output).sum();
+                    let held = parts.values().sum::<u32>() + outputs;
                     assert!(held <= bounds.pool_tokens, "{held} of {bounds:?}: {round:?}");
                     for ask in round {
-                        let all = ask.prompt_tokens() + ask.output;
+                        let all = tokens(ask) + ask.output;
                         assert!(all <= bounds.max_context, "{ask:?} {bounds:?}");
                     }
                 }
                 let alone: Vec<u32> = pass
                     .iter()
                     .filter(|round| round.len() == 1 && round[0].output == 1)
-                    .map(|round| round[0].prompt_tokens())
+                    .map(|round| tokens(&round[0]))
                     .collect();
                 assert!(alone[0] < 2 * SHORT && *alone.last().unwrap() > longest / 2, "{alone:?}");
                 let largest = pass.iter().map(Vec::len).max().unwrap() as u32;
@@ -196,9 +203,9 @@ mod tests {
     #[test]
     fn no_prompt_is_made_twice_but_to_be_cached() {
         let mut rounds = Rounds::new(BOUNDS, 7);
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for number in 0..4 {
-            for ask in rounds.pass(number).iter().flatten() {
+            for ask in rounds.pass(number).iter().flatten().flatten() {
                 assert!(seen.insert(ask.prompt.last().unwrap().content), "{ask:?}");
             }
         }

@@ -24,8 +24,10 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 pub(crate) struct Seen {
     pub(crate) ttft: f64,
     pub(crate) tpot: Option<f64>,
-    /// Of the time to first token, what the router saw of it,
+    /// Of the time to first token, what wasn't spent between client and router,
     router: f64,
+    /// what it waited in the router and in the prefill node,
+    queued: f64,
     /// and what the step took.
     step: f64,
 }
@@ -38,24 +40,28 @@ impl Seen {
 }
 
 /// What a first token takes on the idle cluster beyond its step, in microseconds: sockets, threads that
-/// wake.
+/// wake. Medians, which needn't add up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Overhead {
     /// In all,
     pub(crate) beyond: f64,
     /// of it between client and router,
     client: f64,
+    /// between router and prefill node,
+    node: f64,
+    /// in their queues,
+    queued: f64,
     /// and by which the step itself took longer than it should.
     step: f64,
 }
 
 impl std::fmt::Display for Overhead {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Overhead { beyond, client, step } = self;
+        let Overhead { beyond, client, node, queued, step } = self;
         write!(
             f,
-            "{beyond:.0} µs beyond the step on the idle cluster, {client:.0} of them between client and \
-             router, {step:.0} in the step"
+            "{beyond:.0} µs beyond the step on the idle cluster: {client:.0} between client and router, \
+             {node:.0} between router and node, {queued:.0} in queues, {step:.0} in the step"
         )
     }
 }
@@ -112,6 +118,8 @@ pub(crate) async fn overhead(
     Ok(Overhead {
         beyond: median(&|seen| seen.ttft - step).max(0.0),
         client: median(&|seen| seen.ttft - seen.router),
+        node: median(&|seen| seen.router - seen.queued - seen.step),
+        queued: median(&|seen| seen.queued),
         step: median(&|seen| seen.step - step),
     })
 }
@@ -164,6 +172,7 @@ async fn ask(
         ttft: ms(first - asked),
         tpot: (tokens > 1).then(|| ms(last - first) / (tokens - 1) as f64),
         router: timings.ttft_us as f64 / 1e3,
+        queued: (timings.router_queue_us + timings.prefill_queue_us) as f64 / 1e3,
         step: timings.prefill_us as f64 / 1e3,
     })
 }

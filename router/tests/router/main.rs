@@ -13,3 +13,4 @@ mod latency;
 mod open_inference;
 mod prompts;
 mod reflection;
+mod watch;

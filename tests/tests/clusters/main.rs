@@ -15,6 +15,7 @@ mod open_inference;
 mod openai;
 mod openapi;
 mod placement;
+mod profile;
 mod prompts;
 mod replay;
 mod resume;

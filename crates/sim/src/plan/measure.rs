@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use baton_policy::{FitConfig, LatencyFit, Link};
+pub use baton_policy::Link;
+use baton_policy::{FitConfig, LatencyFit};
 use baton_types::{LatencyProfile, Role, StepReport, StepShape};
 
 use super::profile::LEAST_STEP_US;
@@ -64,9 +65,14 @@ pub struct Transfer {
 /// What transfers say of the link between two nodes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LinkFit {
-    Measured { link: Link, transfers: usize },
+    Measured {
+        link: Link,
+        transfers: usize,
+    },
     /// They hid behind their prompts: all that is known is that the link isn't slower.
-    AtLeast { bytes_per_second: f64 },
+    AtLeast {
+        bytes_per_second: f64,
+    },
     /// There were none.
     Unknown,
 }
@@ -153,7 +159,8 @@ impl PhaseFit {
             held_out: held_out.iter().filter(is_of).count(),
             median_error: errors.p50,
             p90_error: errors.p90,
-            sizes: sizes.fold((u32::MAX, 0), |(least, most), size| (least.min(size), most.max(size))),
+            sizes: sizes
+                .fold((u32::MAX, 0), |(least, most), size| (least.min(size), most.max(size))),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod faults;
+mod measure;
 mod plan;
 mod prefixes;
 mod profiles;
