@@ -29,40 +29,41 @@ pub(super) struct Done {
     pub(super) transfers: Vec<Transfer>,
 }
 
-/// Makes round after round until the time is over.
-pub(super) async fn drive(
-    client: &Client,
-    model: &str,
-    mut rounds: Rounds,
-    time: Duration,
-) -> Result<Done, ClientError> {
-    let (began, mut done, mut most) = (Instant::now(), Done::default(), u32::MAX);
-    for number in 0.. {
-        let mut series = rounds.pass(number);
-        series.retain(|series| work(series) < most);
-        if series.is_empty() {
-            break;
-        }
-        for series in series {
-            if work(&series) >= most {
-                continue;
-            }
-            let before = Instant::now();
-            for round in &series {
-                if began.elapsed() >= time {
-                    return Ok(done);
-                }
-                done.make(client, model, round).await?;
-            }
-            if before.elapsed() > time.mul_f64(SERIES_SHARE) {
-                most = most.min(work(&series));
-            }
-        }
-    }
-    Ok(done)
-}
-
 impl Done {
+    /// Makes round after round until the time is over.
+    pub(super) async fn make_all(
+        &mut self,
+        client: &Client,
+        model: &str,
+        rounds: &mut Rounds,
+        time: Duration,
+    ) -> Result<(), ClientError> {
+        let (began, mut most) = (Instant::now(), u32::MAX);
+        for number in 0.. {
+            let mut pass = rounds.pass(number);
+            pass.retain(|series| work(series) < most);
+            if pass.is_empty() {
+                break;
+            }
+            for series in pass {
+                if work(&series) >= most {
+                    continue;
+                }
+                let before = Instant::now();
+                for round in &series {
+                    if began.elapsed() >= time {
+                        return Ok(());
+                    }
+                    self.make(client, model, round).await?;
+                }
+                if before.elapsed() > time.mul_f64(SERIES_SHARE) {
+                    most = most.min(work(&series));
+                }
+            }
+        }
+        Ok(())
+    }
+
     pub(super) async fn make(
         &mut self,
         client: &Client,

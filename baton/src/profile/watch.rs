@@ -74,9 +74,7 @@ impl Watch {
             }
         };
         let rested = timeout(PATIENCE, resting).await;
-        rested.unwrap_or_else(|_late| {
-            Err(ProfileError::Silent { expected: self.expected, heard: heard.len() })
-        })
+        rested.unwrap_or(Err(ProfileError::Silent { expected: self.expected, heard: heard.len() }))
     }
 
     async fn hear(&mut self) -> Result<(String, Load), ProfileError> {

@@ -30,6 +30,8 @@ pub(crate) struct Seen {
     queued: f64,
     /// and what the step took.
     step: f64,
+    /// By which the request was made too late.
+    late: f64,
 }
 
 impl Seen {
@@ -53,15 +55,18 @@ pub(crate) struct Overhead {
     queued: f64,
     /// and by which the step itself took longer than it should.
     step: f64,
+    /// Not in it: by which the requests were made too late.
+    late: f64,
 }
 
 impl std::fmt::Display for Overhead {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Overhead { beyond, client, node, queued, step } = self;
+        let Overhead { beyond, client, node, queued, step, late } = self;
         write!(
             f,
             "{beyond:.0} µs beyond the step on the idle cluster: {client:.0} between client and router, \
-             {node:.0} between router and node, {queued:.0} in queues, {step:.0} in the step"
+             {node:.0} between router and node, {queued:.0} in queues, {step:.0} in the step; requests \
+             were made {late:.0} µs late"
         )
     }
 }
@@ -121,6 +126,7 @@ pub(crate) async fn overhead(
         node: median(&|seen| seen.router - seen.queued - seen.step),
         queued: median(&|seen| seen.queued),
         step: median(&|seen| seen.step - step),
+        late: median(&|seen| seen.late),
     })
 }
 
@@ -174,6 +180,7 @@ async fn ask(
         router: timings.ttft_us as f64 / 1e3,
         queued: (timings.router_queue_us + timings.prefill_queue_us) as f64 / 1e3,
         step: timings.prefill_us as f64 / 1e3,
+        late: ms(asked - at),
     })
 }
 

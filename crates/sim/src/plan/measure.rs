@@ -80,12 +80,7 @@ pub enum LinkFit {
 /// Fits the step formulas: the least squares of the relative errors, as a router learns them, but
 /// nothing is forgotten. A step that prefills or decodes costs 1 µs at least, as profiles want it.
 pub fn fit_steps(reports: &[StepReport]) -> Result<StepFit, MeasureError> {
-    for phase in [Role::Prefill, Role::Decode] {
-        let steps = reports.iter().filter(|report| phase_of(&report.shape) == Some(phase)).count();
-        if steps < LEAST_STEPS {
-            return Err(MeasureError::TooFew { phase, steps });
-        }
-    }
+    enough(reports)?;
     let (held_out, learned) = deal(reports);
     let config = FitConfig {
         seed_spread: *FitConfig::SEED_SPREADS.end(),
@@ -106,6 +101,21 @@ pub fn fit_steps(reports: &[StepReport]) -> Result<StepFit, MeasureError> {
     let is_mixed = |shape: &StepShape| shape.prefill_tokens > 0 && shape.decode_batch > 0;
     let mixed = reports.iter().filter(|report| is_mixed(&report.shape)).count();
     Ok(StepFit { costs, prefill, decode, mixed })
+}
+
+/// Whether a fit can be made of them.
+pub fn are_enough(reports: &[StepReport]) -> bool {
+    enough(reports).is_ok()
+}
+
+fn enough(reports: &[StepReport]) -> Result<(), MeasureError> {
+    for phase in [Role::Prefill, Role::Decode] {
+        let steps = reports.iter().filter(|report| phase_of(&report.shape) == Some(phase)).count();
+        if steps < LEAST_STEPS {
+            return Err(MeasureError::TooFew { phase, steps });
+        }
+    }
+    Ok(())
 }
 
 /// Those that are held out, and the others: of each phase the same share, and in an order that has

@@ -23,7 +23,7 @@ const COSTS: LatencyProfile = LatencyProfile {
 fn steps(count: u32, costs: LatencyProfile, off: impl Fn(u32) -> f64) -> Vec<StepReport> {
     let report = |number: u32| {
         let mut shape = StepShape::default();
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             shape.add_prefill(8 << (number / 2 % 6), (number * 37 % 2000) as usize);
         } else {
             (0..1 << (number / 2 % 6)).for_each(|_| shape.add_decode((number * 53 % 900) as usize));
