@@ -5,8 +5,8 @@ use baton_types::{
 };
 
 use crate::{
-    Demand, LatencyFit, Link, MissedEvents, Moved, NodeView, OutputLengths, Path, Placed,
-    Placement, Priority, RequestView, ReservationId,
+    ClassId, Demand, LatencyFit, Link, MissedEvents, Moved, NodeView, OutputLengths, Path, Placed,
+    Placement, RequestView, ReservationId,
     prefix::{Matches, PrefixIndex},
     reservation::Reserved,
 };
@@ -29,7 +29,7 @@ pub struct ClusterView {
 struct Reservation {
     placement: Placement,
     model: ModelId,
-    priority: Priority,
+    class: ClassId,
     /// The prompt's blocks, as its nodes name them.
     hashes: Arc<[BlockHash]>,
     /// What of it counts where.
@@ -152,7 +152,7 @@ impl ClusterView {
                 ..*placement
             },
             model: request.model.clone(),
-            priority: request.priority,
+            class: request.class.id,
             hashes: Arc::clone(&hashes),
             prefill,
             decode,
@@ -247,7 +247,7 @@ impl ClusterView {
     /// nothing of the reservation counts any more.
     pub fn finished(&mut self, id: ReservationId, tokens: u32, now: Time) {
         if let Some(reservation) = self.reservations.get(&id) {
-            self.outputs.observe(&reservation.model, reservation.priority, tokens);
+            self.outputs.observe(&reservation.model, reservation.class, tokens);
             let decode = reservation.placement.path.decode().cloned();
             if let Some((placed, began)) = decode.zip(reservation.began)
                 && let Some(view) = self.placed_mut(Role::Decode, &placed)
@@ -287,6 +287,20 @@ impl ClusterView {
         };
         let serving = self.prefill.iter().filter(|view| view.group.model == request.model);
         serving.map(compute).min().unwrap_or_default()
+    }
+
+    /// What the request takes of nodes' time: its prompt's `compute`, and its part of the steps that
+    /// generate `output` tokens.
+    pub(crate) fn service(
+        &self,
+        request: &RequestView,
+        compute: Duration,
+        output: u32,
+    ) -> Duration {
+        let context = u64::from(request.tokens) + u64::from(output / 2);
+        let serving = self.decode.iter().filter(|view| view.group.model == request.model);
+        let share = serving.map(|view| view.latency.decode_share(context)).min();
+        compute + share.unwrap_or_default().saturating_mul(output.saturating_sub(1))
     }
 
     /// What nodes compute that can be in time, as when it must be begun and how long it takes, the

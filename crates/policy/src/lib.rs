@@ -24,7 +24,7 @@
 //!
 //! # What of requests nobody waits for?
 //!
-//! Those of a [`Priority::Batch`] are placed only where they leave room: on nodes that compute few
+//! Those of a [`Service::Batch`] are placed only where they leave room: on nodes that compute few
 //! prompts, and keep a share of their blocks free, unless they have nothing to do. One of them
 //! waits for as long as its caller lets it.
 //!
@@ -32,9 +32,11 @@
 //! layout, and accept work.
 
 mod chance;
+mod class;
 mod cluster;
 mod config;
 mod decision;
+mod lane;
 mod latency;
 mod node;
 mod output;
@@ -45,8 +47,11 @@ mod prompts;
 mod queue;
 mod request;
 mod reservation;
+mod sacrifice;
+mod share;
 
 pub use chance::Calibration;
+pub use class::{Class, ClassId, Service, Tenant, TenantId};
 pub use cluster::ClusterView;
 pub use config::{Policy, PolicyConfig};
 pub use decision::{
@@ -58,5 +63,5 @@ pub use output::{Expected, OutputLengths};
 pub use placement::decide;
 pub use placer::{Placer, Ticket, Verdict};
 pub use prefix::MissedEvents;
-pub use request::{Priority, PromptHashes, RequestView};
+pub use request::{PromptHashes, RequestView};
 pub use reservation::{Demand, ReservationId, Reserved};

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use baton_types::ModelId;
 
-use crate::Priority;
+use crate::ClassId;
 
 /// Lengths of the outputs that ended lately, by model and class.
 #[derive(Clone, Debug, Default)]
 pub struct OutputLengths {
-    lengths: BTreeMap<(ModelId, Priority), Lengths>,
+    lengths: BTreeMap<(ModelId, ClassId), Lengths>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +35,8 @@ const MAX_CLASSES: usize = 1024;
 
 impl OutputLengths {
     /// An output of `tokens` has ended.
-    pub fn observe(&mut self, model: &ModelId, priority: Priority, tokens: u32) {
-        let key = (model.clone(), priority);
+    pub fn observe(&mut self, model: &ModelId, class: ClassId, tokens: u32) {
+        let key = (model.clone(), class);
         if !self.lengths.contains_key(&key) && self.lengths.len() >= MAX_CLASSES {
             return;
         }
@@ -51,8 +51,8 @@ impl OutputLengths {
 
     /// What an output of at most `max` tokens will probably be, if outputs are `guess` long as long
     /// as none has ended.
-    pub fn expected(&self, model: &ModelId, priority: Priority, max: u32, guess: u32) -> Expected {
-        let known = self.lengths.get(&(model.clone(), priority));
+    pub fn expected(&self, model: &ModelId, class: ClassId, max: u32, guess: u32) -> Expected {
+        let known = self.lengths.get(&(model.clone(), class));
         let (mean, most) = match known {
             // A few say little.
             Some(lengths) if lengths.outputs >= 16 => {
@@ -74,21 +74,20 @@ mod tests {
         let (model, other) = (ModelId::from("m"), ModelId::from("n"));
         let mut lengths = OutputLengths::default();
         let guess = |lengths: &OutputLengths, model: &ModelId, max| {
-            let Expected { tokens, most } =
-                lengths.expected(model, Priority::Interactive, max, 128);
+            let Expected { tokens, most } = lengths.expected(model, ClassId::default(), max, 128);
             (tokens, most)
         };
         assert_eq!(guess(&lengths, &model, 1000), (128, 128));
         for at in 0..200 {
             let tokens = if at % 2 == 0 { 30 } else { 50 };
-            lengths.observe(&model, Priority::Interactive, tokens);
+            lengths.observe(&model, ClassId::default(), tokens);
         }
         let (tokens, most) = guess(&lengths, &model, 1000);
         assert!((39..=42).contains(&tokens) && (48..=52).contains(&most), "{tokens} {most}");
         assert_eq!(guess(&lengths, &model, 10), (10, 10), "never more than may come");
         assert_eq!(guess(&lengths, &other, 1000), (128, 128));
         for _ in 0..400 {
-            lengths.observe(&model, Priority::Interactive, 400);
+            lengths.observe(&model, ClassId::default(), 400);
         }
         assert!(guess(&lengths, &model, 1000).0 > 390, "the old ones are forgotten");
     }

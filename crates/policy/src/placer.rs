@@ -3,10 +3,14 @@
 //!
 //! # Who goes first?
 //!
-//! Those whose clients have tokens already and wait for the next; then, by model, whoever has the
-//! least slack: the time until its prompt must be begun for the first token to be in time. When not
-//! all can be in time, those give way that cost the most ([`Queue::sacrifice`]). Who is too late is
-//! refused if it asked for that, and waits behind the others if not. Batches come last.
+//! Those whose clients have tokens already and wait for the next; then, by model, the classes of the
+//! highest priority, and of these whoever has the least slack: the time until its prompt must be begun
+//! for the first token to be in time. When not all can be in time, those give way that cost the most,
+//! of the tenant that has had most ([`Queue::sacrifice`]). Who is too late is refused if it asked for
+//! that, and waits behind the others if not. Batches come last.
+//!
+//! Those without an objective, and those that miss theirs, take turns by what their tenants have had
+//! (`share`). With one tenant nothing of this changes the order.
 //!
 //! # Does anybody overtake?
 //!
@@ -23,7 +27,8 @@ use rand_core::RngCore;
 
 use crate::{
     ClusterView, Decision, Placement, PolicyConfig, Refusal, RequestView, ReservationId, Shortage,
-    decide, queue::Queue,
+    decide,
+    queue::{Queue, Waiting},
 };
 
 /// A request's number at the desk, its caller's choice: none waits twice under the same. Of equals
@@ -87,13 +92,17 @@ impl Placer {
     /// Takes a request in. What becomes of it [`Placer::poll`] says.
     pub fn submit(&mut self, ticket: Ticket, mut request: RequestView) {
         let queue = self.queues.entry(request.model.clone()).or_default();
-        request.queued_before = if request.waits_long() { 0 } else { queue.interactive() };
+        request.queued_before = if request.waits_long() { 0 } else { queue.before(&request) };
         let compute = self.view.compute(&request);
         let longest = self.config.max_queue_time;
         let timer = first_timer(&request, compute, longest);
         self.timers.insert((timer, ticket));
         self.tickets.insert(ticket, Known { model: request.model.clone(), timer });
-        queue.enter(ticket, request, compute, longest);
+        let guess = self.config.expected_output_tokens;
+        let (class, most) = (request.class.id, request.max_new_tokens);
+        let output = self.view.outputs.expected(&request.model, class, most, guess).tokens;
+        let service = self.view.service(&request, compute, output);
+        queue.enter(ticket, request, compute, service, longest);
         self.look = true;
     }
 
@@ -168,15 +177,18 @@ impl Placer {
             }
         }
         let (ticket, decision) = said?;
-        let request = self.leave(ticket)?;
         Some((
             ticket,
             match decision {
                 Decision::Place(placement) => {
+                    let request = self.take(ticket, Queue::serve)?;
                     let reservation = self.view.reserve(&request, &placement, now);
                     Verdict::Placed(reservation, placement)
                 }
-                Decision::Refuse(refusal) => Verdict::Refused(refusal),
+                Decision::Refuse(refusal) => {
+                    self.leave(ticket);
+                    Verdict::Refused(refusal)
+                }
                 Decision::Queue(_) => unreachable!("only what is decided is said"),
             },
         ))
@@ -203,10 +215,19 @@ impl Placer {
     }
 
     fn leave(&mut self, ticket: Ticket) -> Option<RequestView> {
+        self.take(ticket, Queue::leave)
+    }
+
+    /// Takes it out of its queue, by `how` it leaves.
+    fn take(
+        &mut self,
+        ticket: Ticket,
+        how: impl FnOnce(&mut Queue, Ticket) -> Option<Waiting>,
+    ) -> Option<RequestView> {
         let Known { model, timer } = self.tickets.remove(&ticket)?;
         self.timers.remove(&(timer, ticket));
         let queue = self.queues.get_mut(&model)?;
-        let waiting = queue.leave(ticket)?;
+        let waiting = how(queue, ticket)?;
         if queue.is_empty() {
             self.queues.remove(&model);
         }

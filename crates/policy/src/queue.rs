@@ -1,31 +1,34 @@
 //! Who waits for a place, and whose turn is next.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
 use baton_types::Time;
 
-use crate::{Priority, RequestView, Ticket};
+use crate::{Class, RequestView, Service, Ticket, lane::Lane, share::Had};
 
 /// A place in line: the lesser goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
-    tier: Tier,
+    pub(crate) level: Level,
+    /// Too late, and served all the same.
+    pub(crate) late: bool,
     /// When its prompt must be begun to be in time.
-    latest: Time,
+    pub(crate) latest: Time,
     pub(crate) ticket: Ticket,
 }
 
+/// Whose turn comes before any of others': by class alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Tier {
-    /// Its client has tokens already and waits for the next.
+pub(crate) enum Level {
+    /// Their clients have tokens already and wait for the next.
     Begun,
-    InTime,
-    /// Too late, and served all the same.
-    Late,
-    Batch,
+    /// Of this priority.
+    Interactive(Reverse<u8>),
+    Batch(Reverse<u8>),
 }
 
 /// One that waits.
@@ -33,45 +36,77 @@ enum Tier {
 pub(crate) struct Waiting {
     pub(crate) request: RequestView,
     /// How long its prompt takes, with nobody else there.
-    compute: Duration,
+    pub(crate) compute: Duration,
+    /// What its tenant will have had more when it is served.
+    pub(crate) cost: Had,
 }
 
-/// The requests for one model that wait: least slack first.
+/// The requests for one model that wait: by level, least slack first.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    waiting: BTreeMap<Rank, Waiting>,
+    pub(crate) waiting: BTreeMap<Rank, Waiting>,
     by_ticket: BTreeMap<Ticket, Rank>,
+    pub(crate) lanes: BTreeMap<Level, Lane>,
     /// Those that can't all be in time and give way to the others; see [`Queue::sacrifice`].
-    given_way: BTreeSet<Rank>,
+    pub(crate) given_way: BTreeSet<Rank>,
 }
 
-/// No more than these are looked at to see who is to give way.
-const LOOK_AHEAD: usize = 512;
+impl Level {
+    fn of(request: &RequestView) -> Self {
+        let Class { priority, service, .. } = request.class;
+        match service {
+            _ if request.has_begun => Level::Begun,
+            Service::Interactive => Level::Interactive(Reverse(priority)),
+            Service::Batch => Level::Batch(Reverse(priority)),
+        }
+    }
+
+    fn first(self) -> Rank {
+        Rank { level: self, late: false, latest: Time::ZERO, ticket: Ticket(0) }
+    }
+}
 
 impl Queue {
-    /// `longest`: how long somebody waits who has no objective.
+    /// `longest`: how long somebody waits who has no objective. `service`: nodes' time it takes.
     pub(crate) fn enter(
         &mut self,
         ticket: Ticket,
-        request: RequestView,
+        mut request: RequestView,
         compute: Duration,
+        service: Duration,
         longest: Duration,
     ) {
-        let tier = match request.priority {
-            _ if request.has_begun => Tier::Begun,
-            Priority::Interactive => Tier::InTime,
-            Priority::Batch => Tier::Batch,
-        };
+        let level = Level::of(&request);
+        request.tenant = level.tenant(&request.tenant);
         let within = request.slo.ttft.map_or(longest, |ttft| ttft.saturating_sub(compute));
-        let rank = Rank { tier, latest: request.arrived + within, ticket };
+        let rank = Rank { level, late: false, latest: request.arrived + within, ticket };
+        let cost = Had::of(service, request.tenant.share);
         self.by_ticket.insert(ticket, rank);
-        self.waiting.insert(rank, Waiting { request, compute });
+        self.lanes.entry(level).or_default().enter(&request.tenant, rank);
+        self.waiting.insert(rank, Waiting { request, compute, cost });
     }
 
     pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<Waiting> {
         let rank = self.by_ticket.remove(&ticket)?;
         self.given_way.remove(&rank);
-        self.waiting.remove(&rank)
+        let waiting = self.waiting.remove(&rank)?;
+        if let Some(lane) = self.lanes.get_mut(&rank.level) {
+            lane.leave(&waiting.request.tenant.id, rank);
+            if lane.is_empty() {
+                self.lanes.remove(&rank.level);
+            }
+        }
+        Some(waiting)
+    }
+
+    /// It leaves because it is served: its tenant has had so much more.
+    pub(crate) fn serve(&mut self, ticket: Ticket) -> Option<Waiting> {
+        let rank = self.by_ticket.get(&ticket)?;
+        let Waiting { request, cost, .. } = self.waiting.get(rank)?;
+        if let Some(lane) = self.lanes.get_mut(&rank.level) {
+            lane.shares.charge(&request.tenant.id, *cost);
+        }
+        self.leave(ticket)
     }
 
     pub(crate) fn get(&self, ticket: Ticket) -> Option<&Waiting> {
@@ -86,142 +121,71 @@ impl Queue {
         self.waiting.is_empty()
     }
 
-    /// Those that go before a batch's.
-    pub(crate) fn interactive(&self) -> usize {
-        self.waiting
-            .range(..Rank { tier: Tier::Batch, latest: Time::ZERO, ticket: Ticket(0) })
-            .count()
+    /// Those that are before a newcomer, as if each tenant had as many for its share as its own.
+    pub(crate) fn before(&self, request: &RequestView) -> usize {
+        let level = Level::of(request);
+        let higher = self.lanes.range(..level).map(|(_, lane)| lane.len());
+        let equal = self.lanes.get(&level).map_or(0, |lane| lane.shares.before(&request.tenant));
+        higher.sum::<usize>() + equal
     }
 
     /// It can't be in time any more: whoever can goes before it.
     pub(crate) fn is_late(&mut self, ticket: Ticket) {
         let Some(rank) = self.by_ticket.get_mut(&ticket) else { return };
-        if rank.tier != Tier::InTime {
+        if rank.late || !matches!(rank.level, Level::Interactive(_)) {
             return;
         }
-        self.given_way.remove(rank);
-        let waiting = self.waiting.remove(rank);
-        rank.tier = Tier::Late;
-        if let Some(mut waiting) = waiting {
+        let before = *rank;
+        rank.late = true;
+        self.given_way.remove(&before);
+        if let Some(mut waiting) = self.waiting.remove(&before) {
             waiting.request.gives_way = false;
+            if let Some(lane) = self.lanes.get_mut(&rank.level) {
+                lane.moved(&waiting.request.tenant.id, before, *rank);
+            }
             self.waiting.insert(*rank, waiting);
         }
     }
 
-    /// In whose order to look: those that give way after those they make room for.
+    /// In whose order to look, level by level.
     pub(crate) fn order(&self) -> impl Iterator<Item = (Ticket, &Waiting)> {
-        let gives_way = |rank: &Rank| self.given_way.contains(rank);
-        let first = self
-            .waiting
-            .iter()
-            .filter(move |(rank, _)| rank.tier <= Tier::InTime && !gives_way(rank));
-        let late = self
-            .waiting
-            .iter()
-            .filter(move |(rank, _)| rank.tier > Tier::InTime || gives_way(rank));
-        first.chain(late).map(|(rank, waiting)| (rank.ticket, waiting))
+        let ranks = self.lanes.iter().flat_map(|(level, lane)| self.order_of(*level, lane));
+        ranks.filter_map(|rank| Some((rank.ticket, self.waiting.get(&rank)?)))
     }
 
-    /// Says who gives way when not all can be in time: by Moore and Hodgson (1968), which leaves as
-    /// many in time as one machine can. In order of their deadlines, whenever one would be late,
-    /// the longest so far is taken out. `machines` of them work off what waits, and `backlog`: when
-    /// each of it must be begun and how long it takes, the earliest first.
-    pub(crate) fn sacrifice(&mut self, now: Time, backlog: &[(Time, Duration)], machines: u32) {
-        for rank in std::mem::take(&mut self.given_way) {
-            if let Some(waiting) = self.waiting.get_mut(&rank) {
-                waiting.request.gives_way = false;
+    /// Those with an objective that they can meet by when they are due, whosever they are: all can be
+    /// in time. Between them those without one, then those that give way and those that are late,
+    /// each of the two by what their tenants have had.
+    fn order_of<'a>(&'a self, level: Level, lane: &'a Lane) -> impl Iterator<Item = Rank> + 'a {
+        let cost = |rank: &Rank| self.waiting.get(rank).map_or(Had::default(), |one| one.cost);
+        let aims =
+            |rank: &Rank| self.waiting.get(rank).is_some_and(|one| one.request.slo.ttft.is_some());
+        let gives_way = |rank: &Rank| self.given_way.contains(rank);
+        let mut plain = lane.turns(move |rank| !rank.late && !aims(rank), cost).peekable();
+        let rest = lane.turns(move |rank| rank.late || gives_way(rank), cost);
+        let mut aiming = self
+            .waiting
+            .range(level.first()..)
+            .take_while(move |(rank, _)| rank.level == level && !rank.late)
+            .filter(move |(rank, one)| one.request.slo.ttft.is_some() && !gives_way(rank))
+            .peekable();
+        // Whether some miss their objectives in any case.
+        let is_short = self.given_way.range(level.first()..).any(|rank| rank.level == level);
+        let firsts = std::iter::from_fn(move || {
+            let Some((due, one)) = aiming.peek() else { return Some(plain.next()?.rank) };
+            let tenant = &one.request.tenant.id;
+            let goes_first = |turn: &crate::lane::Turn<'_>| {
+                let is_behind = turn.tenant != tenant && turn.after <= lane.shares.had(tenant);
+                turn.rank < **due || is_short && is_behind
+            };
+            match plain.next_if(goes_first) {
+                Some(turn) => Some(turn.rank),
+                None => aiming.next().map(|(rank, _)| *rank),
             }
-        }
-        let (mut end, mut kept) = (now, BinaryHeap::new());
-        let mut backlog = backlog.iter().peekable();
-        for (rank, waiting) in self.waiting.iter().take(LOOK_AHEAD) {
-            if rank.tier != Tier::InTime || waiting.request.slo.ttft.is_none() {
-                continue;
-            }
-            while let Some((_, left)) = backlog.next_if(|(latest, _)| *latest <= rank.latest) {
-                end += *left / machines.max(1);
-            }
-            let share = waiting.compute / machines.max(1);
-            // Of equals the later one.
-            kept.push((share, *rank));
-            end += share;
-            let begins = end - (now + share);
-            if now + begins > rank.latest
-                && let Some((longest, rank)) = kept.pop()
-            {
-                end = now + (end - now).saturating_sub(longest);
-                self.given_way.insert(rank);
-            }
-        }
-        for rank in &self.given_way {
-            if let Some(waiting) = self.waiting.get_mut(rank) {
-                waiting.request.gives_way = true;
-            }
-        }
+        });
+        firsts.chain(rest.map(|turn| turn.rank))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use baton_types::Slo;
-
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    fn request(arrived: u32, ttft: Option<u32>) -> RequestView {
-        RequestView {
-            slo: Slo { ttft: ttft.map(|ttft| ttft * MS), tpot: None },
-            arrived: Time::ZERO + arrived * MS,
-            ..RequestView::new("m".into())
-        }
-    }
-
-    fn order(queue: &Queue) -> Vec<u64> {
-        queue.order().map(|(ticket, _)| ticket.0).collect()
-    }
-
-    #[test]
-    fn least_slack_goes_first_and_late_and_batch_last() {
-        let mut queue = Queue::default();
-        let longest = Duration::from_secs(30);
-        let batch = RequestView { priority: Priority::Batch, ..request(0, None) };
-        let begun = RequestView { has_begun: true, ..request(9, Some(1)) };
-        for (ticket, request, compute) in [
-            (1, batch, 1),
-            (2, request(0, None), 1),
-            (3, request(0, Some(500)), 100),
-            (4, request(5, Some(450)), 10),
-            (5, request(1, Some(900)), 600),
-            (6, begun, 1),
-            (7, request(1, None), 1),
-        ] {
-            queue.enter(Ticket(ticket), request, compute * MS, longest);
-        }
-        assert_eq!(order(&queue), [6, 5, 3, 4, 2, 7, 1]);
-        queue.is_late(Ticket(5));
-        queue.is_late(Ticket(1));
-        assert_eq!(order(&queue), [6, 3, 4, 2, 7, 5, 1]);
-        assert_eq!(queue.interactive(), 6);
-        assert!(queue.leave(Ticket(3)).is_some() && queue.leave(Ticket(3)).is_none());
-        assert_eq!(order(&queue), [6, 4, 2, 7, 5, 1]);
-    }
-
-    #[test]
-    fn the_longest_gives_way_when_not_all_can_be_in_time() {
-        let mut queue = Queue::default();
-        let longest = Duration::from_secs(30);
-        for (ticket, ttft, compute) in [(1, 300, 250), (2, 310, 100), (3, 320, 100), (4, 330, 100)]
-        {
-            queue.enter(Ticket(ticket), request(0, Some(ttft)), compute * MS, longest);
-        }
-        assert_eq!(order(&queue)[0], 1, "it has the least slack");
-        queue.sacrifice(Time::ZERO, &[], 1);
-        assert_eq!(order(&queue), [2, 3, 4, 1]);
-        queue.sacrifice(Time::ZERO, &[], 4);
-        assert_eq!(order(&queue)[0], 1, "with four nodes all are in time");
-        queue.sacrifice(Time::ZERO, &[(Time::ZERO, 150 * MS)], 1);
-        let in_time = order(&queue).len() - queue.given_way.len();
-        assert_eq!(in_time, 1, "after a backlog only one is: {:?}", queue.given_way);
-    }
-}
+mod tests;

@@ -2,23 +2,14 @@ use std::sync::Arc;
 
 use baton_types::{BlockHash, ModelId, NodeId, NumericsId, Slo, Time};
 
-use crate::Group;
-
-/// Who goes first: the lesser. Only when no interactive request waits does one of a batch go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
-    /// Somebody waits for it.
-    #[default]
-    Interactive,
-    /// Nobody does: it waits for as long as it has to, and leaves room for those who come.
-    Batch,
-}
+use crate::{Class, Group, Service, Tenant};
 
 /// A request as the policy sees it.
 #[derive(Clone, Debug)]
 pub struct RequestView {
     pub model: ModelId,
-    pub priority: Priority,
+    pub class: Class,
+    pub tenant: Tenant,
     /// Tokens to compute before the next can be sampled: the prompt and, in a replay, what was
     /// emitted already.
     pub tokens: u32,
@@ -36,7 +27,8 @@ pub struct RequestView {
     pub may_be_local: bool,
     /// When the router took it in.
     pub arrived: Time,
-    /// Requests for the same model that wait in the router and came before it.
+    /// Requests for the same model that wait in the router before it; where others share the queue, as
+    /// many as if each tenant had as many for its share as this one's has.
     pub queued_before: usize,
     /// Others of the same client's request go before it, and may run already: it waits for as long
     /// as it has to, since to refuse it would waste their work.
@@ -60,7 +52,8 @@ impl RequestView {
     pub fn new(model: ModelId) -> Self {
         RequestView {
             model,
-            priority: Priority::default(),
+            class: Class::default(),
+            tenant: Tenant::default(),
             tokens: 0,
             max_new_tokens: 0,
             slo: Slo::default(),
@@ -76,9 +69,13 @@ impl RequestView {
         }
     }
 
+    pub(crate) fn is_batch(&self) -> bool {
+        self.class.service == Service::Batch
+    }
+
     /// Whether it is never refused for want of room.
     pub fn waits_long(&self) -> bool {
-        self.follows || self.priority == Priority::Batch
+        self.follows || self.is_batch()
     }
 
     /// The prompt's blocks as nodes of `group` name them; none if nobody has hashed them so.

@@ -16,8 +16,8 @@ use self::{
     sides::{DecodeSide, PrefillSide, Question, able},
 };
 use crate::{
-    Alternative, ClusterView, Decision, NodeView, Placement, Policy, PolicyConfig, Priority,
-    Reasons, Refusal, RequestView, Shortage, Won,
+    Alternative, ClusterView, Decision, NodeView, Placement, Policy, PolicyConfig, Reasons,
+    Refusal, RequestView, Service, Shortage, Won,
 };
 
 /// When to ask again: at least this late, and at most.
@@ -48,7 +48,7 @@ pub fn decide(
     }
     let most = request.max_new_tokens;
     let guess = config.expected_output_tokens;
-    let expected = view.outputs.expected(&request.model, request.priority, most, guess);
+    let expected = view.outputs.expected(&request.model, request.class.id, most, guess);
     let matches = view.matches(request);
     let question = Question::new(config, request, &matches, expected, now);
     let mut costs = Costs { config, view, request, question };
@@ -259,7 +259,7 @@ impl<'a> Costs<'a> {
     fn takes_prefill(&self, node: &NodeView) -> bool {
         let needed = self.question.prefill_blocks(node);
         let takes = needed <= node.free_blocks() || node.queued() < self.config.max_waiting.into();
-        takes && (self.request.priority == Priority::Interactive || self.leaves_room(node, needed))
+        takes && (!self.request.is_batch() || self.leaves_room(node, needed))
     }
 
     /// Whether those who come later find room beside the request: beside one that is larger than
@@ -270,12 +270,12 @@ impl<'a> Costs<'a> {
             return true;
         }
         let of = |share: f64| (f64::from(node.total_blocks) * share).ceil() as u64;
-        let spare = match self.request.priority {
+        let spare = match self.request.class.service {
             _ if self.request.has_begun => 0,
-            Priority::Interactive if needed as f64 > LARGE * node.mean_blocks() => of(SPARE),
-            Priority::Interactive => 0,
-            Priority::Batch if node.queued() >= self.config.batch_prompts.into() => return false,
-            Priority::Batch => of(self.config.batch_spare),
+            Service::Interactive if needed as f64 > LARGE * node.mean_blocks() => of(SPARE),
+            Service::Interactive => 0,
+            Service::Batch if node.queued() >= self.config.batch_prompts.into() => return false,
+            Service::Batch => of(self.config.batch_spare),
         };
         needed.saturating_add(spare) <= node.free_blocks()
     }

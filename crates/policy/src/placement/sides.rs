@@ -5,8 +5,8 @@ use std::time::Duration;
 use baton_types::{Role, Time, blocks_for};
 
 use crate::{
-    Expected, NodeView, Policy, PolicyConfig, Priority, RequestView, chance::chance,
-    prefix::Matches, prompts::Ahead,
+    Expected, NodeView, Policy, PolicyConfig, RequestView, chance::chance, prefix::Matches,
+    prompts::Ahead,
 };
 
 /// Attainments that differ by less are as good.
@@ -187,7 +187,7 @@ impl DecodeSide<'_> {
 /// When the request's first token is due: at once if its client waits for the next, after all others
 /// if nobody does. Whoever is late already, or gives way, claims no more than who has no objective.
 fn due(config: &PolicyConfig, request: &RequestView, now: Time) -> Time {
-    if config.policy != Policy::Joint || request.priority == Priority::Batch {
+    if config.policy != Policy::Joint || request.is_batch() {
         return Time::MAX;
     }
     if request.has_begun {

@@ -1,7 +1,8 @@
 //! Small clusters and requests to decide about.
 
 use baton_policy::{
-    ClusterView, Decision, LatencyFit, Placement, PolicyConfig, PromptHashes, RequestView, decide,
+    Class, ClassId, ClusterView, Decision, LatencyFit, Placement, PolicyConfig, PromptHashes,
+    RequestView, Service, decide,
 };
 use baton_types::{
     BlockHash, Generation, KvDtype, KvEvents, KvLayout, NodeHello, NodeLoad, NumericsId, Role, Time,
@@ -12,6 +13,9 @@ pub(crate) const BLOCK: u32 = 16;
 pub(crate) const NUMERICS: NumericsId = NumericsId(1);
 pub(crate) const LAYOUT: KvLayout =
     KvLayout { layers: 4, kv_heads: 1, head_dim: 16, block_tokens: BLOCK, dtype: KvDtype::F16 };
+
+/// Of a class nobody waits for.
+pub(crate) const BATCH: Class = Class { id: ClassId(1), priority: 0, service: Service::Batch };
 
 /// SplitMix64.
 pub(crate) struct Draws(pub(crate) u64);

@@ -3,13 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use baton_policy::{
-    LatencyFit, Placer, PolicyConfig, Priority, Refusal, RequestView, ReservationId, Ticket,
-    Verdict,
+    Class, LatencyFit, Placer, PolicyConfig, Refusal, RequestView, ReservationId, Ticket, Verdict,
 };
 use baton_types::{Role, Slo, Time};
 use proptest::prelude::*;
 
-use crate::cluster::{Draws, hello, request};
+use crate::cluster::{BATCH, Draws, hello, request};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -225,7 +224,7 @@ impl Desk {
                     slo: Slo { ttft: ttft.map(|ttft| ttft * MS), tpot: ttft.map(|_| 9 * MS) },
                     refuse_late: strict,
                     has_begun: begun,
-                    priority: if batch { Priority::Batch } else { Priority::Interactive },
+                    class: if batch { BATCH } else { Class::default() },
                     arrived: self.now,
                     ..request(tokens, max_new, u128::from(self.last % 3) * 1000)
                 };

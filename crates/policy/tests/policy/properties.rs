@@ -1,13 +1,12 @@
 //! Random clusters: what must hold of every decision, and `no-leak` of every promise.
 
 use baton_policy::{
-    ClusterView, Decision, LatencyFit, NodeView, Placement, Priority, RequestView, ReservationId,
-    Reserved,
+    ClusterView, Decision, LatencyFit, NodeView, Placement, RequestView, ReservationId, Reserved,
 };
 use baton_types::{Generation, KvLayout, NodeHello, NodeId, NodeLoad, NumericsId, Role, Time};
 use proptest::prelude::*;
 
-use crate::cluster::{LAYOUT, ask, cluster, hello, request};
+use crate::cluster::{BATCH, LAYOUT, ask, cluster, hello, request};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -156,7 +155,7 @@ impl Run {
 }
 
 fn in_batch(request: RequestView) -> RequestView {
-    RequestView { priority: Priority::Batch, ..request }
+    RequestView { class: BATCH, ..request }
 }
 
 fn find<'a>(view: &'a ClusterView, role: Role, placement: &Placement) -> &'a NodeView {

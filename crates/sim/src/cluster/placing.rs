@@ -2,7 +2,7 @@
 
 use baton_kv_cache::block_hashes;
 use baton_policy::{
-    Path, Placement, Priority, PromptHashes, RequestView, ReservationId, Ticket, Verdict,
+    Class, Path, Placement, PromptHashes, RequestView, ReservationId, Tenant, Ticket, Verdict,
 };
 use baton_types::{Capability, NodeId, NumericsId, SamplingSpec, SequenceSpec, Slo, StopTokens};
 
@@ -35,7 +35,8 @@ impl Simulation<'_> {
         let slo = if declared { live.request.slo } else { Slo::default() };
         let view = RequestView {
             model: self.model.clone(),
-            priority: Priority::Interactive,
+            class: Class::default(),
+            tenant: Tenant::default(),
             tokens: tokens.len() as u32,
             max_new_tokens: live.request.max_tokens - live.emitted,
             slo: if live.emitted > 0 { Slo { ttft: None, ..slo } } else { slo },
