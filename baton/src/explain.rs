@@ -42,6 +42,11 @@ impl fmt::Display for Told<'_> {
             decision.prefill_cached_tokens,
             decision.decode_cached_tokens
         )?;
+        let tenant = match &decision.tenant[..] {
+            "" => "no tenant named".to_owned(),
+            tenant => format!("tenant {tenant}"),
+        };
+        writeln!(f, "  class {}, {tenant}", decision.class)?;
         let mut times = Table::new(["", "TTFT ms", "TPOT ms"]);
         let chosen = decision.chosen.clone().unwrap_or_default();
         let ttft = decision.waited_us + chosen.ttft_us;

@@ -1,9 +1,11 @@
 //! What a router is told at its start: one typed tree, refused when a key is unknown or a value
 //! makes no sense.
 
+mod class;
 mod latency;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
@@ -15,10 +17,13 @@ use baton_node::{
 use baton_policy::{Policy, PolicyConfig};
 use serde::{Deserialize, Serialize};
 
-pub use self::latency::LatencyConfig;
+pub(crate) use self::class::DEFAULT as DEFAULT_CLASS;
+pub use self::{class::ClassesConfig, latency::LatencyConfig};
 
 /// Prefix of the environment variables a router listens to.
 const ENVIRONMENT: &str = "BATON_ROUTER_";
+/// What a tenant's share may be.
+const SHARES: std::ops::RangeInclusive<f64> = 1e-3..=1e3;
 
 /// Configuration of a router.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +38,10 @@ pub struct RouterConfig {
     pub policy: PlacementConfig,
     pub latency: LatencyConfig,
     pub batches: BatchesConfig,
+    /// What requests may be of; see `docs/placement.md`.
+    pub classes: ClassesConfig,
+    /// What tenants get, in proportion to each other, while their requests wait; others: 1.
+    pub tenant_shares: BTreeMap<String, f64>,
     pub log: LogConfig,
 }
 
@@ -124,6 +133,8 @@ impl Default for RouterConfig {
             policy: PlacementConfig::default(),
             latency: LatencyConfig::default(),
             batches: BatchesConfig::default(),
+            classes: ClassesConfig::default(),
+            tenant_shares: BTreeMap::new(),
             log: LogConfig::default(),
         }
     }
@@ -237,6 +248,13 @@ impl RouterConfig {
                 return Err(ConfigError::invalid(key, share, "must be a share from 0 to 1"));
             }
         }
+        for (tenant, &share) in &self.tenant_shares {
+            if !SHARES.contains(&share) {
+                let why = format!("the share of {tenant:?} must be from 0.001 to 1000");
+                return Err(ConfigError::invalid("tenant_shares", share, why));
+            }
+        }
+        self.classes.validate()?;
         self.latency.validate()
     }
 
@@ -374,6 +392,14 @@ mod tests {
             ("batches.spare=-0.5", "batches.spare = -0.5"),
             ("batches.window=25h", "batches.window = 25h"),
             ("batches.max_running=0", "batches.max_running = 0"),
+            ("classes.gold.ttft=\"0s\"", "classes = 0us: an objective of gold"),
+            ("classes.gold.prio=1", "prio"),
+            ("classes.gold.priority=256", "256"),
+            ("classes.gold.service=\"slow\"", "slow"),
+            ("classes={\"a b\"={}}", "classes = \"a b\""),
+            ("classes.auto.priority=1", "classes = \"auto\""),
+            ("classes.batch.service=\"interactive\"", "classes.batch.service = interactive"),
+            ("tenant_shares.acme=0", "tenant_shares = 0: the share of \"acme\""),
             ("latency.seed_spread=0", "latency.seed_spread = 0"),
             ("latency.memory_steps=9", "latency.memory_steps = 9"),
             ("latency.default.decode_us=-1.5", "latency.default = -1.5: decode_us must be"),

@@ -19,7 +19,7 @@ use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
 
 use crate::{
     error::RequestError,
-    request::{Answer, Ask, Caller, Chunk, End, Prompt, Said, call_id},
+    request::{Answer, Ask, Caller, Chunk, End, NamedClass, Prompt, Said, call_id},
     router::Router,
 };
 
@@ -47,7 +47,7 @@ impl Inference for InferenceService {
         request: Request<GenerateRequest>,
     ) -> Result<Response<Answers<GenerateResponse>>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let GenerateRequest { model, prompt, sampling } = request;
+        let GenerateRequest { model, prompt, sampling, class } = request;
         let prompt = match prompt {
             Some(generate_request::Prompt::Text(text)) => Ok(Prompt::Text(text)),
             Some(generate_request::Prompt::TokenIds(ids)) => {
@@ -55,7 +55,7 @@ impl Inference for InferenceService {
             }
             None => Err(RequestError::EmptyPrompt { param: "prompt" }),
         };
-        let answers = self.answer(&metadata, &extensions, model, prompt, sampling).await?;
+        let answers = self.answer(&metadata, &extensions, model, class, prompt, sampling).await?;
         Ok(Response::new(Box::pin(answers.map(|event| {
             let event = Some(match event? {
                 Event::Started(started) => generate_response::Event::Started(started),
@@ -71,10 +71,11 @@ impl Inference for InferenceService {
         request: Request<ChatRequest>,
     ) -> Result<Response<Answers<ChatResponse>>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let ChatRequest { model, messages, sampling, tools, choice, single_tool_call } = request;
+        let ChatRequest { model, messages, sampling, tools, choice, single_tool_call, class } =
+            request;
         let chat = convert::chat(messages, tools, choice, single_tool_call);
         let prompt = chat.map(Prompt::Chat).map_err(RequestError::from);
-        let answers = self.answer(&metadata, &extensions, model, prompt, sampling).await?;
+        let answers = self.answer(&metadata, &extensions, model, class, prompt, sampling).await?;
         Ok(Response::new(Box::pin(answers.map(|event| {
             let event = Some(match event? {
                 Event::Started(started) => chat_response::Event::Started(started),
@@ -119,6 +120,7 @@ impl InferenceService {
         metadata: &MetadataMap,
         extensions: &Extensions,
         model: String,
+        class: String,
         prompt: Result<Prompt, RequestError>,
         sampling: Option<v1::Sampling>,
     ) -> Result<impl Stream<Item = Result<Event, Status>> + Send + use<>, Status> {
@@ -138,6 +140,7 @@ impl InferenceService {
             let ask = Ask {
                 caller,
                 model,
+                class: (!class.is_empty()).then_some(NamedClass { param: "class", name: class }),
                 prompts: vec![prompt],
                 sampling,
                 seeded: true,

@@ -10,6 +10,8 @@ use baton_policy::{Path, Placement, Prediction, Won};
 use baton_proto::{convert::micros, v1};
 use baton_types::{RequestId, SequenceKey, Slo};
 
+use crate::request::Standing;
+
 /// Requests that are known.
 const KNOWN: usize = 1000;
 
@@ -30,7 +32,7 @@ pub(crate) struct Noted<'a> {
     /// 1 for the sequence's first.
     pub(crate) attempt: u32,
     pub(crate) waited: Duration,
-    pub(crate) slo: Slo,
+    pub(crate) standing: &'a Standing,
     pub(crate) placement: &'a Placement,
 }
 
@@ -72,14 +74,17 @@ impl Ledger {
 }
 
 fn decision(noted: Noted<'_>) -> v1::Decision {
-    let Noted { key, attempt, waited, slo, placement } = noted;
+    let Noted { key, attempt, waited, standing, placement } = noted;
+    let Slo { ttft, tpot } = standing.slo;
     let reasons = &placement.reasons;
     let others = placement.alternatives.iter();
     v1::Decision {
         choice: key.choice.0.into(),
         attempt,
-        ttft_objective_us: slo.ttft.map(micros),
-        tpot_objective_us: slo.tpot.map(micros),
+        class: standing.name.to_string(),
+        tenant: standing.tenant.id.0.to_string(),
+        ttft_objective_us: ttft.map(micros),
+        tpot_objective_us: tpot.map(micros),
         waited_us: micros(waited),
         chosen: Some(path(&placement.path, &placement.predicted)),
         won: match reasons.won {

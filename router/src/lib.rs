@@ -19,8 +19,8 @@ mod serve;
 
 pub use batch::DiskError;
 pub use config::{
-    BatchesConfig, LatencyConfig, LimitsConfig, PlacementConfig, RouterConfig, RouterFlags,
-    TimeoutsConfig,
+    BatchesConfig, ClassesConfig, LatencyConfig, LimitsConfig, PlacementConfig, RouterConfig,
+    RouterFlags, TimeoutsConfig,
 };
 pub use serve::{ServeError, Serving, start};
 use tokio_util::sync::CancellationToken;

@@ -26,8 +26,8 @@ use crate::error::Outcome;
 pub(crate) struct RouterMetrics {
     registry: Arc<Registry>,
     requests: Family<OutcomeLabel, Counter>,
-    ttft: Histogram,
-    tpot: Histogram,
+    ttft: ByClass,
+    tpot: ByClass,
     in_flight: Gauge,
     queued: Gauge,
     objectives: Family<ObjectiveLabel, Counter>,
@@ -45,9 +45,18 @@ struct OutcomeLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ObjectiveLabel {
+    class: String,
     objective: &'static str,
     met: &'static str,
 }
+
+/// Classes are the configuration's: never more than it names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabel {
+    class: String,
+}
+
+type ByClass = Family<ClassLabel, Histogram, fn() -> Histogram>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
@@ -91,14 +100,17 @@ impl Drop for BatchLine {
 #[derive(Debug)]
 pub(crate) struct Tally {
     metrics: RouterMetrics,
+    class: String,
     ended: bool,
 }
 
 impl RouterMetrics {
     pub(crate) fn new() -> Self {
         // 1 ms to 131 s, and 0.1 ms to 13 s.
-        let ttft = Histogram::new(exponential_buckets(1e-3, 2.0, 18));
-        let tpot = Histogram::new(exponential_buckets(1e-4, 2.0, 18));
+        let ttft: ByClass =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(1e-3, 2.0, 18)));
+        let tpot: ByClass =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(1e-4, 2.0, 18)));
         let mut metrics = RouterMetrics {
             registry: Arc::default(),
             requests: Family::default(),
@@ -129,7 +141,7 @@ impl RouterMetrics {
         router.register("tpot_seconds", "Mean time between a request's tokens", self.tpot.clone());
         router.register(
             "objectives",
-            "Objectives that requests named, and whether they were met",
+            "Objectives of requests, and whether they were met",
             self.objectives.clone(),
         );
         router.register("in_flight", "Requests that run or wait", self.in_flight.clone());
@@ -142,10 +154,10 @@ impl RouterMetrics {
         router.register_collector(Box::new(self.latencies.clone()));
     }
 
-    /// Counts a request as running until the tally is dropped.
-    pub(crate) fn enter(&self) -> Tally {
+    /// Counts a request of a class as running until the tally is dropped.
+    pub(crate) fn enter(&self, class: &str) -> Tally {
         self.in_flight.inc();
-        Tally { metrics: self.clone(), ended: false }
+        Tally { metrics: self.clone(), class: class.to_owned(), ended: false }
     }
 
     /// Counts a request that ended, or was refused before it began.
@@ -198,21 +210,23 @@ impl Tally {
         self.metrics.ended(outcome);
         for (histogram, time) in [(&self.metrics.ttft, ttft), (&self.metrics.tpot, tpot)] {
             if let Some(time) = time {
-                histogram.observe(time.as_secs_f64());
+                let class = self.class.clone();
+                histogram.get_or_create(&ClassLabel { class }).observe(time.as_secs_f64());
             }
         }
     }
 }
 
 impl Tally {
-    /// Counts how the client's own objectives fared. What never came came too late; a single token
+    /// Counts how the request's objectives fared, the client's own or its class's. What never came came too late; a single token
     /// has no time between tokens.
     pub(crate) fn objectives(&self, slo: Slo, ttft: Option<Duration>, tpot: Option<Duration>) {
         let ttft = slo.ttft.map(|target| ("ttft", ttft.is_some_and(|took| took <= target)));
         let tpot = slo.tpot.zip(tpot).map(|(target, took)| ("tpot", took <= target));
         for (objective, met) in [ttft, tpot].into_iter().flatten() {
             let met = if met { "true" } else { "false" };
-            self.metrics.objectives.get_or_create(&ObjectiveLabel { objective, met }).inc();
+            let label = ObjectiveLabel { class: self.class.clone(), objective, met };
+            self.metrics.objectives.get_or_create(&label).inc();
         }
     }
 }
@@ -239,19 +253,18 @@ mod tests {
     #[test]
     fn what_operators_ask_for_is_there() {
         let metrics = RouterMetrics::new();
-        let mut tally = metrics.enter();
+        let mut tally = metrics.enter("default");
         let running = metrics.render(1, 2, 3, Vec::new());
         assert!(running.contains("baton_router_in_flight 1\n"), "{running}");
         tally.ended(Outcome::ok, Some(Duration::from_millis(9)), None);
         drop(tally);
-        drop(metrics.enter());
+        drop(metrics.enter("default"));
         metrics.retried("full");
         let text = metrics.render(1, 2, 3, Vec::new());
         for line in [
             "baton_router_requests_total{outcome=\"ok\"} 1",
             "baton_router_requests_total{outcome=\"cancelled\"} 1",
-            "baton_router_ttft_seconds_count 1",
-            "baton_router_tpot_seconds_count 0",
+            "baton_router_ttft_seconds_count{class=\"default\"} 1",
             "baton_router_in_flight 0",
             "baton_router_queued 3",
             "baton_router_retries_total{reason=\"full\"} 1",

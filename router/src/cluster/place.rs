@@ -10,13 +10,13 @@ use std::{
 
 use baton_kv_cache::block_hashes;
 use baton_policy::{
-    Path, Placed, Placement, Priority, PromptHashes, Refusal, RequestView, ReservationId, Ticket,
-    Verdict,
+    Path, Placed, Placement, PromptHashes, Refusal, RequestView, ReservationId, Ticket, Verdict,
 };
 use baton_types::{ModelId, NodeId, Slo, Time, TokenId};
 use tokio::sync::oneshot;
 
 use super::{Cluster, Peer, State};
+use crate::request::Standing;
 
 /// What an attempt needs a place for.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct PlaceRequest<'a> {
     /// The most tokens still to be generated.
     pub(crate) max_new_tokens: u32,
     pub(crate) cache_salt: u64,
-    pub(crate) priority: Priority,
+    pub(crate) standing: &'a Standing,
     pub(crate) arrived: Time,
     /// What it is to be done in, from its arrival.
     pub(crate) slo: Slo,
@@ -113,11 +113,12 @@ impl Cluster {
         });
         RequestView {
             model: request.model.clone(),
-            priority: request.priority,
+            class: request.standing.class,
+            tenant: request.standing.tenant.clone(),
             tokens: request.tokens.len() as u32,
             max_new_tokens: request.max_new_tokens,
             slo: request.slo,
-            refuse_late: request.slo.ttft.is_some(),
+            refuse_late: request.slo.ttft.is_some() && request.standing.refuse_late,
             has_begun: request.has_begun,
             gives_way: false,
             may_be_local: request.may_be_local,

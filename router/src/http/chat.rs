@@ -18,7 +18,7 @@ use super::{
     answer::{self, Piece, Shape},
     body, error,
     grammar::grammar_param,
-    params::{self, Params, missing, missing_in, wrong_type},
+    params::{self, Params, missing, missing_in, service_tier, wrong_type},
     sampling::{chat_logprobs, sampling},
     sse::Streams,
     tools::{earlier_calls, tools},
@@ -58,6 +58,7 @@ pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> 
     let max_tokens = params.count("max_completion_tokens")?.or(params.count("max_tokens")?);
     Ok(Ask {
         caller,
+        class: service_tier(params)?,
         model: ModelId(params.string("model")?.ok_or_else(|| missing("model"))?.into()),
         prompts: vec![Prompt::Chat(conversation(params)?)],
         sampling: SamplingSpec { logprobs: chat_logprobs(params)?, ..sampling(params)? },

@@ -17,7 +17,7 @@ use super::{
     answer::{self, Piece, Shape},
     body, error,
     grammar::grammar_param,
-    params::{self, Params, missing, token_ids, wrong_type},
+    params::{self, Params, missing, service_tier, token_ids, wrong_type},
     sampling::{completion_logprobs, sampling},
     sse::Streams,
 };
@@ -68,6 +68,7 @@ pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> 
     let asked = params.count("max_tokens")?.or(params.count("max_completion_tokens")?);
     Ok(Ask {
         caller,
+        class: service_tier(params)?,
         model: ModelId(params.string("model")?.ok_or_else(|| missing("model"))?.into()),
         prompts: prompts(params.value("prompt").ok_or_else(|| missing("prompt"))?, choices)?,
         grammar_param: grammar_param(params),

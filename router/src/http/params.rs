@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use baton_types::TokenId;
 use serde_json::{Map, Value};
 
-use crate::error::RequestError;
+use crate::{error::RequestError, request::NamedClass};
 
 /// A body's parameters. `null` is the same as absent.
 #[derive(Debug)]
@@ -158,6 +158,12 @@ impl Params {
         }
         Ok(())
     }
+}
+
+/// OpenAI's name for what is a class here.
+pub(super) fn service_tier(params: &Params) -> Result<Option<NamedClass>, RequestError> {
+    let param = "service_tier";
+    Ok(params.string(param)?.map(|name| NamedClass { param, name }))
 }
 
 /// The integer that a number is, however it is written: in JSON 3.0 is 3.

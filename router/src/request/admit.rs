@@ -2,20 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use baton_policy::Priority;
 use baton_proto::status::Refuse;
 use baton_text::{CallSplitter, OutputText, TextModel};
 use baton_types::{
-    ChoiceIndex, ModelId, RequestId, SamplingSpec, SequenceKey, Slo, StopTokens, Time, TokenId,
+    ChoiceIndex, ModelId, RequestId, SamplingSpec, SequenceKey, StopTokens, Time, TokenId,
 };
 use rand::Rng;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use super::{
-    Answer, Ask, MAX_CHOICES, Prompt, PromptIndex, Trace, choices::Lead, inside::Entered, run::Run,
+    Answer, Ask, MAX_CHOICES, NamedClass, Prompt, PromptIndex, Standing, Trace, choices::Lead,
+    inside::Entered, run::Run,
 };
-use crate::{cluster::Served, error::RequestError, router::Router};
+use crate::{cluster::Served, config::DEFAULT_CLASS, error::RequestError, router::Router};
 
 /// More tokens that may end a sequence.
 const MAX_STOP_TOKENS: usize = 64;
@@ -42,10 +42,9 @@ pub(crate) struct Admitted {
     pub(crate) arrived: Time,
     /// Counted from its arrival.
     pub(crate) deadline: Duration,
-    pub(crate) priority: Priority,
+    pub(crate) standing: Standing,
     pub(crate) inside: Arc<Entered>,
     pub(crate) trace: Option<Trace>,
-    pub(crate) slo: Slo,
 }
 
 /// A prompt's place among those of its request.
@@ -99,7 +98,12 @@ impl Router {
         check_numbers(ask.choices, prompts.len(), self.config.limits.max_in_flight)?;
         let ids = (0..prompts.len() as u128).map(|nth| RequestId(caller.id.0.wrapping_add(nth)));
         let inside: Vec<Entered> = ids.map(|id| self.inside.enter(id)).collect::<Result<_, _>>()?;
-        let (trace, slo, priority) = (caller.trace, caller.slo?, caller.priority);
+        let named = caller.class.or(ask.class).unwrap_or_else(|| NamedClass {
+            param: "service_tier",
+            name: DEFAULT_CLASS.to_owned(),
+        });
+        let standing = Standing::new(&self.config, &named, caller.tenant?, caller.slo?)?;
+        let trace = caller.trace;
         let served = self
             .cluster
             .served(&model)
@@ -116,9 +120,9 @@ impl Router {
             check_grammar(&served, &sampling, "tools", ask.ignore_eos).await?;
         }
         let stop_tokens = stop_tokens(&served.text, &sampling, ask.ignore_eos, ask.stop_token_ids)?;
-        let most = match priority {
-            Priority::Interactive => self.config.timeouts.request.0,
-            Priority::Batch => self.config.batches.window.0,
+        let most = match caller.is_line {
+            false => self.config.timeouts.request.0,
+            true => self.config.batches.window.0,
         };
         let deadline = ask.deadline.map_or(most, |deadline| deadline.min(most));
         let of = prompts.len();
@@ -134,6 +138,7 @@ impl Router {
                 key: SequenceKey { request: inside.id, choice: ChoiceIndex(0) },
                 place,
                 model: model.clone(),
+                standing: standing.of_prompt(prompt.len()),
                 prompt,
                 max_tokens,
                 sampling: sampling.clone(),
@@ -143,10 +148,8 @@ impl Router {
                 text: Arc::clone(&served.text),
                 arrived,
                 deadline,
-                priority,
                 inside: Arc::new(inside),
                 trace,
-                slo,
             });
         }
         Ok(admitted)

@@ -4,13 +4,16 @@
 use std::{fmt, time::Duration};
 
 use axum::http::{HeaderMap, HeaderName};
-use baton_policy::Priority;
+use baton_policy::TenantId;
 use baton_types::{RequestId, Slo};
 
-use crate::error::RequestError;
+use super::NamedClass;
+use crate::{config::ClassesConfig, error::RequestError};
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACE: &str = "traceparent";
+const SLO_CLASS: &str = "x-slo-class";
+const TENANT: &str = "x-tenant-id";
 const SLO_TTFT: &str = "x-slo-ttft-ms";
 const SLO_TPOT: &str = "x-slo-tpot-ms";
 /// A longer name, or one that isn't printable, is not taken.
@@ -26,7 +29,11 @@ pub(crate) struct Caller {
     pub(crate) tag: Option<String>,
     pub(crate) trace: Option<Trace>,
     pub(crate) slo: Result<Slo, RequestError>,
-    pub(crate) priority: Priority,
+    /// Goes before what the request itself names.
+    pub(crate) class: Option<NamedClass>,
+    pub(crate) tenant: Result<TenantId, RequestError>,
+    /// Whether it is a batch's line.
+    pub(crate) is_line: bool,
 }
 
 /// The trace a request belongs to (W3C Trace Context, version 00).
@@ -40,20 +47,29 @@ impl Caller {
     pub(crate) fn new(id: RequestId, headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         // What is no text is no number either, and refused like one.
-        let objective = |name: &str| Some(headers.get(name)?.to_str().unwrap_or("\u{fffd}"));
+        let given = |name: &str| Some(headers.get(name)?.to_str().unwrap_or("\u{fffd}"));
         Caller {
             id,
             tag: text(REQUEST_ID.as_str()).and_then(Caller::name),
             trace: text(TRACE).and_then(Trace::parse),
-            slo: slo(objective(SLO_TTFT), objective(SLO_TPOT)),
-            priority: Priority::Interactive,
+            slo: slo(given(SLO_TTFT), given(SLO_TPOT)),
+            class: given(SLO_CLASS).map(|name| named(SLO_CLASS, name)),
+            tenant: tenant(given(TENANT)),
+            is_line: false,
         }
     }
 
     /// Whoever wrote a line of the batch `tag`.
     pub(crate) fn of_batch(id: RequestId, tag: String) -> Self {
-        let (trace, slo, priority) = (None, Ok(Slo::default()), Priority::Batch);
-        Caller { id, tag: Some(tag), trace, slo, priority }
+        Caller {
+            id,
+            tag: Some(tag),
+            trace: None,
+            slo: Ok(Slo::default()),
+            class: Some(named("service_tier", ClassesConfig::BATCH)),
+            tenant: Ok(TenantId::default()),
+            is_line: true,
+        }
     }
 
     /// A client's name for a request, unless it is too long or can't be printed.
@@ -61,6 +77,23 @@ impl Caller {
         let is_printable = text.bytes().all(|byte| byte.is_ascii_graphic());
         ((1..=MAX_NAME).contains(&text.len()) && is_printable).then(|| text.to_owned())
     }
+}
+
+fn named(param: &'static str, name: &str) -> NamedClass {
+    NamedClass { param, name: name.to_owned() }
+}
+
+/// Whoever misspells its name must not become somebody else.
+fn tenant(given: Option<&str>) -> Result<TenantId, RequestError> {
+    let Some(given) = given else { return Ok(TenantId::default()) };
+    Caller::name(given).map(|name| TenantId(name.into())).ok_or_else(|| {
+        let given: String = given.chars().take(32).collect();
+        let message = format!(
+            "Invalid header '{TENANT}': it must be 1 to {MAX_NAME} printable ASCII characters \
+             without spaces, and is {given:?}."
+        );
+        RequestError::invalid(TENANT, "invalid_value", message)
+    })
 }
 
 fn slo(ttft: Option<&str>, tpot: Option<&str>) -> Result<Slo, RequestError> {
@@ -138,6 +171,17 @@ mod tests {
             assert_eq!(slo("1", bad), Err(Some(SLO_TPOT.to_owned())), "{bad:?}");
         }
         assert_eq!(caller(&[]).slo, Ok(Slo::default()));
+    }
+
+    #[test]
+    fn a_tenant_is_named_or_nobody() {
+        let tenant = |text: &str| caller(&[(TENANT, text)]).tenant.map(|tenant| tenant.0);
+        assert_eq!(tenant("acme-1").as_deref(), Ok("acme-1"));
+        assert_eq!(caller(&[]).tenant, Ok(TenantId::default()));
+        for bad in ["", "a b", &"x".repeat(129), "\u{b2}"] {
+            let error = tenant(bad).unwrap_err();
+            assert_eq!(error.param(), Some(TENANT), "{bad:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod failure;
 mod inside;
 mod merge;
 mod run;
+mod standing;
 mod timing;
 
 use std::{sync::Arc, time::Duration};
@@ -27,6 +28,7 @@ pub(crate) use self::{
     admit::{check_numbers, tokenise},
     caller::{Caller, REQUEST_ID, Trace},
     inside::Inside,
+    standing::{NamedClass, Standing},
 };
 use crate::error::RequestError;
 
@@ -38,6 +40,8 @@ pub(crate) const MAX_CHOICES: u32 = 128;
 pub(crate) struct Ask {
     pub(crate) caller: Caller,
     pub(crate) model: ModelId,
+    /// Unset: the caller's, or the default.
+    pub(crate) class: Option<NamedClass>,
     /// Each is answered for itself: the rest is said of every one of them.
     pub(crate) prompts: Vec<Prompt>,
     pub(crate) sampling: SamplingSpec,

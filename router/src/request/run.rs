@@ -74,7 +74,8 @@ impl Run {
         let epoch = Epoch::first(router.id);
         let merge = Merge::new(epoch, request.max_tokens);
         let timing = Timing::new(request.arrived);
-        let tally = (request.key.choice.0 == 0).then(|| router.metrics.enter());
+        let tally =
+            (request.key.choice.0 == 0).then(|| router.metrics.enter(&request.standing.name));
         let exclude = Vec::new();
         Run {
             router,
@@ -121,7 +122,7 @@ impl Run {
         if let Some(tally) = &mut self.tally {
             let (ttft, tpot) = (self.timing.ttft(), self.timing.tpot(output));
             tally.ended(outcome, ttft, tpot);
-            tally.objectives(self.request.slo, ttft, tpot);
+            tally.objectives(self.request.standing.slo, ttft, tpot);
         }
         let timings = self.timing.timings(output);
         self.router.ledger.ended(self.request.key, &timings);
@@ -172,12 +173,12 @@ impl Run {
             tokens: &tokens,
             max_new_tokens: self.request.max_tokens - self.merge.next_index(),
             cache_salt: 0,
-            priority: self.request.priority,
+            standing: &self.request.standing,
             arrived: self.request.arrived,
             slo: if self.merge.next_index() > 0 {
-                Slo { ttft: None, ..self.request.slo }
+                Slo { ttft: None, ..self.request.standing.slo }
             } else {
-                self.request.slo
+                self.request.standing.slo
             },
             follows: !self.request.is_first(),
             exclude: std::mem::take(&mut self.exclude),
@@ -204,7 +205,7 @@ impl Run {
             key: self.request.key,
             attempt: self.attempts,
             waited: now - since,
-            slo: self.request.slo,
+            standing: &self.request.standing,
             placement: &place.placement,
         });
         tracing::debug!(

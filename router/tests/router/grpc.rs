@@ -28,6 +28,7 @@ fn generate(max_tokens: u32) -> GenerateRequest {
         model: MODEL.into(),
         prompt: Some(Prompt::Text(PROMPT.into())),
         sampling: Some(Sampling { max_tokens: Some(max_tokens), ..Sampling::default() }),
+        class: String::new(),
     }
 }
 
@@ -144,6 +145,12 @@ async fn refusals_have_google_details() {
             Code::InvalidArgument,
             "INVALID_SAMPLING",
             "sampling.temperature",
+        ),
+        (
+            GenerateRequest { class: "gold".into(), ..generate(8) },
+            Code::InvalidArgument,
+            "INVALID_REQUEST",
+            "class",
         ),
         (generate(0), Code::InvalidArgument, "INVALID_REQUEST", "sampling.max_tokens"),
         (generate(600), Code::OutOfRange, "CONTEXT_TOO_LONG", "prompt"),

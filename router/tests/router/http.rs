@@ -140,8 +140,8 @@ async fn models_health_readiness_and_metrics_are_told() {
     let metrics = cluster.get("/metrics").await.body;
     for line in [
         "baton_router_requests_total{outcome=\"ok\"} 1",
-        "baton_router_ttft_seconds_count 1",
-        "baton_router_tpot_seconds_count 1",
+        "baton_router_ttft_seconds_count{class=\"default\"} 1",
+        "baton_router_tpot_seconds_count{class=\"default\"} 1",
         "baton_router_in_flight 0",
         "baton_router_nodes{role=\"prefill\"} 1",
     ] {

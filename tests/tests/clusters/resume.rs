@@ -80,8 +80,8 @@ fn a_trace_and_objectives_are_taken_from_headers() {
 
     let metrics = get(&cluster.path("/metrics")).unwrap().body;
     for line in [
-        r#"baton_router_objectives_total{objective="ttft",met="true"} 1"#,
-        r#"baton_router_objectives_total{objective="tpot",met="false"} 1"#,
+        r#"baton_router_objectives_total{class="default",objective="ttft",met="true"} 1"#,
+        r#"baton_router_objectives_total{class="default",objective="tpot",met="false"} 1"#,
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
