@@ -7,6 +7,7 @@ use baton_types::{
 use crate::{
     ClassId, Demand, LatencyFit, Link, MissedEvents, Moved, NodeView, OutputLengths, Path, Placed,
     Placement, RequestView, ReservationId,
+    growth::{Need, Sequence},
     prefix::{Matches, PrefixIndex},
     reservation::Reserved,
 };
@@ -174,6 +175,9 @@ impl ClusterView {
                 self.prefixes.expect(slot, &hashes);
             }
         }
+        if let Some(placed) = placement.path.decode() {
+            self.grow(placed, id, request, now);
+        }
         self.reservations.insert(id, reservation);
         id
     }
@@ -208,7 +212,11 @@ impl ClusterView {
         }
         let decode = placement.path.decode();
         let began = decode.and_then(|placed| self.placed_mut(Role::Decode, placed));
-        let began = began.map(|view| view.steps(now));
+        let began = began.map(|view| {
+            let steps = view.steps(now);
+            view.growth.begin(id, steps);
+            steps
+        });
         if let Some(reservation) = self.reservations.get_mut(&id) {
             reservation.began = began;
         }
@@ -272,10 +280,25 @@ impl ClusterView {
             {
                 view.reserved.take(reserved);
                 view.prompts.remove(id, due);
+                view.growth.leave(id);
                 let slot = view.slot;
                 self.prefixes.is_over(slot, Arc::clone(&hashes));
             }
         }
+    }
+
+    /// Counts what the request will come to hold on its decode node, and how far the others there have
+    /// come.
+    fn grow(&mut self, placed: &Placed, id: ReservationId, request: &RequestView, now: Time) {
+        let (outputs, nodes) = (&self.outputs, &mut self.decode);
+        let is =
+            |view: &&mut NodeView| view.node == placed.node && view.generation == placed.generation;
+        let Some(view) = nodes.iter_mut().find(is) else { return };
+        let (steps, block_tokens) = (view.steps(now), view.group.layout.block_tokens);
+        let sequence = Sequence::of(request);
+        let need = Need::of(&sequence, 0, outputs, block_tokens);
+        view.growth.enter(id, sequence, need);
+        view.growth.reckon(steps, outputs, block_tokens);
     }
 
     /// How long the request's prompt takes where it is done soonest, with nobody else there.

@@ -36,6 +36,7 @@ mod class;
 mod cluster;
 mod config;
 mod decision;
+mod growth;
 mod lane;
 mod latency;
 mod node;

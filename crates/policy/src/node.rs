@@ -6,6 +6,7 @@ use baton_types::{
 
 use crate::{
     Calibration, LatencyFit, LatencyModel, Link, RequestView,
+    growth::Growth,
     prefix::{Matches, Slot},
     prompts::Prompts,
     reservation::Reserved,
@@ -54,6 +55,8 @@ pub struct NodeView {
     steps_at: Time,
     /// This router's that it has still to compute.
     pub(crate) prompts: Prompts,
+    /// What those it decodes will come to hold.
+    pub(crate) growth: Growth,
     /// The number of the last placement here; 0: none.
     pub(crate) last_placed: u64,
 }
@@ -100,6 +103,7 @@ impl NodeView {
             steps: 0.0,
             steps_at: Time::ZERO,
             prompts: Prompts::default(),
+            growth: Growth::default(),
             last_placed: 0,
         }
     }

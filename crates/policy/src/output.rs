@@ -7,16 +7,20 @@ use baton_types::ModelId;
 use crate::ClassId;
 
 /// Lengths of the outputs that ended lately, by model and class.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct OutputLengths {
+    /// How long they are reckoned to be until some have ended.
+    pub guess: u32,
     lengths: BTreeMap<(ModelId, ClassId), Lengths>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Lengths {
+pub(crate) struct Lengths {
     outputs: u32,
     mean: f64,
     variance: f64,
+    /// The share of outputs that have more tokens than each of the [`edge`]s.
+    longer: [f32; EDGES],
 }
 
 /// What an output is reckoned to be.
@@ -30,8 +34,31 @@ pub struct Expected {
 
 /// What the latest output counts for, when there are many.
 const WEIGHT: f64 = 0.02;
+/// What it counts for in the shares of long ones, which are rare.
+const TAIL_WEIGHT: f64 = 0.002;
+/// So many outputs are thought to have been as [`prior`] says.
+const PRIOR: f64 = 4.0;
+/// Four for each doubling, to 65,536 tokens.
+const EDGES: usize = 64;
 /// Models and classes that are known at once.
 const MAX_CLASSES: usize = 1024;
+
+impl Default for OutputLengths {
+    fn default() -> Self {
+        OutputLengths { guess: 128, lengths: BTreeMap::new() }
+    }
+}
+
+/// Where an edge is, in tokens.
+fn edge(index: usize) -> f64 {
+    (index as f64 / 4.0).exp2() - 1.0
+}
+
+/// The share of outputs longer than `tokens` before any is known: with a mean of `guess`, and a long
+/// tail.
+fn prior(tokens: u32, guess: u32) -> f64 {
+    (1.0 + f64::from(tokens) / f64::from(guess.max(1))).powi(-2)
+}
 
 impl OutputLengths {
     /// An output of `tokens` has ended.
@@ -40,13 +67,34 @@ impl OutputLengths {
         if !self.lengths.contains_key(&key) && self.lengths.len() >= MAX_CLASSES {
             return;
         }
-        let none = Lengths { outputs: 0, mean: 0.0, variance: 0.0 };
+        let none = Lengths { outputs: 0, mean: 0.0, variance: 0.0, longer: [0.0; EDGES] };
         let lengths = self.lengths.entry(key).or_insert(none);
         lengths.outputs = lengths.outputs.saturating_add(1);
         let weight = WEIGHT.max(1.0 / f64::from(lengths.outputs));
         let difference = f64::from(tokens) - lengths.mean;
         lengths.mean += weight * difference;
         lengths.variance = (1.0 - weight) * (lengths.variance + weight * difference * difference);
+        let weight = TAIL_WEIGHT.max(1.0 / f64::from(lengths.outputs)) as f32;
+        for (index, share) in lengths.longer.iter_mut().enumerate() {
+            let is_longer = f64::from(tokens) > edge(index);
+            *share += weight * (f32::from(u8::from(is_longer)) - *share);
+        }
+    }
+
+    pub(crate) fn known(&self, model: &ModelId, class: ClassId) -> Option<&Lengths> {
+        self.lengths.get(&(model.clone(), class))
+    }
+
+    /// The share of outputs that have more than `tokens`.
+    pub(crate) fn longer(&self, known: Option<&Lengths>, tokens: u32) -> f64 {
+        let prior = prior(tokens, self.guess);
+        let Some(lengths) = known else { return prior };
+        let place = (4.0 * (f64::from(tokens) + 1.0).log2()).min((EDGES - 1) as f64);
+        let (below, part) = (place.floor() as usize, place.fract());
+        let share = |index: usize| f64::from(lengths.longer[index.min(EDGES - 1)]);
+        let seen = share(below) * (1.0 - part) + share(below + 1) * part;
+        let outputs = f64::from(lengths.outputs).min(1.0 / TAIL_WEIGHT);
+        (outputs * seen + PRIOR * prior) / (outputs + PRIOR)
     }
 
     /// What an output of at most `max` tokens will probably be, if outputs are `guess` long as long

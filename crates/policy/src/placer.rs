@@ -72,7 +72,9 @@ pub struct Placer {
 
 impl Placer {
     pub fn new(config: PolicyConfig) -> Self {
-        Placer { config, ..Placer::default() }
+        let mut placer = Placer { config, ..Placer::default() };
+        placer.view.outputs.guess = config.expected_output_tokens;
+        placer
     }
 
     pub fn config(&self) -> &PolicyConfig {

@@ -16,7 +16,7 @@ fn main() {
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for (cv, kv_blocks) in [(0.5, 512), (1.0, 512), (2.0, 512), (2.0, 1024), (3.0, 1024)] {
-        for rate in [4.0, 8.0, 16.0] {
+        for rate in [8.0, 16.0, 24.0] {
             let report = simulate(&scenario(cv, kv_blocks, rate, requests), None).expect("sound");
             let decode = report.roles.iter().find(|role| role.role == "decode").expect("a role");
             let failed: u64 = report.failed.values().sum();

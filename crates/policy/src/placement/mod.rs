@@ -18,6 +18,7 @@ use self::{
 use crate::{
     Alternative, ClusterView, Decision, NodeView, Placement, Policy, PolicyConfig, Reasons,
     Refusal, RequestView, Service, Shortage, Won,
+    growth::{Need, Sequence},
 };
 
 /// When to ask again: at least this late, and at most.
@@ -234,11 +235,12 @@ impl<'a> Costs<'a> {
             }
         }
         if request.needs_decode() {
+            let mut growth = None;
             for node in able(&self.view.decode, Role::Decode, request) {
                 let group = |pool: &&mut Pool<'_>| pool.prefill[0].node.group == node.group;
                 let Some(pool) = pools.iter_mut().find(group) else { continue };
                 let (needed, free) = (question.decode_blocks(node), node.free_blocks());
-                if needed <= free && self.leaves_room(node, needed) {
+                if self.takes_decode(node, needed, &mut growth) {
                     pool.decode.push(question.decode(node));
                 } else {
                     shortage = shortage.or(Shortage::DecodeBlocks { needed, free });
@@ -262,22 +264,46 @@ impl<'a> Costs<'a> {
         takes && (!self.request.is_batch() || self.leaves_room(node, needed))
     }
 
-    /// Whether those who come later find room beside the request: beside one that is larger than
-    /// most there a share of all, so that it doesn't keep many small ones waiting; beside a batch's
-    /// more. A node with nothing else to do takes whatever fits.
+    /// Whether a decode node has room, now and as all there grow. `growth`: what the request will come to
+    /// hold, with so many tokens in a block, once it is reckoned.
+    fn takes_decode(&self, node: &NodeView, needed: u64, growth: &mut Option<(u32, Need)>) -> bool {
+        if node.is_idle() || self.config.policy != Policy::Joint {
+            return needed <= node.free_blocks();
+        }
+        let Some(spare) = self.spare(node, needed) else { return false };
+        let block_tokens = node.group.layout.block_tokens;
+        let known = growth.filter(|(of, _)| *of == block_tokens).map(|(_, need)| need);
+        let need = known.unwrap_or_else(|| {
+            let sequence = Sequence::of(self.request);
+            Need::of(&sequence, 0, &self.view.outputs, block_tokens)
+        });
+        *growth = Some((block_tokens, need));
+        let blocks = u64::from(node.total_blocks).saturating_sub(node.beyond.blocks + spare);
+        let leaves_room = !self.request.is_batch() || self.leaves_room(node, needed);
+        leaves_room && node.growth.fits(&need, blocks)
+    }
+
+    /// Whether those who come later find room beside the request; see [`Costs::spare`].
     fn leaves_room(&self, node: &NodeView, needed: u64) -> bool {
         if node.is_idle() || self.config.policy != Policy::Joint {
             return true;
         }
+        let spare = self.spare(node, needed);
+        spare.is_some_and(|spare| needed.saturating_add(spare) <= node.free_blocks())
+    }
+
+    /// Blocks that the request must leave to those who come later: one that is larger than most there a
+    /// share of all, so that it doesn't keep many small ones waiting; a batch's more. None: it must
+    /// leave the node to them. A node with nothing else to do takes whatever fits.
+    fn spare(&self, node: &NodeView, needed: u64) -> Option<u64> {
         let of = |share: f64| (f64::from(node.total_blocks) * share).ceil() as u64;
-        let spare = match self.request.class.service {
-            _ if self.request.has_begun => 0,
-            Service::Interactive if needed as f64 > LARGE * node.mean_blocks() => of(SPARE),
-            Service::Interactive => 0,
-            Service::Batch if node.queued() >= self.config.batch_prompts.into() => return false,
-            Service::Batch => of(self.config.batch_spare),
-        };
-        needed.saturating_add(spare) <= node.free_blocks()
+        match self.request.class.service {
+            _ if self.request.has_begun => Some(0),
+            Service::Interactive if needed as f64 > LARGE * node.mean_blocks() => Some(of(SPARE)),
+            Service::Interactive => Some(0),
+            Service::Batch if node.queued() >= self.config.batch_prompts.into() => None,
+            Service::Batch => Some(of(self.config.batch_spare)),
+        }
     }
 
     /// Queues a request for which there is no room now, or refuses it.

@@ -142,7 +142,10 @@ impl Run {
             let decode = find(&self.view, Role::Decode, &placement);
             prop_assert!(decode.accepts());
             prop_assert_eq!(&decode.group, &prefill.group);
-            prop_assert!(placement.demand.decode_blocks <= decode.free_blocks());
+            // What is there already; how it grows is reckoned together.
+            let there = decode.reserved.context_tokens + u64::from(tokens);
+            let blocks = u64::from(decode.total_blocks) - decode.beyond.blocks;
+            prop_assert!(there <= blocks * u64::from(decode.group.layout.block_tokens));
         }
         let before = reserved(&self.view);
         let id = self.view.reserve(&request, &placement, Time::ZERO);

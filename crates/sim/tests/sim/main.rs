@@ -3,6 +3,7 @@
 mod bad_input;
 mod faults;
 mod measure;
+mod memory;
 mod plan;
 mod prefixes;
 mod profiles;
