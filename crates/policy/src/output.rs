@@ -38,8 +38,8 @@ const WEIGHT: f64 = 0.02;
 const TAIL_WEIGHT: f64 = 0.002;
 /// So many outputs are thought to have been as [`prior`] says.
 const PRIOR: f64 = 4.0;
-/// Four for each doubling, to 65,536 tokens.
-const EDGES: usize = 64;
+/// Eight for each doubling, to 65,536 tokens.
+const EDGES: usize = 128;
 /// Models and classes that are known at once.
 const MAX_CLASSES: usize = 1024;
 
@@ -51,7 +51,7 @@ impl Default for OutputLengths {
 
 /// Where an edge is, in tokens.
 fn edge(index: usize) -> f64 {
-    (index as f64 / 4.0).exp2() - 1.0
+    (index as f64 / 8.0).exp2() - 1.0
 }
 
 /// The share of outputs longer than `tokens` before any is known: with a mean of `guess`, and a long
@@ -89,7 +89,7 @@ impl OutputLengths {
     pub(crate) fn longer(&self, known: Option<&Lengths>, tokens: u32) -> f64 {
         let prior = prior(tokens, self.guess);
         let Some(lengths) = known else { return prior };
-        let place = (4.0 * (f64::from(tokens) + 1.0).log2()).min((EDGES - 1) as f64);
+        let place = (8.0 * (f64::from(tokens) + 1.0).log2()).min((EDGES - 1) as f64);
         let (below, part) = (place.floor() as usize, place.fract());
         let share = |index: usize| f64::from(lengths.longer[index.min(EDGES - 1)]);
         let seen = share(below) * (1.0 - part) + share(below + 1) * part;

@@ -22,10 +22,13 @@ use crate::{
 /// No more than these are looked at to see who is to give way.
 const LOOK_AHEAD: usize = 512;
 
+/// What a tenant would have had, and its requests: how long each takes, and what it adds to that.
+type Own = (Had, BinaryHeap<(Duration, Rank, Had)>);
+
 /// Those that will be in time, by tenant.
 struct Kept<'a> {
     shares: &'a Shares,
-    tenants: BTreeMap<&'a TenantId, (Had, BinaryHeap<(Duration, Rank, Had)>)>,
+    tenants: BTreeMap<&'a TenantId, Own>,
     by_had: BTreeSet<(Had, &'a TenantId)>,
 }
 

@@ -9,7 +9,7 @@
 //!
 //! **Invariant** (`fair-share`): while two tenants wait, and nothing but their counters orders them,
 //! what they get, divided by their shares, differs by no more than twice the largest of their requests,
-//! divided likewise (there Theorem 4.4). Whoever waits is never more than that behind (`no-starving`).
+//! divided likewise. Whoever waits is never more than that behind (`no-starving`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -7,3 +7,4 @@ mod overtaking;
 mod placer;
 mod properties;
 mod shortlist;
+mod tenants;
