@@ -78,8 +78,8 @@ mod tests {
 
     fn standing(class: &str, own: Slo) -> Result<Standing, RequestError> {
         let set = [
-            "classes.gold={priority=200, ttft='100ms', ttft_per_prompt_token='1ms', tpot='40ms', \
-             refuse_late=false}",
+            "classes.gold={priority=200, ttft=\"100ms\", ttft_per_prompt_token=\"1ms\", \
+             tpot=\"40ms\", refuse_late=false}",
             "classes.default.tpot=\"80ms\"",
             "tenant_shares.acme=3.0",
         ];
