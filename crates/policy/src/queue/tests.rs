@@ -327,7 +327,7 @@ fn late_of(tenant: &str, comes: &[(u32, &str, u32, u32)], grace: u32) -> Vec<Dur
             queue.leave(ticket);
             continue;
         }
-        now = now + first.compute;
+        now += first.compute;
         queue.serve(ticket);
     }
 }
