@@ -58,6 +58,7 @@ fn view(nodes: u32, hashes: &[BlockHash]) -> ClusterView {
                 max_context: 8192,
                 total_blocks: 10_000,
                 max_batch_tokens: 512,
+                max_running: 64,
                 chunk_tokens: 512,
                 control_address: String::new(),
                 data_address: String::new(),
