@@ -94,6 +94,9 @@ pub struct PlacementConfig {
     /// Prompts with at most so many tokens to compute may be computed by the node that decodes; 0:
     /// none are.
     pub local_tokens: u32,
+    /// Whether nodes that decode compute longer prompts too when no prefill node can be in time, as
+    /// far as they can spare it.
+    pub lend: bool,
 }
 
 /// The files and batches a router keeps; see `docs/batches.md`.
@@ -186,7 +189,7 @@ impl Default for PlacementConfig {
     fn default() -> Self {
         let PolicyConfig { policy, max_waiting, expected_output_tokens, near_equal, .. } =
             PolicyConfig::default();
-        let PolicyConfig { queue_ahead, local_tokens, .. } = PolicyConfig::default();
+        let PolicyConfig { queue_ahead, local_tokens, lend, .. } = PolicyConfig::default();
         let queue_ahead = Span(queue_ahead);
         PlacementConfig {
             policy,
@@ -195,6 +198,7 @@ impl Default for PlacementConfig {
             near_equal,
             queue_ahead,
             local_tokens,
+            lend,
         }
     }
 }
@@ -267,6 +271,7 @@ impl RouterConfig {
             near_equal,
             queue_ahead,
             local_tokens,
+            lend,
         } = self.policy;
         PolicyConfig {
             policy,
@@ -275,6 +280,7 @@ impl RouterConfig {
             near_equal,
             queue_ahead: queue_ahead.0,
             local_tokens,
+            lend,
             max_queued: self.limits.max_queued as usize,
             max_queue_time: self.timeouts.queue.0,
             batch_prompts: self.batches.max_prompts,

@@ -21,6 +21,9 @@ pub struct PolicyConfig {
     pub queue_ahead: Duration,
     /// Prompts with at most so many tokens to compute may be computed by the node that decodes.
     pub local_tokens: u32,
+    /// Whether decode nodes compute longer prompts too when no prefill node can be in time, as far as
+    /// they can spare it.
+    pub lend: bool,
     /// Nodes of each role that are paired with each other; the rest are compared role by role.
     pub shortlist: usize,
     /// Of a batch: it is placed on prefill nodes with fewer prompts to compute,
@@ -76,6 +79,7 @@ impl Default for PolicyConfig {
             near_equal: 0.05,
             queue_ahead: Duration::from_millis(20),
             local_tokens: 0,
+            lend: true,
             shortlist: 16,
             batch_prompts: 1,
             batch_spare: 0.25,

@@ -53,12 +53,32 @@ pub struct NodeView {
     steps: f64,
     /// until here.
     steps_at: Time,
+    /// What it lent of its time to prompts, when it decodes.
+    pub(crate) lent: Lent,
     /// This router's that it has still to compute.
     pub(crate) prompts: Prompts,
     /// What those it decodes will come to hold.
     pub(crate) growth: Growth,
     /// The number of the last placement here; 0: none.
     pub(crate) last_placed: u64,
+}
+
+/// Seconds that went to prompts where others decode: a bucket that leaks as fast as time is spared.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lent {
+    seconds: f64,
+    at: Time,
+}
+
+impl Lent {
+    /// What hasn't been made up for at `now`, if so large a share of time is spared.
+    pub(crate) fn at(&self, spare: f64, now: Time) -> f64 {
+        (self.seconds - spare * now.since(self.at).as_secs_f64()).max(0.0)
+    }
+
+    pub(crate) fn add(&mut self, compute: Duration, spare: f64, now: Time) {
+        *self = Lent { seconds: self.at(spare, now) + compute.as_secs_f64(), at: now };
+    }
 }
 
 /// What a node has that this router hasn't promised.
@@ -102,6 +122,7 @@ impl NodeView {
             tpot: Calibration::default(),
             steps: 0.0,
             steps_at: Time::ZERO,
+            lent: Lent::default(),
             prompts: Prompts::default(),
             growth: Growth::default(),
             last_placed: 0,
@@ -132,6 +153,14 @@ impl NodeView {
             blocks: used.saturating_sub(reserved.blocks),
         };
         self.draining = load.draining;
+    }
+
+    /// The share of its time that it needn't decode for those there to meet their objectives; half if
+    /// they have none.
+    pub(crate) fn spare(&self) -> f64 {
+        let Some(objective) = self.reserved.objective() else { return 0.5 };
+        let step = self.latency.decode(self.batch(), self.context_tokens()).as_secs_f64();
+        (1.0 - self.tpot.corrected(step) / objective).max(0.0)
     }
 
     /// Decode steps it should have taken until `now`. To be asked before its load changes.

@@ -187,7 +187,8 @@ impl Session {
         let hello = &self.peer.hello;
         if self.cluster.reports.receiver_count() > 0 {
             // Those who watched may have left meanwhile.
-            let _ = self.cluster.reports.send(convert::node_report(hello, &beat.load, &beat.reports));
+            let _ =
+                self.cluster.reports.send(convert::node_report(hello, &beat.load, &beat.reports));
         }
         let NodeHello { node, generation, .. } = hello;
         let mut state = self.cluster.lock();

@@ -31,6 +31,10 @@ const SPARE: f64 = 0.05;
 const LARGE: f64 = 1.25;
 /// A prompt that takes this share of the time left can't be in time where anything else is to be done.
 const TIGHT: f64 = 0.95;
+/// Of the time that decoding leaves before it misses its objectives, what prompts may have.
+const SPARED: f64 = 0.5;
+/// Decode nodes lend themselves where no prefill node meets more objectives than this.
+const LEND: f64 = 0.9;
 /// A chance that is none.
 const NO_CHANCE: f64 = 0.05;
 
@@ -117,11 +121,12 @@ impl<'a> Costs<'a> {
         let mut candidates = Vec::new();
         // When the first could begin.
         let mut soonest = f64::INFINITY;
+        let lends = self.lends(&pools);
         for mut pool in pools {
             soonest = pool.prefill.iter().map(|side| side.begins).fold(soonest, f64::min);
             pool.shorten(question, self.config.shortlist.max(1));
             if self.request.needs_decode() {
-                let local = |side: &DecodeSide<'_>| self.may_be_local(side);
+                let local = |side: &DecodeSide<'_>| self.may_be_local(side, lends);
                 pool.candidates(question, local, &mut candidates);
             } else {
                 candidates.extend(pool.prefill.into_iter().map(Candidate::prefill_only));
@@ -190,9 +195,29 @@ impl<'a> Costs<'a> {
         soonest.is_some_and(|soonest| soonest >= TIGHT * limit) && (is_busy || limit <= 0.0)
     }
 
-    fn may_be_local(&self, side: &DecodeSide<'_>) -> bool {
+    fn may_be_local(&self, side: &DecodeSide<'_>, lends: bool) -> bool {
         let new_tokens = self.request.tokens - side.cached;
-        self.request.may_be_local && new_tokens <= self.config.local_tokens
+        let is_short = new_tokens <= self.config.local_tokens;
+        self.request.may_be_local && (is_short || lends && self.has_spare_time(side))
+    }
+
+    /// Whether decode nodes lend themselves: prefill nodes can't be in time, or only by making others
+    /// late.
+    fn lends(&self, pools: &[Pool<'_>]) -> bool {
+        let mut sides = pools.iter().flat_map(|pool| &pool.prefill);
+        self.config.lend && sides.all(|side| side.chance - side.loss < LEND)
+    }
+
+    /// Whether the prompt fits into what those who decode there can spare while an output lasts, less
+    /// what was lent of that lately.
+    fn has_spare_time(&self, side: &DecodeSide<'_>) -> bool {
+        if side.others == 0 {
+            return true;
+        }
+        let spare = side.node.spare();
+        let lasts = self.question.more_tokens() * side.before;
+        let compute = self.question.prefill(side.node).compute;
+        side.node.lent.at(spare, self.question.now) + compute <= SPARED * spare * lasts
     }
 
     fn baseline(&self, rng: &mut impl RngCore) -> Result<Chosen<'a>, Declined> {

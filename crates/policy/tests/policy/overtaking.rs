@@ -5,10 +5,10 @@ use std::time::Duration;
 use baton_policy::{
     LatencyFit, Path, Placer, PolicyConfig, RequestView, ReservationId, Ticket, Verdict,
 };
-use baton_types::{NodeHello, Role, Slo, Time};
+use baton_types::{Generation, NodeHello, NodeLoad, Role, Slo, Time};
 
 use crate::{
-    cluster::{BLOCK, hello, request},
+    cluster::{BLOCK, hello, idle, request},
     placer::{at, placed, said, within},
 };
 
@@ -76,6 +76,66 @@ fn who_can_begin_elsewhere_and_loses_nothing_leaves_its_turn_to_others() {
     let said = said(&mut placer, at(1));
     let [(3, Verdict::Placed(_, placement))] = &said[..] else { panic!("{said:?}") };
     assert!(matches!(placement.path, Path::Local { .. }), "{placement:?}");
+}
+
+/// A cluster whose prefill node has others' prompts for some seconds, and a decode node with one that
+/// decodes `tpot` us a token.
+fn busy_prefill(config: PolicyConfig, objective: Option<u64>) -> Placer {
+    let mut placer = roomy(config);
+    let decoding = request(SHORT, 200, 70_000);
+    let decoding = objective.map_or(decoding.clone(), |us| tpot(us, decoding));
+    placer.submit(Ticket(100), decoding);
+    let (_, id) = placed(&said(&mut placer, at(0)))[0];
+    placer.view_mut().first_token(id, at(0));
+    placer.view_mut().handed_over(id);
+    let others = NodeLoad { queued_tokens: 20_000, waiting: 20, ..idle() };
+    let load = NodeLoad { free_blocks: BLOCKS, ..others };
+    placer.view_mut().observe(&"p".into(), Generation(1), load);
+    placer
+}
+
+fn path(said: &[(u64, Verdict)]) -> Option<&Path> {
+    said.iter().find_map(|(_, verdict)| match verdict {
+        Verdict::Placed(_, placement) => Some(&placement.path),
+        Verdict::Refused(_) => None,
+    })
+}
+
+#[test]
+fn decode_nodes_lend_themselves_when_prefill_nodes_cannot_be_in_time() {
+    let ask = |config: PolicyConfig, objective, prompt: RequestView| {
+        let mut placer = busy_prefill(config, objective);
+        placer.submit(Ticket(1), prompt);
+        path(&said(&mut placer, at(1))).cloned()
+    };
+    let lends = PolicyConfig::default();
+    let urgent = || within(90, request(LONG / 4, 200, 0));
+    let path = ask(lends.clone(), Some(50_000), urgent());
+    assert!(matches!(path, Some(Path::Local { .. })), "{path:?}");
+    let keeps = PolicyConfig { lend: false, ..lends.clone() };
+    let path = ask(keeps, Some(50_000), urgent());
+    assert!(!matches!(path, Some(Path::Local { .. })), "{path:?}");
+    let path = ask(lends.clone(), Some(50_000), request(LONG / 4, 200, 0));
+    assert!(!matches!(path, Some(Path::Local { .. })), "it has time: {path:?}");
+    // The one that decodes has hardly any to spare.
+    let path = ask(lends, Some(4_500), urgent());
+    assert!(!matches!(path, Some(Path::Local { .. })), "{path:?}");
+}
+
+#[test]
+fn many_small_loans_are_not_more_than_a_large_one() {
+    let mut placer = busy_prefill(PolicyConfig::default(), Some(8_000));
+    let mut lent = 0;
+    for ticket in 1..=40 {
+        let urgent = within(90, request(LONG / 4, 200, 1000 * u128::from(ticket)));
+        placer.submit(Ticket(ticket), urgent);
+        let said = said(&mut placer, at(1));
+        lent += usize::from(matches!(path(&said), Some(Path::Local { .. })));
+        for (_, id) in placed(&said) {
+            placer.view_mut().first_token(id, at(1));
+        }
+    }
+    assert!((1..20).contains(&lent), "{lent} of 40");
 }
 
 #[test]
