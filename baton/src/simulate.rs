@@ -177,7 +177,7 @@ impl SimulateArgs {
         let workload = &mut scenario.workload;
         if let Some(rate) = self.rate {
             workload.arrivals = match workload.arrivals {
-                Arrivals::Ramp { .. } => Arrivals::Poisson { rate },
+                Arrivals::Ramp { .. } | Arrivals::Surge { .. } => Arrivals::Poisson { rate },
                 arrivals => arrivals.at_rate(rate),
             };
             workload.trace_rate = self.trace.as_ref().map(|_| rate);

@@ -1,12 +1,14 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use baton_types::{
-    BlockHash, Generation, KvEvents, ModelId, NodeHello, NodeId, NodeLoad, Role, StepReport, Time,
+    BlockHash, Generation, KvEvents, ModelId, NodeHello, NodeId, NodeLoad, Role, Slo, StepReport,
+    Time,
 };
 
 use crate::{
     ClassId, Demand, LatencyFit, Link, MissedEvents, Moved, NodeView, OutputLengths, Path, Placed,
-    Placement, RequestView, ReservationId,
+    Placement, RequestView, ReservationId, Service,
+    advice::{Asked, Ended, Traffic},
     growth::{Need, Sequence},
     prefix::{Matches, PrefixIndex},
     reservation::Reserved,
@@ -21,6 +23,8 @@ pub struct ClusterView {
     pub link: Link,
     /// How long outputs were.
     pub outputs: OutputLengths,
+    /// What came lately, and what became of it.
+    pub traffic: Traffic,
     prefixes: PrefixIndex,
     reservations: HashMap<ReservationId, Reservation>,
     last: u64,
@@ -36,8 +40,10 @@ struct Reservation {
     /// What of it counts where.
     prefill: Option<Reserved>,
     decode: Option<Reserved>,
+    /// The request's, for what became of it; none if it was tried before.
+    asked: Option<(Time, Slo)>,
     placed_at: Time,
-    has_first_token: bool,
+    first_token_at: Option<Time>,
     /// The decode node's steps then.
     began: Option<f64>,
 }
@@ -129,6 +135,14 @@ impl ClusterView {
         }
     }
 
+    /// A node was told to finish what it has; it will say so itself.
+    pub fn set_draining(&mut self, node: &NodeId, role: Role) {
+        let mut nodes = self.nodes_mut(role).iter_mut();
+        if let Some(view) = nodes.find(|view| view.node == *node) {
+            view.draining = true;
+        }
+    }
+
     /// Counts a placement's demands from now on.
     pub fn reserve(
         &mut self,
@@ -157,8 +171,9 @@ impl ClusterView {
             hashes: Arc::clone(&hashes),
             prefill,
             decode,
+            asked: is_counted(request).then_some((request.arrived, request.slo)),
             placed_at: now,
-            has_first_token: false,
+            first_token_at: None,
             began: None,
         };
         for ((role, placed), reserved) in placement.placed().zip(prefill.into_iter().chain(decode))
@@ -186,10 +201,10 @@ impl ClusterView {
     /// The prompt is computed; a prefill node holds its pages until they are handed over.
     pub fn first_token(&mut self, id: ReservationId, now: Time) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };
-        if reservation.has_first_token {
+        if reservation.first_token_at.is_some() {
             return;
         }
-        reservation.has_first_token = true;
+        reservation.first_token_at = Some(now);
         let (placement, placed_at) = (reservation.placement.clone(), reservation.placed_at);
         let (role, placed, before, after) = match &placement.path {
             Path::Local { decode } => {
@@ -256,7 +271,15 @@ impl ClusterView {
     /// nothing of the reservation counts any more.
     pub fn finished(&mut self, id: ReservationId, tokens: u32, now: Time) {
         if let Some(reservation) = self.reservations.get(&id) {
-            self.outputs.observe(&reservation.model, reservation.class, tokens);
+            let Reservation { model, class, asked, first_token_at, .. } = reservation;
+            self.outputs.observe(model, *class, tokens);
+            if let Some((arrived, slo)) = *asked {
+                let first = first_token_at.unwrap_or(now);
+                let tpot = tokens.checked_sub(1).filter(|more| *more > 0);
+                let tpot = tpot.map(|more| now.since(first) / more);
+                let ttft = Some(first.since(arrived));
+                self.traffic.ended(model, Ended { at: now, ttft, tpot, slo });
+            }
             let decode = reservation.placement.path.decode().cloned();
             if let Some((placed, began)) = decode.zip(reservation.began)
                 && let Some(view) = self.placed_mut(Role::Decode, &placed)
@@ -302,15 +325,32 @@ impl ClusterView {
         view.growth.reckon(steps, outputs, block_tokens);
     }
 
-    /// How long the request's prompt takes where it is done soonest, with nobody else there.
-    pub(crate) fn compute(&self, request: &RequestView) -> Duration {
+    /// A request has come that takes so long where it is done soonest, with nobody else there.
+    pub(crate) fn asked(&mut self, request: &RequestView) -> Duration {
         let matches = self.matches(request);
         let compute = |view: &NodeView| {
             let cached = view.cached_tokens(&matches, request.tokens);
-            view.latency.prefill((request.tokens - cached).into(), cached.into())
+            let new_tokens = request.tokens - cached;
+            (view.latency.prefill(new_tokens.into(), cached.into()), new_tokens)
         };
         let serving = self.prefill.iter().filter(|view| view.group.model == request.model);
-        serving.map(compute).min().unwrap_or_default()
+        let (compute, new_tokens) =
+            serving.map(compute).min().unwrap_or((Duration::ZERO, request.tokens));
+        if is_counted(request) {
+            let &RequestView { arrived: at, tokens, max_new_tokens, slo, .. } = request;
+            let class = request.class.id;
+            let asked = Asked { at, class, tokens, new_tokens, max_new_tokens, slo };
+            self.traffic.asked(&request.model, asked);
+        }
+        compute
+    }
+
+    /// A request was refused.
+    pub(crate) fn refused(&mut self, request: &RequestView, now: Time) {
+        if is_counted(request) {
+            let ended = Ended { at: now, ttft: None, tpot: None, slo: request.slo };
+            self.traffic.ended(&request.model, ended);
+        }
     }
 
     /// What the request takes of nodes' time: its prompt's `compute`, and its part of the steps that
@@ -406,4 +446,9 @@ impl ClusterView {
             |view: &&mut NodeView| view.node == placed.node && view.generation == placed.generation;
         self.nodes_mut(role).iter_mut().find(is)
     }
+}
+
+/// Whether it comes for the first time, and somebody waits for it.
+fn is_counted(request: &RequestView) -> bool {
+    request.class.service == Service::Interactive && !request.has_begun
 }

@@ -31,6 +31,7 @@
 //! **Invariant:** both nodes of a placement serve the request's model, share numerics id and KV
 //! layout, and accept work.
 
+pub mod advice;
 mod chance;
 mod class;
 mod cluster;

@@ -95,7 +95,7 @@ impl Placer {
     pub fn submit(&mut self, ticket: Ticket, mut request: RequestView) {
         let queue = self.queues.entry(request.model.clone()).or_default();
         request.queued_before = if request.waits_long() { 0 } else { queue.before(&request) };
-        let compute = self.view.compute(&request);
+        let compute = self.view.asked(&request);
         let longest = self.config.max_queue_time;
         let timer = first_timer(&request, compute, longest);
         self.timers.insert((timer, ticket));
@@ -132,7 +132,9 @@ impl Placer {
         {
             self.timers.remove(&(at, ticket));
             if let Some(refusal) = self.is_due(ticket, now, rng) {
-                self.leave(ticket);
+                if let Some(request) = self.leave(ticket) {
+                    self.view.refused(&request, now);
+                }
                 return Some((ticket, Verdict::Refused(refusal)));
             }
         }
@@ -188,7 +190,9 @@ impl Placer {
                     Verdict::Placed(reservation, placement)
                 }
                 Decision::Refuse(refusal) => {
-                    self.leave(ticket);
+                    if let Some(request) = self.leave(ticket) {
+                        self.view.refused(&request, now);
+                    }
                     Verdict::Refused(refusal)
                 }
                 Decision::Queue(_) => unreachable!("only what is decided is said"),

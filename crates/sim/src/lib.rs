@@ -42,10 +42,12 @@ pub use capacity::{Capacity, CapacityConfig, CapacityError, Estimate};
 pub use cluster::{Leak, simulate};
 pub use fault::Fault;
 pub use outcome::{End, Outcome, Parts};
-pub use report::{ChartError, Distribution, PartsReport, Report, RoleReport};
+pub use report::{
+    ChartError, Distribution, PartsReport, Report, RoleReport, Scaled, ScalingReport,
+};
 pub use scenario::{
-    ClusterConfig, LatencyConfig, MembershipConfig, ModelConfig, NetworkConfig, Scenario,
-    ScenarioError, Topology, TransferConfig, WorkerConfig,
+    ClusterConfig, LatencyConfig, MembershipConfig, ModelConfig, NetworkConfig, ScalingConfig,
+    Scenario, ScenarioError, Topology, TransferConfig, WorkerConfig,
 };
 
 /// A map that is the same in every process.

@@ -25,6 +25,8 @@ pub(crate) struct Node {
     pub(crate) work: Work,
     pub(crate) generation: Generation,
     pub(crate) alive: bool,
+    /// It takes nothing new.
+    pub(crate) draining: bool,
     pub(crate) profile: LatencyProfile,
     pub(crate) noise: f64,
     /// Its steps take so many times as long.
@@ -162,6 +164,7 @@ impl Node {
             work,
             generation: Generation(1),
             alive: true,
+            draining: false,
             profile: worker.profile,
             noise: worker.noise,
             slowness: 1.0,
@@ -228,7 +231,7 @@ impl Node {
             cached_blocks: usage.cached,
             queued_tokens: self.load.queued_tokens,
             context_tokens: self.load.context_tokens,
-            draining: false,
+            draining: self.draining,
         }
     }
 

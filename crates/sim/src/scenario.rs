@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use baton_policy::{FitConfig, LatencyFit, LatencyModel, Link, PolicyConfig};
+use baton_policy::{
+    FitConfig, LatencyFit, LatencyModel, Link, PolicyConfig,
+    advice::{AdviceConfig, AdviceError},
+};
 use baton_scheduler::SchedulerConfig;
 use baton_types::{KvDtype, KvLayout, LatencyProfile, LayoutError, Role};
 use serde::{Deserialize, Serialize};
@@ -23,6 +26,20 @@ pub struct Scenario {
     pub workload: WorkloadConfig,
     pub slo: SloConfig,
     pub faults: Vec<Fault>,
+    /// Left out: all workers are there all the time.
+    pub scaling: Option<ScalingConfig>,
+}
+
+/// Workers come and go as is advised. The topology's are the most there can be.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScalingConfig {
+    /// At the start.
+    pub prefill: u32,
+    pub decode: u32,
+    /// From when a worker is asked for until it is there.
+    pub start_s: f64,
+    pub advice: AdviceConfig,
 }
 
 /// What the router knows of its workers' latency before they report steps.
@@ -176,6 +193,12 @@ impl Default for TransferConfig {
     }
 }
 
+impl Default for ScalingConfig {
+    fn default() -> Self {
+        ScalingConfig { prefill: 1, decode: 1, start_s: 20.0, advice: AdviceConfig::default() }
+    }
+}
+
 impl Default for MembershipConfig {
     fn default() -> Self {
         MembershipConfig { heartbeat_s: 0.25, lease_s: 3.0, max_retries: 5, deadline_s: 600.0 }
@@ -191,6 +214,12 @@ pub enum ScenarioError {
     Value { name: &'static str, given: f64, must: &'static str },
     #[error("cluster.model: {0}")]
     Layout(#[from] LayoutError),
+    #[error(
+        "scaling starts with {given} {role} workers; it must be from 1 to the topology's {most}"
+    )]
+    Scaling { role: &'static str, given: u32, most: u32 },
+    #[error("scaling.advice: {0}")]
+    Advice(#[from] AdviceError),
     #[error(transparent)]
     Workload(#[from] WorkloadError),
     #[error(transparent)]
@@ -296,6 +325,9 @@ impl Scenario {
                 }
             }
         }
+        if let Some(scaling) = &self.scaling {
+            scaling.validate(*topology)?;
+        }
         self.workload.validate()?;
         self.slo.validate()?;
         let names = topology.names();
@@ -344,6 +376,28 @@ impl Scenario {
             (Topology::Disaggregated { .. }, Role::Prefill) => &self.cluster.prefill,
             (Topology::Disaggregated { .. }, Role::Decode) => &self.cluster.decode,
         }
+    }
+}
+
+impl ScalingConfig {
+    fn validate(&self, topology: Topology) -> Result<(), ScenarioError> {
+        let most = match topology {
+            Topology::Disaggregated { prefill, decode } => [prefill, decode],
+            // Workers that do both have no roles to advise on.
+            Topology::Colocated { .. } => [0, 0],
+        };
+        for ((role, given), most) in
+            [("prefill", self.prefill), ("decode", self.decode)].into_iter().zip(most)
+        {
+            if !(1..=most).contains(&given) {
+                return Err(ScenarioError::Scaling { role, given, most });
+            }
+        }
+        if !(self.start_s >= 0.0 && self.start_s.is_finite()) {
+            let (name, must) = ("scaling.start_s", "a number, at least 0");
+            return Err(ScenarioError::Value { name, given: self.start_s, must });
+        }
+        Ok(self.advice.validate()?)
     }
 }
 

@@ -71,6 +71,12 @@ pub(super) enum Event {
     },
     FaultBegins(usize),
     FaultEnds(usize),
+    /// The advisor looks at the load.
+    Advise,
+    /// A worker that was asked for is there.
+    Started {
+        node: usize,
+    },
 }
 
 /// Over the control plane but for the last three.

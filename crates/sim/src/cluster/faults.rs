@@ -139,7 +139,7 @@ impl Simulation<'_> {
         }
     }
 
-    fn crash(&mut self, node: usize, silent: bool) {
+    pub(super) fn crash(&mut self, node: usize, silent: bool) {
         if !self.nodes[node].alive {
             return;
         }

@@ -16,6 +16,7 @@ mod members;
 mod placing;
 mod prefill;
 mod requests;
+mod scaling;
 mod steps;
 mod transfers;
 
@@ -23,7 +24,7 @@ use std::{sync::Arc, time::Duration};
 
 use baton_kv_cache::Usage;
 use baton_membership::Members;
-use baton_policy::Placer;
+use baton_policy::{Placer, advice::Traffic};
 use baton_scheduler::{EngineInfo, Sampled};
 use baton_transfer_protocol::{PageRun, SourceConfig};
 use baton_types::{Generation, ModelId, NodeHello, NodeId, NumericsId, Role, Time};
@@ -32,6 +33,7 @@ use self::{
     event::{Event, Queue},
     faults::Links,
     requests::Live,
+    scaling::Scaling,
     transfers::Transfers,
 };
 pub(crate) use transfers::TransferId;
@@ -42,7 +44,7 @@ use crate::{
     node::{Node, Work},
     outcome::Outcome,
     random::{Draws, Purpose, draws},
-    report::Report,
+    report::{Report, ScalingReport},
     scenario::{Scenario, ScenarioError, Topology, seconds},
     workload::{Request, Trace, Workload},
 };
@@ -79,6 +81,7 @@ pub(crate) struct Finished {
     pub(crate) over_context: u64,
     pub(crate) leaks: Vec<Leak>,
     pub(crate) reservations: usize,
+    pub(crate) scaling: Option<ScalingReport>,
     pub(crate) events: u64,
 }
 
@@ -101,6 +104,7 @@ pub(crate) struct Simulation<'a> {
     deadlines: std::collections::VecDeque<(Time, u64)>,
     router_timer: Option<Time>,
     lease_timer: bool,
+    scaling: Option<Scaling>,
     workload: Workload,
     next: Option<Request>,
     offered: u64,
@@ -143,6 +147,7 @@ impl<'a> Simulation<'a> {
             })
             .collect();
         let seed = scenario.seed;
+        let scaling = scenario.scaling.as_ref().map(|config| Scaling::new(config, &nodes));
         let mut simulation = Simulation {
             scenario,
             now: Time::ZERO,
@@ -160,6 +165,7 @@ impl<'a> Simulation<'a> {
             deadlines: std::collections::VecDeque::new(),
             router_timer: None,
             lease_timer: false,
+            scaling,
             workload,
             next: None,
             offered: 0,
@@ -172,6 +178,9 @@ impl<'a> Simulation<'a> {
             run: PageRun { layer: 0, first_block: 0, checksums: Vec::new() },
         };
         simulation.placer.view_mut().link = scenario.link();
+        if let Some(scaling) = &scenario.scaling {
+            simulation.placer.view_mut().traffic = Traffic::new(scaling.advice.window);
+        }
         simulation.begin();
         simulation
     }
@@ -182,6 +191,10 @@ impl<'a> Simulation<'a> {
             for (name, _) in self.faces(node) {
                 self.by_name.insert(name, node);
             }
+            if self.scaling.as_ref().is_some_and(|scaling| !scaling.begins(node)) {
+                self.nodes[node].alive = false;
+                continue;
+            }
             self.join(node);
             let interval = seconds(self.scenario.cluster.membership.heartbeat_s);
             let phase = interval.mul_f64((node + 1) as f64 / self.nodes.len() as f64);
@@ -189,6 +202,9 @@ impl<'a> Simulation<'a> {
             self.queue.push(self.now + phase, Event::Heartbeat { node, generation, beat: 0 });
         }
         self.schedule_faults();
+        if self.scaling.is_some() {
+            self.queue.push(self.now, Event::Advise);
+        }
         self.expect_arrival();
     }
 
@@ -269,6 +285,8 @@ impl<'a> Simulation<'a> {
             Event::PullBroken { transfer } => self.pull_failed(transfer),
             Event::FaultBegins(index) => self.fault_begins(index),
             Event::FaultEnds(index) => self.fault_ends(index),
+            Event::Advise => self.advise(),
+            Event::Started { node } => self.started(node),
         }
     }
 
@@ -294,6 +312,7 @@ impl<'a> Simulation<'a> {
         };
         let leaks = self.nodes.iter().filter_map(leak).collect();
         let (now, mut outcomes, mut nodes) = (self.now, self.outcomes, self.nodes);
+        let scaling = self.scaling.map(|scaling| scaling.report(&nodes, self.last_ended));
         outcomes.sort_by_key(|outcome| outcome.number);
         nodes.iter_mut().for_each(|node| node.stats.holds(now, 0));
         Finished {
@@ -303,6 +322,7 @@ impl<'a> Simulation<'a> {
             over_context: self.workload.over_context(),
             leaks,
             reservations: self.placer.view().reservations(),
+            scaling,
             events: self.events,
         }
     }

@@ -216,7 +216,7 @@ impl Planner {
         scenario.workload = request.workload.clone();
         scenario.workload.requests = requests;
         scenario.workload.arrivals = match request.workload.arrivals {
-            Arrivals::Ramp { .. } => Arrivals::Poisson { rate },
+            Arrivals::Ramp { .. } | Arrivals::Surge { .. } => Arrivals::Poisson { rate },
             arrivals => arrivals.at_rate(rate),
         };
         scenario.workload.trace_rate = request.trace.as_ref().map(|_| rate);

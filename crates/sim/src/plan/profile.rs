@@ -229,11 +229,7 @@ impl DeviceProfile {
     }
 
     /// A worker with the `index`th parallelism.
-    pub(crate) fn worker(
-        &self,
-        index: usize,
-        limits: BatchLimits,
-    ) -> Result<WorkerConfig, ProfileError> {
+    pub fn worker(&self, index: usize, limits: BatchLimits) -> Result<WorkerConfig, ProfileError> {
         let parallelism = self.parallelism.get(index).ok_or(ProfileError::NoParallelism)?;
         let scheduler = SchedulerConfig {
             max_batch_tokens: limits.max_batch_tokens,

@@ -55,6 +55,9 @@ pub struct Report {
     pub leaks: Vec<Leak>,
     /// Promises the router still kept at the end.
     pub leaked_reservations: usize,
+    /// If workers came and went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<ScalingReport>,
     /// Events the simulation took.
     pub events: u64,
     #[serde(skip)]
@@ -99,6 +102,31 @@ pub struct RoleReport {
     pub sent_bytes: u64,
 }
 
+/// How workers came and went.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ScalingReport {
+    /// From when each was asked for until it had left.
+    pub prefill_node_seconds: f64,
+    pub decode_node_seconds: f64,
+    /// What there was at the start, and every change.
+    pub changes: Vec<Scaled>,
+}
+
+/// Workers there are, or that are on their way, from a time on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Scaled {
+    pub at_s: f64,
+    pub prefill: u32,
+    pub decode: u32,
+}
+
+impl ScalingReport {
+    /// Of both roles.
+    pub fn node_seconds(&self) -> f64 {
+        self.prefill_node_seconds + self.decode_node_seconds
+    }
+}
+
 impl Distribution {
     /// Of any values; none of none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
@@ -126,7 +154,7 @@ impl Distribution {
 
 impl Report {
     pub(crate) fn new(scenario: &Scenario, finished: Finished) -> Self {
-        let Finished { outcomes, nodes, ended, over_context, leaks, reservations, events } =
+        let Finished { outcomes, nodes, ended, over_context, leaks, reservations, scaling, events } =
             finished;
         let offered = outcomes.len() as u64;
         let share = |count: usize| count as f64 / (offered as f64).max(1.0);
@@ -184,6 +212,7 @@ impl Report {
             roles: roles(scenario, &nodes, ended),
             leaks,
             leaked_reservations: reservations,
+            scaling,
             events,
             outcomes,
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Distribution, PartsReport, Report, RoleReport};
+use super::{Distribution, PartsReport, Report, RoleReport, Scaled};
 use crate::capacity::Capacity;
 
 impl fmt::Display for Report {
@@ -49,6 +49,16 @@ impl fmt::Display for Report {
         self.times(f)?;
         writeln!(f)?;
         self.workers(f)?;
+        if let Some(scaling) = &self.scaling {
+            writeln!(
+                f,
+                "\nnodes      {:.0} node-seconds; prefill + decode from",
+                scaling.node_seconds()
+            )?;
+            for Scaled { at_s, prefill, decode } in &scaling.changes {
+                writeln!(f, "{at_s:>10.0} s: {prefill} + {decode}")?;
+            }
+        }
         if !self.leaks.is_empty() || self.leaked_reservations > 0 {
             writeln!(
                 f,

@@ -18,6 +18,8 @@ pub enum Arrivals {
     Constant { rate: f64 },
     /// Poisson, at a rate that goes from one to the other in so many seconds and stays there.
     Ramp { from: f64, to: f64, over_s: f64 },
+    /// Poisson at `rate`, but at `peak` from one time to the other.
+    Surge { rate: f64, peak: f64, from_s: f64, to_s: f64 },
 }
 
 impl Arrivals {
@@ -26,7 +28,8 @@ impl Arrivals {
         match *self {
             Arrivals::Poisson { rate }
             | Arrivals::Gamma { rate, .. }
-            | Arrivals::Constant { rate } => rate,
+            | Arrivals::Constant { rate }
+            | Arrivals::Surge { rate, .. } => rate,
             Arrivals::Ramp { to, .. } => to,
         }
     }
@@ -40,6 +43,9 @@ impl Arrivals {
             Arrivals::Constant { .. } => Arrivals::Constant { rate },
             Arrivals::Ramp { from, to, over_s } => {
                 Arrivals::Ramp { from: from * rate / to, to: rate, over_s }
+            }
+            Arrivals::Surge { rate: before, peak, from_s, to_s } => {
+                Arrivals::Surge { rate, peak: peak * rate / before, from_s, to_s }
             }
         }
     }
@@ -60,6 +66,14 @@ impl Arrivals {
                 positive("to", to)?;
                 positive("over_s", over_s)
             }
+            Arrivals::Surge { rate, peak, from_s, to_s } => {
+                positive("rate", rate)?;
+                positive("peak", peak)?;
+                positive("from_s", from_s)?;
+                positive("to_s", to_s)?;
+                let (name, given, must) = ("to_s", to_s, "above from_s");
+                if to_s > from_s { Ok(()) } else { Err(WorkloadError::Value { name, given, must }) }
+            }
         }
     }
 
@@ -77,9 +91,26 @@ impl Arrivals {
             Arrivals::Ramp { from, to, over_s } => {
                 ramp_gap(now.as_secs_f64(), exponential(rng), from, to, over_s)
             }
+            Arrivals::Surge { rate, peak, from_s, to_s } => {
+                let parts = [(from_s, rate), (to_s, peak), (f64::INFINITY, rate)];
+                surge_gap(now.as_secs_f64(), exponential(rng), parts)
+            }
         };
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 4)
     }
+}
+
+/// Until the integral of the rate from `now` on reaches `events`, of rates that hold until a time each.
+fn surge_gap(now: f64, events: f64, parts: [(f64, f64); 3]) -> f64 {
+    let (mut at, mut left) = (now, events);
+    for (until, rate) in parts {
+        let in_part = (until - at).max(0.0) * rate;
+        if left <= in_part {
+            return at + left / rate - now;
+        }
+        (at, left) = (at.max(until), left - in_part);
+    }
+    f64::INFINITY
 }
 
 /// Until the integral of the rate from `now` on reaches `events`.

@@ -46,6 +46,18 @@ fn a_ramp_goes_from_one_rate_to_the_other() {
 }
 
 #[test]
+fn a_surge_comes_and_goes() {
+    let arrivals = Arrivals::Surge { rate: 10.0, peak: 50.0, from_s: 60.0, to_s: 100.0 };
+    let config = WorkloadConfig { requests: 4000, arrivals, ..WorkloadConfig::default() };
+    let times: Vec<f64> =
+        workload(config, 8192).map(|request| request.at.as_nanos() as f64 / 1e9).collect();
+    for (from, to, expected) in [(0.0, 60.0, 600.0), (60.0, 100.0, 2000.0), (100.0, 150.0, 500.0)] {
+        let count = times.iter().filter(|t| (from..to).contains(*t)).count() as f64;
+        assert!((count - expected).abs() < 4.0 * f64::sqrt(expected), "{from}–{to} s: {count}");
+    }
+}
+
+#[test]
 fn lengths_have_their_mean_and_stay_in_their_bounds() {
     let prompt = Lengths::Lognormal { mean: 755.0, cv: 0.8, max: 4000 };
     let output = Lengths::Uniform { min: 3, max: 7 };
