@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use baton_proto::v1::{
-    ChatRequest, Complete, Decision, ExplainRequest, GenerateRequest, ListModelsRequest, Message,
-    Model, Sampling, Timings, Usage, WatchNodesRequest, WatchNodesResponse, chat_response::Event,
-    generate_response, inference_client::InferenceClient, operations_client::OperationsClient,
+    Advice, AdviseRequest, ChatRequest, Complete, Decision, ExplainRequest, GenerateRequest,
+    ListModelsRequest, Message, Model, Sampling, Timings, Usage, WatchNodesRequest,
+    WatchNodesResponse, chat_response::Event, generate_response,
+    inference_client::InferenceClient, operations_client::OperationsClient,
 };
 use tonic::{
     Code, Status, Streaming,
@@ -76,6 +77,15 @@ impl Client {
 
     pub(crate) async fn models(&mut self) -> Result<Vec<Model>, ClientError> {
         Ok(self.inference.list_models(ListModelsRequest {}).await?.into_inner().models)
+    }
+
+    /// What nodes are recommended; nothing by a router that doesn't tell.
+    pub(crate) async fn advice(&mut self) -> Result<Vec<Advice>, ClientError> {
+        match self.operations.advise(AdviseRequest {}).await {
+            Ok(response) => Ok(response.into_inner().models),
+            Err(status) if status.code() == Code::Unimplemented => Ok(Vec::new()),
+            Err(status) => Err(status.into()),
+        }
     }
 
     /// How a request was placed.

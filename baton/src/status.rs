@@ -1,6 +1,8 @@
-//! `baton status`: what a cluster serves, and with how many nodes.
+//! `baton status`: what a cluster serves, with how many nodes, and how many there should be.
 
-use baton_proto::v1::Model;
+use std::fmt;
+
+use baton_proto::v1::{Advice, Model};
 
 use crate::{
     client::{Client, ClientError},
@@ -21,7 +23,34 @@ pub(crate) async fn status(args: StatusArgs) -> Result<(), ClientError> {
         return Err(ClientError::NoModel { url: args.url });
     }
     print!("{}", models_table(&models));
+    for advice in client.advice().await? {
+        print!("\n{}", Advised(&advice));
+    }
     Ok(())
+}
+
+/// Advice as people read it.
+struct Advised<'a>(&'a Advice);
+
+impl fmt::Display for Advised<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Advice { model, formula, prefill, decode, role_switch } = self.0;
+        writeln!(f, "  {model} should have ({formula})")?;
+        for (role, advice) in [("prefill", prefill), ("decode", decode)] {
+            let Some(advice) = advice else { continue };
+            let (nodes, recommended) = (advice.nodes, advice.recommended);
+            let change = match recommended.cmp(&nodes) {
+                std::cmp::Ordering::Less => format!("{} fewer", nodes - recommended),
+                std::cmp::Ordering::Equal => "as it is".to_owned(),
+                std::cmp::Ordering::Greater => format!("{} more", recommended - nodes),
+            };
+            writeln!(f, "  {recommended:>4} {role:<7} ({change}): {}", advice.reason)?;
+        }
+        if !role_switch.is_empty() {
+            writeln!(f, "       {role_switch}")?;
+        }
+        Ok(())
+    }
 }
 
 fn models_table(models: &[Model]) -> Table {

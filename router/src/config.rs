@@ -1,6 +1,7 @@
 //! What a router is told at its start: one typed tree, refused when a key is unknown or a value
 //! makes no sense.
 
+mod advice;
 mod class;
 mod latency;
 
@@ -18,6 +19,7 @@ use baton_policy::{Policy, PolicyConfig};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::class::DEFAULT as DEFAULT_CLASS;
+use self::advice::AdviceConfig;
 pub use self::{class::ClassesConfig, latency::LatencyConfig};
 
 /// Prefix of the environment variables a router listens to.
@@ -37,6 +39,7 @@ pub struct RouterConfig {
     pub timeouts: TimeoutsConfig,
     pub policy: PlacementConfig,
     pub latency: LatencyConfig,
+    pub advice: AdviceConfig,
     pub batches: BatchesConfig,
     /// What requests may be of; see `docs/placement.md`.
     pub classes: ClassesConfig,
@@ -135,6 +138,7 @@ impl Default for RouterConfig {
             timeouts: TimeoutsConfig::default(),
             policy: PlacementConfig::default(),
             latency: LatencyConfig::default(),
+            advice: AdviceConfig::default(),
             batches: BatchesConfig::default(),
             classes: ClassesConfig::default(),
             tenant_shares: BTreeMap::new(),
@@ -259,6 +263,7 @@ impl RouterConfig {
             }
         }
         self.classes.validate()?;
+        self.advice.validate()?;
         self.latency.validate()
     }
 
@@ -406,6 +411,11 @@ mod tests {
             ("classes.auto.priority=1", "classes = \"auto\""),
             ("classes.batch.service=\"interactive\"", "classes.batch.service = interactive"),
             ("tenant_shares.acme=0", "tenant_shares = 0: the share of \"acme\""),
+            ("advice.formula=\"guess\"", "predicted"),
+            ("advice.attainment=1.0", "advice.attainment = 1"),
+            ("advice.threshold=-1.0", "advice.threshold = -1"),
+            ("advice.window=0s", "advice.window = 0"),
+            ("advice.up_after=10m", "advice.up_after = 600s: must be down_after at most"),
             ("latency.seed_spread=0", "latency.seed_spread = 0"),
             ("latency.memory_steps=9", "latency.memory_steps = 9"),
             ("latency.default.decode_us=-1.5", "latency.default = -1.5: decode_us must be"),

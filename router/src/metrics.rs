@@ -5,6 +5,7 @@ mod latency;
 use std::{fmt, sync::Arc, time::Duration};
 
 use baton_node::metrics::encode;
+use baton_policy::advice::Advice;
 use baton_types::Slo;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -33,6 +34,7 @@ pub(crate) struct RouterMetrics {
     objectives: Family<ObjectiveLabel, Counter>,
     retries: Family<ReasonLabel, Counter>,
     nodes: Family<RoleLabel, Gauge>,
+    recommended: Family<ModelRoleLabel, Gauge>,
     batch_lines: Family<BatchLabel, Counter>,
     batch_lines_running: Gauge,
     latencies: Latencies,
@@ -65,6 +67,12 @@ struct ReasonLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RoleLabel {
+    role: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelRoleLabel {
+    model: String,
     role: &'static str,
 }
 
@@ -121,12 +129,16 @@ impl RouterMetrics {
             objectives: Family::default(),
             retries: Family::default(),
             nodes: Family::default(),
+            recommended: Family::default(),
             batch_lines: Family::default(),
             batch_lines_running: Gauge::default(),
             latencies: Latencies::default(),
         };
         let mut registry = Registry::default();
         metrics.register(registry.sub_registry_with_prefix("baton_router"));
+        let (name, help) = ("recommended_replicas", "Nodes of each role that there should be");
+        let baton = registry.sub_registry_with_prefix("baton");
+        baton.register(name, help, metrics.recommended.clone());
         metrics.registry = Arc::new(registry);
         metrics
     }
@@ -178,6 +190,17 @@ impl RouterMetrics {
     pub(crate) fn batch_line(&self) -> BatchLine {
         self.batch_lines_running.inc();
         BatchLine(self.batch_lines_running.clone())
+    }
+
+    /// Replaces what is recommended.
+    pub(crate) fn recommend(&self, advice: &[Advice]) {
+        self.recommended.clear();
+        for Advice { model, prefill, decode, .. } in advice {
+            for (role, advice) in [("prefill", prefill), ("decode", decode)] {
+                let label = ModelRoleLabel { model: model.to_string(), role };
+                self.recommended.get_or_create(&label).set(advice.recommended.into());
+            }
+        }
     }
 
     /// Everything in the OpenMetrics text format, with the cluster's counts as of now.

@@ -2,10 +2,12 @@
 
 use std::{pin::Pin, sync::Arc};
 
+use baton_policy::advice::{Advice, RoleAdvice};
 use baton_proto::{
     status::{Refuse, status},
     v1::{
-        ExplainRequest, ExplainResponse, WatchNodesRequest, WatchNodesResponse,
+        self, AdviseRequest, AdviseResponse, ExplainRequest, ExplainResponse, WatchNodesRequest,
+        WatchNodesResponse,
         operations_server::Operations,
     },
 };
@@ -74,6 +76,27 @@ impl Operations for OperationsService {
         let decisions = self.router.ledger.explain(request);
         let decisions = decisions.ok_or_else(|| status(&Unknown { request }))?;
         Ok(Response::new(ExplainResponse { decisions }))
+    }
+
+    async fn advise(
+        &self,
+        _request: Request<AdviseRequest>,
+    ) -> Result<Response<AdviseResponse>, Status> {
+        let config = self.router.config.advice.policy();
+        let role = |advice: &RoleAdvice| v1::RoleAdvice {
+            nodes: advice.nodes,
+            recommended: advice.recommended,
+            reason: advice.why(&config),
+        };
+        let model = |advice: &Advice| v1::Advice {
+            model: advice.model.to_string(),
+            formula: advice.formula.name().to_owned(),
+            prefill: Some(role(&advice.prefill)),
+            decode: Some(role(&advice.decode)),
+            role_switch: advice.switch.map(|switch| switch.to_string()).unwrap_or_default(),
+        };
+        let models = self.router.cluster.advice().iter().map(model).collect();
+        Ok(Response::new(AdviseResponse { models }))
     }
 
     async fn watch_nodes(

@@ -53,6 +53,7 @@ impl Router {
 impl Operable for Router {
     fn metrics(&self) -> String {
         let (prefill, decode, queued) = self.cluster.counts();
+        self.metrics.recommend(&self.cluster.advice());
         self.metrics.render(prefill, decode, queued, self.cluster.latencies())
     }
 

@@ -218,7 +218,7 @@ pub enum ScenarioError {
         "scaling starts with {given} {role} workers; it must be from 1 to the topology's {most}"
     )]
     Scaling { role: &'static str, given: u32, most: u32 },
-    #[error("scaling.advice: {0}")]
+    #[error("scaling: {0}")]
     Advice(#[from] AdviceError),
     #[error(transparent)]
     Workload(#[from] WorkloadError),

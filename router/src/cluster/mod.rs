@@ -12,7 +12,10 @@ use std::{
 
 use baton_membership::Members;
 use baton_node::clock::Clock;
-use baton_policy::{Placer, Ticket};
+use baton_policy::{
+    Placer, Ticket,
+    advice::{Advice, Advisor, Traffic},
+};
 use baton_proto::v1::WatchNodesResponse;
 use baton_types::{ModelId, NodeHello, NodeId, Role};
 use rand::{SeedableRng, rngs::SmallRng};
@@ -60,6 +63,7 @@ struct State {
     /// Draws of the session numbers.
     last_session: u64,
     placer: Placer,
+    advisor: Advisor,
     languages: BTreeMap<ModelId, Language>,
     replies: BTreeMap<Ticket, Reply>,
     last_ticket: u64,
@@ -79,11 +83,14 @@ impl Cluster {
     pub(crate) fn new(config: &RouterConfig, clock: Clock) -> Self {
         let mut placer = Placer::new(config.policy());
         placer.view_mut().link = config.latency.link;
+        let advice = config.advice.policy();
+        placer.view_mut().traffic = Traffic::new(advice.window);
         let state = State {
             members: Members::new(config.timeouts.lease.0),
             sessions: BTreeMap::new(),
             last_session: 0,
             placer,
+            advisor: Advisor::new(advice),
             languages: BTreeMap::new(),
             replies: BTreeMap::new(),
             last_ticket: 0,
@@ -124,6 +131,11 @@ impl Cluster {
         let state = self.lock();
         let nodes = |role| state.placer.view().nodes(role).len();
         (nodes(Role::Prefill), nodes(Role::Decode), state.placer.waiting())
+    }
+
+    /// What nodes are recommended, of every model.
+    pub(crate) fn advice(&self) -> Vec<Advice> {
+        self.lock().advisor.advice().cloned().collect()
     }
 
     /// What was learned of each node's steps.

@@ -129,7 +129,7 @@ impl Cluster {
         Ok(Session { cluster: Arc::clone(self), number, peer })
     }
 
-    /// Ends memberships whose lease is over, and waits that are, for ever.
+    /// Ends memberships whose lease is over, and waits that are, and looks at the load, for ever.
     pub(crate) async fn keep_time(self: &Arc<Self>) {
         loop {
             let next = self.lock().poll_timeout();
@@ -144,7 +144,10 @@ impl Cluster {
                 () = self.due.notified() => continue,
             }
             let mut state = self.lock();
-            let expired = state.members.expire(self.clock.now());
+            let now = self.clock.now();
+            let State { advisor, placer, .. } = &mut *state;
+            advisor.handle_timeout(now, placer.view());
+            let expired = state.members.expire(now);
             for node in &expired {
                 tracing::warn!(%node, "the node's lease is over");
                 state.forget(node);
@@ -166,7 +169,9 @@ impl Cluster {
 impl State {
     /// When something is due, though nothing happens.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        self.members.poll_timeout().into_iter().chain(self.placer.poll_timeout()).min()
+        let members = self.members.poll_timeout();
+        let advice = members.map(|_| self.advisor.poll_timeout());
+        members.into_iter().chain(self.placer.poll_timeout()).chain(advice).min()
     }
 
     fn forget(&mut self, node: &NodeId) {

@@ -109,10 +109,10 @@ impl Advisor {
         let followed = |role: usize| {
             nodes[role] >= roles[role].recommended() && roles[role].unchanged(now) >= config.window
         };
-        if question.misses() && followed(0) && followed(1) {
-            pressure[question.shorter()].raise(config, now);
-        } else {
+        if !question.misses() {
             pressure.iter_mut().for_each(Pressure::relax);
+        } else if followed(0) && followed(1) {
+            pressure[question.shorter()].raise(config, now);
         }
         question.pressure = pressure.map(|pressure| pressure.factor);
         let needs = question.needs(config.formula);
@@ -140,7 +140,7 @@ struct Pressure {
 }
 
 /// What it rises by in a window in which too many miss their objectives though there are all the nodes
-/// that were recommended, what it falls by at a look otherwise, and the most.
+/// that were recommended, what it falls by at a look when enough meet them, and the most.
 const RISE: f64 = 1.15;
 const FALL: f64 = 0.995;
 const MOST_PRESSURE: f64 = 1.5;

@@ -56,6 +56,7 @@ impl Formula {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{name} is {given}; it must be {must}")]
 pub struct AdviceError {
+    /// The key.
     pub name: &'static str,
     pub given: String,
     pub must: &'static str,
@@ -68,27 +69,29 @@ impl AdviceConfig {
             Err(AdviceError { name, given: format!("{given:?}"), must })
         };
         let (short, long) = (Duration::from_millis(100), Duration::from_secs(24 * 3600));
-        for (name, given) in
-            [("window", self.window), ("every", self.every), ("down_after", self.down_after)]
-        {
+        for (name, given) in [
+            ("advice.window", self.window),
+            ("advice.every", self.every),
+            ("advice.down_after", self.down_after),
+        ] {
             if !(short..=long).contains(&given) {
                 return error(name, &given, "from 100ms to 24h");
             }
         }
-        for (name, given) in [("ttft", self.ttft), ("tpot", self.tpot)] {
+        for (name, given) in [("advice.ttft", self.ttft), ("advice.tpot", self.tpot)] {
             if given.is_zero() {
                 return error(name, &given, "above 0");
             }
         }
         if !(0.01..1.0).contains(&self.attainment) {
-            return error("attainment", &self.attainment, "from 0.01 to below 1");
+            return error("advice.attainment", &self.attainment, "from 0.01 to below 1");
         }
         if !(0.0..=1.0).contains(&self.threshold) {
-            return error("threshold", &self.threshold, "a share from 0 to 1");
+            return error("advice.threshold", &self.threshold, "a share from 0 to 1");
         }
         // So that a recommendation never falls sooner than it rises.
         if self.up_after > self.down_after {
-            return error("up_after", &self.up_after, "down_after at most");
+            return error("advice.up_after", &self.up_after, "down_after at most");
         }
         Ok(())
     }

@@ -51,6 +51,8 @@ pub(super) struct Replica {
     pub(super) decode_spread: f64,
     pub(super) decode_bias: f64,
     pub(super) pool_tokens: f64,
+    /// Seconds that a prompt's token takes on the way to a decode node.
+    pub(super) transfer: f64,
 }
 
 impl Load {
@@ -174,6 +176,11 @@ impl Replica {
             decode_spread: mean(&|node| node.tpot.spread()),
             decode_bias: mean(&|node| node.tpot.corrected(1.0)),
             pool_tokens: mean(&|node| node.pool_tokens().into()),
+            transfer: mean(&|node| {
+                let layout = node.group.layout;
+                let bytes = layout.block_bytes() as f64 / f64::from(layout.block_tokens.max(1));
+                bytes / node.link.bytes_per_second
+            }),
         })
     }
 }

@@ -49,6 +49,10 @@ pub(super) fn tpot(load: &Load, replica: &Replica, nodes: Option<u32>) -> f64 {
         }
         took /= 1.0 - tokens * share;
         let batch = tokens * took;
+        let pages = load.mean(|sample| sample.new_tokens) * replica.transfer;
+        if load.rate / nodes * pages > MOST_LINK {
+            return 0.0;
+        }
         let most = load.mean(|sample| sample.tokens + sample.most);
         let all = nodes * batch;
         if (all + 2.0 * all.sqrt()) * most > nodes * replica.pool_tokens {
@@ -60,6 +64,9 @@ pub(super) fn tpot(load: &Load, replica: &Replica, nodes: Option<u32>) -> f64 {
     let of = |sample: &Sample| took * (1.0 + 0.5 / sample.more.max(1.0));
     load.mean(|sample| chance(of(sample), sample.tpot, spread))
 }
+
+/// The share of a link's time that pages may take: beyond it they come late.
+const MOST_LINK: f64 = 0.8;
 
 /// How long prompts wait for others.
 #[derive(Clone, Copy, Debug)]

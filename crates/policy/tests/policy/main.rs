@@ -1,5 +1,6 @@
 //! The policy as its callers see it.
 
+mod advice;
 mod behaviour;
 mod cluster;
 mod fit;

@@ -8,6 +8,7 @@ mod plan;
 mod prefixes;
 mod profiles;
 mod properties;
+mod scaling;
 mod scenarios;
 mod small;
 mod theory;
