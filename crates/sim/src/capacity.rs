@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::simulate,
+    cluster::{simulate, simulate_while},
     scenario::{Scenario, ScenarioError},
     workload::Trace,
 };
@@ -106,8 +106,27 @@ impl CapacityConfig {
         scenario: &Scenario,
         trace: Option<&Arc<Trace>>,
     ) -> Result<Capacity, CapacityError> {
+        self.search_to(scenario, trace, Thorough::Yes)
+    }
+
+    /// As [`search`](Self::search), for whoever asks for no more than the rate: runs end as soon as it
+    /// is known that they miss it, and a rate far below the first counts as none.
+    pub(crate) fn search_quickly(
+        &self,
+        scenario: &Scenario,
+        trace: Option<&Arc<Trace>>,
+    ) -> Result<Capacity, CapacityError> {
+        self.search_to(scenario, trace, Thorough::No)
+    }
+
+    fn search_to(
+        &self,
+        scenario: &Scenario,
+        trace: Option<&Arc<Trace>>,
+        thorough: Thorough,
+    ) -> Result<Capacity, CapacityError> {
         self.validate()?;
-        let mut search = Search { config: self, scenario, trace, tried: Vec::new() };
+        let mut search = Search { config: self, scenario, trace, thorough, tried: Vec::new() };
         let mut by_seed = Vec::new();
         for seed in 0..self.seeds {
             by_seed.push(search.of_seed(scenario.seed.wrapping_add(seed.into()))?);
@@ -127,15 +146,33 @@ impl CapacityConfig {
     }
 }
 
+/// Whether every run goes to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Thorough {
+    Yes,
+    No,
+}
+
 struct Search<'a> {
     config: &'a CapacityConfig,
     scenario: &'a Scenario,
     trace: Option<&'a Arc<Trace>>,
+    thorough: Thorough,
     tried: Vec<(f64, f64)>,
 }
 
-/// A cluster that can't take this share of the first rate counts as hopeless.
+/// What a run tells.
+#[derive(Clone, Copy, Debug, Default)]
+struct Attained {
+    share: f64,
+    out_of_reach: u64,
+    offered: u64,
+}
+
+/// A cluster that can't take this share of the first rate counts as hopeless; of a first rate that is a
+/// guess of what it takes, this.
 const HOPELESS: f64 = 1.0 / 4096.0;
+const HOPELESS_OF_GUESS: f64 = 1.0 / 64.0;
 /// How far the first step goes, in shares of what the rate is to be known by. Each next one goes twice
 /// as far, so that a good guess is worth something and a bad one costs little.
 const FIRST_STEP: f64 = 4.0;
@@ -144,16 +181,20 @@ impl Search<'_> {
     fn of_seed(&mut self, seed: u64) -> Result<f64, CapacityError> {
         let CapacityConfig { attainment, precision, first_rate, max_rate, .. } = *self.config;
         let mut step = FIRST_STEP * precision;
-        let report = self.run(seed, first_rate)?;
+        let hopeless = match self.thorough {
+            Thorough::Yes => HOPELESS,
+            Thorough::No => HOPELESS_OF_GUESS,
+        };
+        let first = self.run(seed, first_rate)?;
         let (mut low, mut high) = (first_rate, first_rate);
-        if report.attainment >= attainment {
+        if first.share >= attainment {
             loop {
                 if high >= max_rate {
                     return Err(CapacityError::Unbounded { rate: high });
                 }
                 (low, high) = (high, high * (1.0 + step));
                 step *= 2.0;
-                if self.run(seed, high)?.attainment < attainment {
+                if self.run(seed, high)?.share < attainment {
                     break;
                 }
             }
@@ -161,24 +202,24 @@ impl Search<'_> {
             loop {
                 (low, high) = (low / (1.0 + step), low);
                 step *= 2.0;
-                let report = self.run(seed, low)?;
-                if report.attainment >= attainment {
+                let attained = self.run(seed, low)?;
+                if attained.share >= attainment {
                     break;
                 }
-                if low < first_rate * HOPELESS {
+                if low < first_rate * hopeless {
                     return Err(CapacityError::OutOfReach {
                         rate: low,
-                        attainment: 100.0 * report.attainment,
+                        attainment: 100.0 * attained.share,
                         wanted: 100.0 * attainment,
-                        out_of_reach: report.out_of_reach,
-                        offered: report.offered,
+                        out_of_reach: attained.out_of_reach,
+                        offered: attained.offered,
                     });
                 }
             }
         }
         while high - low > precision * high {
             let middle = f64::midpoint(low, high);
-            if self.run(seed, middle)?.attainment >= attainment {
+            if self.run(seed, middle)?.share >= attainment {
                 low = middle;
             } else {
                 high = middle;
@@ -187,14 +228,22 @@ impl Search<'_> {
         Ok(low)
     }
 
-    fn run(&mut self, seed: u64, rate: f64) -> Result<crate::Report, CapacityError> {
+    fn run(&mut self, seed: u64, rate: f64) -> Result<Attained, CapacityError> {
         let mut scenario = self.scenario.clone();
         scenario.seed = seed;
         scenario.workload.arrivals = scenario.workload.arrivals.at_rate(rate);
         scenario.workload.trace_rate = self.trace.map(|_| rate);
-        let report = simulate(&scenario, self.trace)?;
-        self.tried.push((rate, report.attainment));
-        Ok(report)
+        let report = match self.thorough {
+            Thorough::Yes => Some(simulate(&scenario, self.trace)?),
+            Thorough::No => simulate_while(&scenario, self.trace, self.config.attainment)?,
+        };
+        let attained = report.map_or_else(Attained::default, |report| Attained {
+            share: report.attainment,
+            out_of_reach: report.out_of_reach,
+            offered: report.offered,
+        });
+        self.tried.push((rate, attained.share));
+        Ok(attained)
     }
 }
 

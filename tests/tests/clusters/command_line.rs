@@ -140,3 +140,88 @@ fn a_cluster_is_simulated_from_flags_a_file_and_a_trace() {
     std::fs::write(&scenario, "seed = 1\n[slo]\nttft = 3\n").unwrap();
     check_refused(&["simulate", &scenario], &[&scenario, "line 3", "ttft"]);
 }
+
+/// A profile of the repository, with one parallelism.
+fn profile() -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/profiles");
+    std::fs::read_to_string(format!("{folder}/opt-13b-a100.toml")).unwrap()
+}
+
+#[test]
+fn a_plan_is_told_as_text_json_svg_and_helm_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (file, svg, values) = (path("a.toml"), path("plan.svg"), path("values.yaml"));
+    std::fs::write(&file, profile()).unwrap();
+    let args = ["plan", "--profile", &file, "--slo=ttft=0.25,tpot=0.1", "--rate=4"];
+    let lengths = ["--prompt=400", "--output=40"];
+    let told = run(&[&args[..], &lengths].concat());
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let told = String::from_utf8_lossy(&told.stdout);
+    assert!(told.contains("plan: ") && told.contains("designs simulated whole"), "{told}");
+
+    let written = ["--json", "--svg", &svg, "--helm-values", &values];
+    let output = run(&[&args[..], &lengths, &written].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let best = &plan["configurations"][0];
+    assert!(best["attainment"].as_f64().unwrap() >= 0.9 && best["capacity"].as_f64() >= Some(4.0));
+    let drawn = std::fs::read_to_string(&svg).unwrap();
+    assert!(drawn.starts_with("<svg") && drawn.trim_end().ends_with("</svg>"), "{drawn}");
+    let values = std::fs::read_to_string(&values).unwrap();
+    let apart = plan["configurations"].as_array().unwrap().iter();
+    let pools = apart.map(|c| c["pools"].as_array().unwrap()).find(|pools| pools.len() == 2);
+    for pool in pools.expect("a disaggregated configuration") {
+        let (role, workers) = (pool["role"].as_str().unwrap(), &pool["workers"]);
+        let block = values.split(&format!("{role}:\n")).nth(1).expect("the role");
+        let replicas = block.lines().find(|line| line.trim_start().starts_with("replicas:"));
+        assert_eq!(replicas.unwrap().trim(), format!("replicas: {workers}"), "{values}");
+    }
+}
+
+#[test]
+fn what_cannot_be_planned_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let good = file("good.toml", &profile());
+    let unknown = file("unknown.toml", &format!("colour = 1\n{}", profile()));
+    let no_memory = profile()
+        .lines()
+        .map(|line| if line.starts_with("memory_bytes") { "memory_bytes = 1e9" } else { line })
+        .collect::<Vec<_>>()
+        .join("\n");
+    let no_memory = file("small.toml", &no_memory);
+    let header = "TIMESTAMP,ContextTokens,GeneratedTokens\n";
+    let row = "2023-11-16 18:15:46.6805900,10,5\n";
+    let earlier = "2023-11-16 18:15:45.6805900,10,5\n";
+    let negative = row.replace(",10,", ",-10,");
+    let negative = file("negative.csv", &format!("{header}{row}{negative}"));
+    let unsorted = file("unsorted.csv", &format!("{header}{row}{row}{earlier}"));
+    let broken = file("broken.jsonl", "{\"timestamp\": 0\n");
+    let slo = "--slo=ttft=0.25,tpot=0.1";
+    for (profile, others, told) in [
+        ("/no/such.toml", vec![slo, "--rate=1"], &["/no/such.toml"][..]),
+        (&unknown, vec![slo, "--rate=1"], &[&unknown, "line 1", "colour"]),
+        (&no_memory, vec![slo, "--rate=1"], &[&no_memory, "memory"]),
+        (
+            &good,
+            vec!["--slo=ttft=0.001,tpot=0.1", "--rate=1"],
+            &["nothing meets TTFT 1.0 ms", "at best"],
+        ),
+        (&good, vec![slo, "--rate=0"], &["rate is 0", "from 0.001"]),
+        (
+            &good,
+            vec![slo, "--rate=1", "--attainment=1.5"],
+            &["attainment is 1.5", "from 0.01 to 1"],
+        ),
+        (&good, vec![slo, "--rate=1", "--workload", &negative], &[&negative, "line 3", "-10"]),
+        (&good, vec![slo, "--rate=1", "--workload", &unsorted], &[&unsorted, "line 4", "sort"]),
+        (&good, vec![slo, "--rate=1", "--workload", &broken], &[&broken, "line 1"]),
+    ] {
+        check_refused(&[&["plan", "--profile", profile][..], &others].concat(), told);
+    }
+}

@@ -43,6 +43,39 @@ fn every_process_tells_its_metrics() {
 }
 
 #[test]
+fn more_nodes_are_recommended_when_more_comes_than_there_are_for() {
+    let options = Options::new(Engine::Sim)
+        .nodes(1, 1)
+        .set("engine.profile.prefill_token_us=10000")
+        .router_set("latency.default.prefill_token_us=10000")
+        .router_set("advice.every=\"200ms\"");
+    let cluster = Cluster::start(&options).unwrap();
+    let url = cluster.path("/v1/completions");
+    std::thread::scope(|scope| {
+        for number in 0..24 {
+            let prompt = format!("{number} words that nobody has cached");
+            let body = json!({ "model": "sim", "prompt": prompt, "max_tokens": 2 });
+            let url = &url;
+            scope.spawn(move || assert_eq!(post(url, &body).unwrap().status, 200));
+        }
+    });
+    // What rose stays for minutes.
+    let recommended = |role: &str| {
+        let metrics = get(&cluster.path("/metrics")).unwrap().body;
+        let sample = format!("baton_recommended_replicas{{model=\"sim\",role=\"{role}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&sample));
+        line.unwrap_or_else(|| panic!("{sample} isn't in {metrics}")).parse::<u32>().unwrap()
+    };
+    assert!(recommended("prefill") >= 2);
+    assert_eq!(recommended("decode"), 1);
+    let status = Command::new(baton()).args(["status", "--url", cluster.url()]).output().unwrap();
+    let told = String::from_utf8(status.stdout).unwrap();
+    for part in ["sim should have (predicted)", " more): ", "decode  (as it is)"] {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[test]
 fn each_part_prints_the_configuration_it_would_run_with() {
     for (part, name, value, shown) in [
         ("router", "BATON_ROUTER_LIMITS__MAX_RETRIES", "9", "max_retries = 9"),

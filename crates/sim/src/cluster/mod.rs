@@ -64,6 +64,25 @@ pub fn simulate(scenario: &Scenario, trace: Option<&Arc<Trace>>) -> Result<Repor
     Ok(Report::new(scenario, simulation.finish()))
 }
 
+/// As [`simulate`], but ends early, with nothing, when so many have missed their targets that fewer than
+/// `attainment` of the requests can meet them.
+pub(crate) fn simulate_while(
+    scenario: &Scenario,
+    trace: Option<&Arc<Trace>>,
+    attainment: f64,
+) -> Result<Option<Report>, ScenarioError> {
+    scenario.validate()?;
+    let max_context = scenario.cluster.model.max_context;
+    let (slo, seed) = (scenario.slo, scenario.seed);
+    let workload = Workload::new(&scenario.workload, slo, max_context, trace, seed)?;
+    let mut simulation = Simulation::new(scenario, workload);
+    let all = scenario.workload.requests;
+    simulation.most_misses = Some((all as f64 * (1.0 - attainment)) as u64);
+    simulation.run();
+    let is_known = simulation.misses_too_many();
+    Ok((!is_known).then(|| Report::new(scenario, simulation.finish())))
+}
+
 /// A pool that isn't whole at the end (`no-leak`).
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Leak {
@@ -109,6 +128,9 @@ pub(crate) struct Simulation<'a> {
     next: Option<Request>,
     offered: u64,
     outcomes: Vec<Outcome>,
+    misses: u64,
+    /// After more misses nobody cares.
+    most_misses: Option<u64>,
     last_ended: Time,
     policy_draws: Draws,
     noise_draws: Draws,
@@ -170,6 +192,8 @@ impl<'a> Simulation<'a> {
             next: None,
             offered: 0,
             outcomes: Vec::new(),
+            misses: 0,
+            most_misses: None,
             last_ended: Time::ZERO,
             policy_draws: draws(seed, Purpose::Policy),
             noise_draws: draws(seed, Purpose::Noise),
@@ -255,7 +279,7 @@ impl<'a> Simulation<'a> {
             while let Some(drain) = self.network.poll_drain() {
                 self.queue.push(drain.at, Event::Drain(drain));
             }
-            if self.is_over() {
+            if self.is_over() || self.misses_too_many() {
                 return;
             }
         }
@@ -294,6 +318,10 @@ impl<'a> Simulation<'a> {
         self.next.is_none()
             && self.live.is_empty()
             && (self.is_whole() || self.now > self.last_ended + SETTLING)
+    }
+
+    fn misses_too_many(&self) -> bool {
+        self.most_misses.is_some_and(|most| self.misses > most)
     }
 
     fn is_whole(&self) -> bool {

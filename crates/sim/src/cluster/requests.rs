@@ -346,7 +346,9 @@ impl Simulation<'_> {
             End::Refused(_) | End::Failed(_) => self.now,
         };
         self.last_ended = self.last_ended.max(ended);
-        self.outcomes.push(live.outcome(end, ended));
+        let outcome = live.outcome(end, ended);
+        self.misses += u64::from(!outcome.met());
+        self.outcomes.push(outcome);
     }
 }
 

@@ -94,7 +94,7 @@ impl Planner {
     pub(super) fn capacity(&self, cluster: Cluster) -> Result<f64, PlanError> {
         let rate = self.request.rate;
         let scenario = self.cluster(&cluster, rate, self.offered())?;
-        match self.search(rate).search(&scenario, self.request.trace.as_ref()) {
+        match self.search(rate).search_quickly(&scenario, self.request.trace.as_ref()) {
             Ok(capacity) => Ok(capacity.rate.mean),
             Err(CapacityError::Unbounded { rate }) => Ok(rate),
             Err(CapacityError::OutOfReach { .. }) => Ok(0.0),

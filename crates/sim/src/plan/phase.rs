@@ -7,6 +7,8 @@ use super::{Kind, PlanError, Planner};
 use crate::{
     capacity::{CapacityConfig, CapacityError},
     cluster::simulate,
+    outcome::Outcome,
+    report::Report,
     scenario::{Scenario, Topology},
     workload::{Arrivals, Lengths},
 };
@@ -35,6 +37,11 @@ const IDLE_RATE: f64 = 1.0 / 60.0;
 /// How closely rates are searched for, as a share.
 pub(super) const PRECISION: f64 = 0.05;
 
+/// Of a worker's time, of the target, and of the two phases' rates.
+const PREFILL_BUSY: f64 = 0.6;
+const DECODE_NEAR: f64 = 0.9;
+const BOTH: f64 = 0.5;
+
 impl Planner {
     pub(super) fn phase(&self, phase: Phase, kind: Kind) -> Result<PhaseGoodput, PlanError> {
         let trace = match phase {
@@ -55,12 +62,39 @@ impl Planner {
             return Ok(found(0.0));
         }
         let scenario = self.alone(phase, kind)?;
-        match self.search(1.0).search(&scenario, trace) {
+        let guess = self.guess(phase, &scenario, &idle);
+        match self.search(guess).search_quickly(&scenario, trace) {
             Ok(capacity) => Ok(found(capacity.rate.mean)),
             Err(CapacityError::Unbounded { rate }) => Ok(found(rate)),
             Err(CapacityError::OutOfReach { .. }) => Ok(found(0.0)),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Requests a second that one worker takes, about: a prefill worker that is busy most of the time,
+    /// a decode worker whose steps take nearly the target, and one that does both half of what is left
+    /// of its time.
+    fn guess(&self, phase: Phase, scenario: &Scenario, idle: &Report) -> f64 {
+        let (prompt, output) = mean_lengths(idle);
+        let worker = &match phase {
+            Phase::Prefill => scenario.cluster.prefill,
+            Phase::Decode => scenario.cluster.decode,
+            Phase::Both => scenario.cluster.colocated,
+        };
+        let LatencyProfile { decode_us, decode_sequence_us, decode_context_us, .. } =
+            worker.profile;
+        let prefill = PREFILL_BUSY * 1e3 / idle.ttft_ms.map_or(1e3, |times| times.mean.max(1e-3));
+        let tpot_us = DECODE_NEAR * 1e3 * self.request.tpot_ms;
+        let each = decode_sequence_us + decode_context_us * (prompt + output / 2.0);
+        let batch = (tpot_us - decode_us) / each.max(1e-6);
+        let batch = batch.clamp(1.0, worker.scheduler.max_running.into());
+        let decode = batch / (tpot_us / 1e6 * output.max(1.0));
+        let guess = match phase {
+            Phase::Prefill => prefill,
+            Phase::Decode => decode,
+            Phase::Both => BOTH / (1.0 / prefill + 1.0 / decode),
+        };
+        guess.clamp(1e-2, 1e5)
     }
 
     pub(super) fn search(&self, first_rate: f64) -> CapacityConfig {
@@ -101,4 +135,13 @@ impl Planner {
         scenario.workload.requests = self.requests(places);
         Ok(scenario)
     }
+}
+
+/// Tokens of prompts and of outputs.
+fn mean_lengths(report: &Report) -> (f64, f64) {
+    let count = (report.outcomes.len() as f64).max(1.0);
+    let sum = |of: fn(&Outcome) -> u32| {
+        report.outcomes.iter().map(|outcome| f64::from(of(outcome))).sum::<f64>() / count
+    };
+    (sum(|outcome| outcome.prompt_tokens), sum(|outcome| outcome.output_tokens))
 }
