@@ -55,7 +55,7 @@ impl Plan {
         }
         for (index, configuration) in self.configurations.iter().enumerate() {
             let text = format!(
-                "{}  {configuration}: {:.2} per hour",
+                "({}) {configuration}: {:.2} per hour",
                 index + 1,
                 configuration.price_per_hour
             );
