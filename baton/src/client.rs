@@ -5,8 +5,8 @@ use std::time::Duration;
 use baton_proto::v1::{
     Advice, AdviseRequest, ChatRequest, Complete, Decision, ExplainRequest, GenerateRequest,
     ListModelsRequest, Message, Model, Sampling, Timings, Usage, WatchNodesRequest,
-    WatchNodesResponse, chat_response::Event, generate_response,
-    inference_client::InferenceClient, operations_client::OperationsClient,
+    WatchNodesResponse, chat_response::Event, generate_response, inference_client::InferenceClient,
+    operations_client::OperationsClient,
 };
 use tonic::{
     Code, Status, Streaming,

@@ -18,8 +18,8 @@ use baton_node::{
 use baton_policy::{Policy, PolicyConfig};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::class::DEFAULT as DEFAULT_CLASS;
 use self::advice::AdviceConfig;
+pub(crate) use self::class::DEFAULT as DEFAULT_CLASS;
 pub use self::{class::ClassesConfig, latency::LatencyConfig};
 
 /// Prefix of the environment variables a router listens to.

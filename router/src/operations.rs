@@ -7,8 +7,7 @@ use baton_proto::{
     status::{Refuse, status},
     v1::{
         self, AdviseRequest, AdviseResponse, ExplainRequest, ExplainResponse, WatchNodesRequest,
-        WatchNodesResponse,
-        operations_server::Operations,
+        WatchNodesResponse, operations_server::Operations,
     },
 };
 use baton_types::RequestId;

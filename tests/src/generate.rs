@@ -43,6 +43,7 @@ pub async fn generate(url: &str, model: &str, ask: &Ask) -> anyhow::Result<Gener
             ids: ask.prompt.iter().map(|token| token.0).collect(),
         })),
         sampling: Some(wire(ask)),
+        class: String::new(),
     };
     let mut stream = client.generate(request).await?.into_inner();
     let mut generated = Generated::default();

@@ -153,6 +153,7 @@ async fn ask(
             min_tokens: Some(request.max_tokens),
             ..Sampling::default()
         }),
+        class: String::new(),
     };
     tokio::time::sleep_until(at).await;
     // Timers are late by a millisecond or two, which isn't the cluster's doing.

@@ -59,6 +59,7 @@ fn view(nodes: u32, hashes: &[BlockHash]) -> ClusterView {
                 total_blocks: 10_000,
                 max_batch_tokens: 512,
                 max_running: 64,
+                weights_bytes: 0,
                 chunk_tokens: 512,
                 control_address: String::new(),
                 data_address: String::new(),

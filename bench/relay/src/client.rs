@@ -79,7 +79,12 @@ async fn straight(channel: Channel, mut notes: Notes) -> anyhow::Result<Vec<OneW
 async fn generate(channel: Channel, mut notes: Notes) -> anyhow::Result<Vec<OneWay>> {
     let sampling = Sampling { max_tokens: Some(TOKENS as u32), ..Sampling::default() };
     let prompt = Some(Prompt::Text(prompt(&notes)));
-    let request = GenerateRequest { model: MODEL.to_owned(), prompt, sampling: Some(sampling) };
+    let request = GenerateRequest {
+        model: MODEL.to_owned(),
+        prompt,
+        sampling: Some(sampling),
+        class: String::new(),
+    };
     let mut stream = InferenceClient::new(channel).generate(request).await?.into_inner();
     let mut is_first = true;
     while let Some(message) = stream.message().await? {
