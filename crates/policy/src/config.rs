@@ -79,7 +79,7 @@ impl Default for PolicyConfig {
             near_equal: 0.05,
             queue_ahead: Duration::from_millis(20),
             local_tokens: 0,
-            lend: true,
+            lend: false,
             shortlist: 16,
             batch_prompts: 1,
             batch_spare: 0.25,

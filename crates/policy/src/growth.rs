@@ -8,7 +8,7 @@
 //! hold then: its mean and its variance, of all together. A newcomer fits if the mean and
 //! some standard deviations fit at every moment. What outputs are like is learned ([`OutputLengths`]).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use baton_types::ModelId;
 
@@ -57,7 +57,8 @@ impl Sequence {
 /// All sequences of one node.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Growth {
-    sequences: HashMap<ReservationId, Growing>,
+    /// In order, so that sums are the same whenever they are made.
+    sequences: BTreeMap<ReservationId, Growing>,
     need: Need,
     /// The node's steps when it was last reckoned.
     reckoned_at: f64,

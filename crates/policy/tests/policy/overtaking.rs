@@ -108,12 +108,11 @@ fn decode_nodes_lend_themselves_when_prefill_nodes_cannot_be_in_time() {
         placer.submit(Ticket(1), prompt);
         path(&said(&mut placer, at(1))).cloned()
     };
-    let lends = PolicyConfig::default();
+    let lends = PolicyConfig { lend: true, ..PolicyConfig::default() };
     let urgent = || within(90, request(LONG / 4, 200, 0));
     let path = ask(lends.clone(), Some(50_000), urgent());
     assert!(matches!(path, Some(Path::Local { .. })), "{path:?}");
-    let keeps = PolicyConfig { lend: false, ..lends.clone() };
-    let path = ask(keeps, Some(50_000), urgent());
+    let path = ask(PolicyConfig::default(), Some(50_000), urgent());
     assert!(!matches!(path, Some(Path::Local { .. })), "{path:?}");
     let path = ask(lends.clone(), Some(50_000), request(LONG / 4, 200, 0));
     assert!(!matches!(path, Some(Path::Local { .. })), "it has time: {path:?}");
@@ -124,7 +123,8 @@ fn decode_nodes_lend_themselves_when_prefill_nodes_cannot_be_in_time() {
 
 #[test]
 fn many_small_loans_are_not_more_than_a_large_one() {
-    let mut placer = busy_prefill(PolicyConfig::default(), Some(8_000));
+    let lends = PolicyConfig { lend: true, ..PolicyConfig::default() };
+    let mut placer = busy_prefill(lends, Some(8_000));
     let mut lent = 0;
     for ticket in 1..=40 {
         let urgent = within(90, request(LONG / 4, 200, 1000 * u128::from(ticket)));
