@@ -110,11 +110,11 @@ fn decode_nodes_lend_themselves_when_prefill_nodes_cannot_be_in_time() {
     };
     let lends = PolicyConfig { lend: true, ..PolicyConfig::default() };
     let urgent = || within(90, request(LONG / 4, 200, 0));
-    let path = ask(lends.clone(), Some(50_000), urgent());
+    let path = ask(lends, Some(50_000), urgent());
     assert!(matches!(path, Some(Path::Local { .. })), "{path:?}");
     let path = ask(PolicyConfig::default(), Some(50_000), urgent());
     assert!(!matches!(path, Some(Path::Local { .. })), "{path:?}");
-    let path = ask(lends.clone(), Some(50_000), request(LONG / 4, 200, 0));
+    let path = ask(lends, Some(50_000), request(LONG / 4, 200, 0));
     assert!(!matches!(path, Some(Path::Local { .. })), "it has time: {path:?}");
     // The one that decodes has hardly any to spare.
     let path = ask(lends, Some(4_500), urgent());
