@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use baton_sim::{
-    CapacityConfig, CapacityError, Estimate, Report, ScenarioError, plan::ProfileError, simulate,
-    workload::Trace,
+    CapacityConfig, CapacityError, Estimate, Report, Scenario, ScenarioError, plan::ProfileError,
+    simulate, simulate_while, workload::Trace,
 };
 
 use crate::system::{Shape, System, World};
@@ -80,11 +80,23 @@ impl World {
         seed: u64,
         rate: f64,
     ) -> Result<Report, EvalError> {
+        let (scenario, trace) = self.at(system, prefill, seed, rate)?;
+        Ok(simulate(&scenario, trace)?)
+    }
+
+    /// What is run at `rate`.
+    fn at(
+        &self,
+        system: System,
+        prefill: u32,
+        seed: u64,
+        rate: f64,
+    ) -> Result<(Scenario, Option<&Arc<Trace>>), EvalError> {
         let mut scenario = self.scenario(system, prefill, seed)?;
         let trace = self.trace(seed);
         scenario.workload.arrivals = scenario.workload.arrivals.at_rate(rate);
         scenario.workload.trace_rate = trace.map(|_| rate);
-        Ok(simulate(&scenario, trace)?)
+        Ok((scenario, trace))
     }
 
     /// capacity@90; 0 if no rate is low enough.
@@ -104,7 +116,7 @@ impl World {
             first_rate: guess,
             ..CapacityConfig::default()
         };
-        match config.search(&scenario, self.trace(seed)) {
+        match config.search_quickly(&scenario, self.trace(seed)) {
             Ok(capacity) => Ok(capacity.rate.mean),
             Err(CapacityError::OutOfReach { .. }) => Ok(0.0),
             Err(error) => Err(error.into()),
@@ -190,7 +202,9 @@ impl World {
         if known == 0.0 {
             return Ok(true);
         }
-        Ok(self.run(system, prefill, 0, known * BETTER)?.attainment >= ATTAINMENT)
+        let (scenario, trace) = self.at(system, prefill, 0, known * BETTER)?;
+        let report = simulate_while(&scenario, trace, ATTAINMENT)?;
+        Ok(report.is_some_and(|report| report.attainment >= ATTAINMENT))
     }
 }
 

@@ -101,7 +101,7 @@ const TRIED_AT: f64 = 0.75;
 /// How many of the best there are searched for how much they take,
 const SEARCHED: usize = 3;
 /// and which of those are measured on all seeds: those that take at least this share of the best.
-const CLOSE: f64 = 0.95;
+const CLOSE: f64 = 0.98;
 
 pub(crate) fn compare(
     cells: &[(Cell, Vec<System>)],

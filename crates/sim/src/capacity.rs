@@ -111,7 +111,7 @@ impl CapacityConfig {
 
     /// As [`search`](Self::search), for whoever asks for no more than the rate: runs end as soon as it
     /// is known that they miss it, and a rate far below the first counts as none.
-    pub(crate) fn search_quickly(
+    pub fn search_quickly(
         &self,
         scenario: &Scenario,
         trace: Option<&Arc<Trace>>,

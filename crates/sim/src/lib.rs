@@ -39,7 +39,7 @@ mod scenario;
 pub mod workload;
 
 pub use capacity::{Capacity, CapacityConfig, CapacityError, Estimate};
-pub use cluster::{Leak, simulate};
+pub use cluster::{Leak, simulate, simulate_while};
 pub use fault::Fault;
 pub use outcome::{End, Outcome, Parts};
 pub use report::{

@@ -102,6 +102,8 @@ impl ClassesConfig {
         Some((name, Class { id: ClassId(id), priority, service }, class))
     }
 
+    /// OpenAI's name of the default.
+    pub(crate) const AUTO: &str = AUTO;
     /// What a batch's lines are of.
     pub(crate) const BATCH: &str = BATCH;
 

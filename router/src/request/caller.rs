@@ -53,7 +53,9 @@ impl Caller {
             tag: text(REQUEST_ID.as_str()).and_then(Caller::name),
             trace: text(TRACE).and_then(Trace::parse),
             slo: slo(given(SLO_TTFT), given(SLO_TPOT)),
-            class: given(SLO_CLASS).map(|name| named(SLO_CLASS, name)),
+            class: given(SLO_CLASS)
+                .filter(|name| !name.is_empty())
+                .map(|name| named(SLO_CLASS, name)),
             tenant: tenant(given(TENANT)),
             is_line: false,
         }

@@ -191,7 +191,11 @@ fn what_cannot_be_planned_is_refused_with_what_to_do() {
     let unknown = file("unknown.toml", &format!("colour = 1\n{}", profile()));
     let no_memory = profile()
         .lines()
-        .map(|line| if line.starts_with("memory_bytes") { "memory_bytes = 1e9" } else { line })
+        .map(
+            |line| {
+                if line.starts_with("memory_bytes") { "memory_bytes = 1000000000" } else { line }
+            },
+        )
         .collect::<Vec<_>>()
         .join("\n");
     let no_memory = file("small.toml", &no_memory);

@@ -66,7 +66,7 @@ pub fn simulate(scenario: &Scenario, trace: Option<&Arc<Trace>>) -> Result<Repor
 
 /// As [`simulate`], but ends early, with nothing, when so many have missed their targets that fewer than
 /// `attainment` of the requests can meet them.
-pub(crate) fn simulate_while(
+pub fn simulate_while(
     scenario: &Scenario,
     trace: Option<&Arc<Trace>>,
     attainment: f64,
@@ -76,8 +76,11 @@ pub(crate) fn simulate_while(
     let (slo, seed) = (scenario.slo, scenario.seed);
     let workload = Workload::new(&scenario.workload, slo, max_context, trace, seed)?;
     let mut simulation = Simulation::new(scenario, workload);
-    let all = scenario.workload.requests;
-    simulation.most_misses = Some((all as f64 * (1.0 - attainment)) as u64);
+    // Those that are left out aren't offered: it may be fewer.
+    let recorded = trace.map_or(u64::MAX, |trace| trace.requests.len() as u64);
+    let all = scenario.workload.requests.min(recorded);
+    // What rounding takes from a whole number isn't a miss.
+    simulation.most_misses = Some((all as f64 * (1.0 - attainment) + 1e-6) as u64);
     simulation.run();
     let is_known = simulation.misses_too_many();
     Ok((!is_known).then(|| Report::new(scenario, simulation.finish())))

@@ -1,17 +1,36 @@
 //! `/openapi.json`: what this interface takes and answers, for generators and testers of clients.
 //!
-//! The document is written by hand. Tests hold it against the routes and the parameters that the
-//! code reads, and schemathesis holds a cluster against all of it.
+//! The document is written by hand, but for the classes' names, which are this router's. Tests hold it
+//! against the routes and the parameters that the code reads, and schemathesis holds a cluster against
+//! all of it.
 
-use axum::{
-    http::header,
-    response::{IntoResponse, Response},
-};
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use serde_json::{Value, json};
+
+use crate::{config::ClassesConfig, router::Router};
 
 const DOCUMENT: &str = include_str!("openapi.json");
+/// Where classes are named: by the header, and in the body, where `null` is as good as nothing.
+const CLASS_HEADER: &str = "/components/parameters/SloClass/schema";
+const CLASS_FIELD: &str = "/components/schemas/SharedRequest/properties/service_tier";
 
-pub(super) async fn document() -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT).into_response()
+pub(super) async fn document(State(router): State<Arc<Router>>) -> Json<Value> {
+    Json(with_classes(router.config.classes.names()))
+}
+
+fn with_classes<'a>(names: impl Iterator<Item = &'a str>) -> Value {
+    let mut document: Value = serde_json::from_str(DOCUMENT).expect("a test reads it");
+    let mut names: Vec<Value> = names.chain([ClassesConfig::AUTO]).map(Value::from).collect();
+    if let Some(schema) = document.pointer_mut(CLASS_HEADER) {
+        schema["enum"] = json!(names);
+    }
+    names.push(Value::Null);
+    if let Some(schema) = document.pointer_mut(CLASS_FIELD) {
+        schema["enum"] = json!(names);
+    }
+    document
 }
 
 #[cfg(test)]

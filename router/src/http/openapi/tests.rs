@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use baton_types::RequestId;
 use serde_json::{Map, Value, json};
 
-use super::DOCUMENT;
+use super::{CLASS_FIELD, CLASS_HEADER, DOCUMENT, with_classes};
 use crate::{
     config::RouterConfig,
     http::{chat_ask, completion_ask, params::ASKED, routes},
@@ -74,6 +74,14 @@ fn every_parameter_that_is_read_is_described_and_no_other() {
 fn with_stream(mut read: BTreeSet<String>) -> BTreeSet<String> {
     read.extend(["stream", "stream_options"].map(str::to_owned));
     read
+}
+
+#[test]
+fn classes_are_those_of_the_router() {
+    let document = with_classes(["default", "gold"].into_iter());
+    let names = |at: &str| document.pointer(at).unwrap()["enum"].clone();
+    assert_eq!(names(CLASS_HEADER), json!(["default", "gold", "auto"]));
+    assert_eq!(names(CLASS_FIELD), json!(["default", "gold", "auto", null]));
 }
 
 #[test]
