@@ -191,7 +191,8 @@ pub(crate) fn summary(compared: &[Compared]) -> String {
     ratios.sort_by(f64::total_cmp);
     let (Some(worst), Some(best)) = (ratios.first(), ratios.last()) else { return String::new() };
     let median = f64::midpoint(ratios[(ratios.len() - 1) / 2], ratios[ratios.len() / 2]);
-    format!("\nOf {} cells: median {median:.2}, worst {worst:.2}, best {best:.2}.\n", ratios.len())
+    let best = if best.is_finite() { format!("{best:.2}") } else { "∞".to_owned() };
+    format!("\nOf {} cells: median {median:.2}, worst {worst:.2}, best {best}.\n", ratios.len())
 }
 
 /// Requests a second.
@@ -201,7 +202,10 @@ pub(crate) fn rate(rate: &Estimate) -> String {
 
 /// A mean and its confidence interval, if there is one.
 pub(crate) fn figure(of: &Estimate, digits: usize) -> String {
-    if of.half_width.is_finite() {
+    if of.mean.is_infinite() {
+        // The other takes nothing on some seed.
+        "∞".to_owned()
+    } else if of.half_width.is_finite() {
         format!("{:.digits$} ± {:.digits$}", of.mean, of.half_width)
     } else {
         format!("{:.digits$}", of.mean)
