@@ -241,8 +241,8 @@ impl Tally {
 }
 
 impl Tally {
-    /// Counts how the request's objectives fared, the client's own or its class's. What never came came too late; a single token
-    /// has no time between tokens.
+    /// Counts how the request's objectives fared, the client's own or its class's. What never came came
+    /// too late; a single token has no time between tokens.
     pub(crate) fn objectives(&self, slo: Slo, ttft: Option<Duration>, tpot: Option<Duration>) {
         let ttft = slo.ttft.map(|target| ("ttft", ttft.is_some_and(|took| took <= target)));
         let tpot = slo.tpot.zip(tpot).map(|(target, took)| ("tpot", took <= target));

@@ -85,7 +85,8 @@ impl KvCache {
     /// `upto` of the answer before. A snapshot for whoever asks for the first time, with `None`, and
     /// for whoever has missed more changes than there are blocks.
     pub fn events(&self, since: Option<u64>) -> KvEvents {
-        lock(&self.pool).events(since)
+        let told = lock(&self.pool).told(since);
+        told.netted(since)
     }
 
     fn guard(&self, id: BlockId) -> BlockRef {

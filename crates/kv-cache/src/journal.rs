@@ -5,9 +5,23 @@ use std::collections::VecDeque;
 use baton_types::{BlockHash, BlockMap, KvEvents};
 
 #[derive(Clone, Copy, Debug)]
-struct Change {
+pub(crate) struct Change {
     hash: BlockHash,
     is_stored: bool,
+}
+
+/// What a follower is told, as it lies in the pool.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// The number of the latest change.
+    pub(crate) upto: u64,
+    pub(crate) what: What,
+}
+
+#[derive(Debug)]
+pub(crate) enum What {
+    Changes(Vec<Change>),
+    Everything(Vec<BlockHash>),
 }
 
 /// As many changes as the pool has blocks: whoever has missed more is told in fewer words what there
@@ -46,26 +60,44 @@ impl Journal {
         self.last += 1;
     }
 
-    /// What changed after `since`; `None` if not all of that is known any more.
-    pub(crate) fn since(&self, since: Option<u64>) -> Option<KvEvents> {
+    /// What changed after `since`, oldest first; `None` if not all of that is known any more.
+    pub(crate) fn since(&self, since: Option<u64>) -> Option<Vec<Change>> {
         let missed = usize::try_from(self.last.checked_sub(since?)?).ok()?;
         let known = self.changes.len().checked_sub(missed)?;
-        let mut latest = BlockMap::default();
-        for Change { hash, is_stored } in self.changes.range(known..) {
-            latest.insert(*hash, *is_stored);
+        Some(self.changes.range(known..).copied().collect())
+    }
+}
+
+impl Told {
+    /// Of each block that changed what became of it. Takes its time, so not under the pool's lock.
+    pub(crate) fn netted(self, since: Option<u64>) -> KvEvents {
+        let Told { upto, what } = self;
+        let mut events = KvEvents { since: None, upto, ..KvEvents::default() };
+        match what {
+            What::Everything(stored) => events.stored = stored,
+            What::Changes(changes) => {
+                events.since = since;
+                let latest: BlockMap<bool> =
+                    changes.into_iter().map(|change| (change.hash, change.is_stored)).collect();
+                for (hash, is_stored) in latest {
+                    let list = if is_stored { &mut events.stored } else { &mut events.removed };
+                    list.push(hash);
+                }
+            }
         }
-        let mut events = KvEvents { since, upto: self.last, ..KvEvents::default() };
-        for (hash, is_stored) in latest {
-            let list = if is_stored { &mut events.stored } else { &mut events.removed };
-            list.push(hash);
-        }
-        Some(events)
+        events
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn events(journal: &Journal, since: u64) -> Option<KvEvents> {
+        let changes = journal.since(Some(since))?;
+        let told = Told { upto: journal.last(), what: What::Changes(changes) };
+        Some(told.netted(Some(since)))
+    }
 
     fn sorted(mut hashes: Vec<BlockHash>) -> Vec<u128> {
         hashes.sort_unstable();
@@ -80,19 +112,19 @@ mod tests {
         journal.removed(BlockHash(1));
         journal.removed(BlockHash(9));
         journal.stored(BlockHash(9));
-        let events = journal.since(Some(0)).unwrap();
+        let events = events(&journal, 0).unwrap();
         assert_eq!((events.since, events.upto), (Some(0), 5));
         assert_eq!((sorted(events.stored), sorted(events.removed)), (vec![2, 9], vec![1]));
-        assert!(journal.since(Some(5)).unwrap().is_empty());
+        assert!(self::events(&journal, 5).unwrap().is_empty());
     }
 
     #[test]
     fn who_missed_too_much_or_knows_the_future_gets_no_changes() {
         let mut journal = Journal::new(2);
         (0..3).for_each(|hash| journal.stored(BlockHash(hash)));
-        assert_eq!(journal.since(None), None);
-        assert_eq!(journal.since(Some(0)), None, "the first change is forgotten");
-        assert_eq!(sorted(journal.since(Some(1)).unwrap().stored), [1, 2]);
-        assert_eq!(journal.since(Some(4)), None, "another incarnation's number");
+        assert!(journal.since(None).is_none());
+        assert!(journal.since(Some(0)).is_none(), "the first change is forgotten");
+        assert_eq!(sorted(events(&journal, 1).unwrap().stored), [1, 2]);
+        assert!(journal.since(Some(4)).is_none(), "another incarnation's number");
     }
 }

@@ -3,9 +3,12 @@
 //! A block is in exactly one of three states: *held* (`refs > 0`), *cached* (`refs == 0`, published,
 //! on the LRU list) or *free* (`refs == 0`, unpublished, on the free list).
 
-use baton_types::{BlockHash, BlockHashState, BlockId, BlockMap, KvEvents};
+use baton_types::{BlockHash, BlockHashState, BlockId, BlockMap};
 
-use crate::{journal::Journal, lru::Lru};
+use crate::{
+    journal::{Journal, Told, What},
+    lru::Lru,
+};
 
 /// There is no room for a reservation; nothing was reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -145,12 +148,12 @@ impl Pool {
         }
     }
 
-    pub(crate) fn events(&self, since: Option<u64>) -> KvEvents {
-        self.journal.since(since).unwrap_or_else(|| KvEvents {
-            since: None,
-            upto: self.journal.last(),
-            stored: self.index.keys().copied().collect(),
-            removed: Vec::new(),
-        })
+    /// What whoever knows the changes up to `since` doesn't.
+    pub(crate) fn told(&self, since: Option<u64>) -> Told {
+        let what = match self.journal.since(since) {
+            Some(changes) => What::Changes(changes),
+            None => What::Everything(self.index.keys().copied().collect()),
+        };
+        Told { upto: self.journal.last(), what }
     }
 }

@@ -6,10 +6,10 @@ use baton_device::Arena;
 use baton_grammar::Grammars;
 use baton_kv_cache::KvCache;
 use baton_kv_transfer::PeerIdentity;
-use baton_proto::node::v1::Heartbeat;
+use baton_proto::{convert, node::v1::Heartbeat};
 use baton_scheduler::{EngineInfo, Goal, Start, Submission};
 use baton_text::TextAssets;
-use baton_types::{Constraint, Generation, NodeId, Role, SequenceSpec};
+use baton_types::{Constraint, Generation, NodeId, NodeLoad, Role, SequenceSpec};
 
 use crate::{
     clock::Clock,
@@ -144,7 +144,7 @@ impl Pulse for Arc<Node> {
     fn heartbeat(&self, since: Option<u64>) -> Heartbeat {
         let (load, usage) = (self.steps.load(), self.cache.usage());
         let events = self.cache.events(since);
-        Heartbeat {
+        let load = NodeLoad {
             steps: self.steps.count(),
             running: load.running,
             waiting: load.waiting,
@@ -154,9 +154,12 @@ impl Pulse for Arc<Node> {
             queued_tokens: load.queued_tokens,
             context_tokens: load.context_tokens,
             draining: self.gate.is_draining(),
-            step_reports: self.steps.take_reports().into_iter().map(Into::into).collect(),
-            kv_events: (!events.is_empty()).then(|| events.into()),
-        }
+        };
+        convert::heartbeat(convert::Heartbeat {
+            load,
+            reports: self.steps.take_reports(),
+            events: Some(events).filter(|events| !events.is_empty()),
+        })
     }
 
     fn is_busy(&self) -> bool {

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 /// A node's number in the index, while it is a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Slot(u16);
+pub(crate) struct Slot(u32);
 
 /// In order. Most blocks are on few nodes.
 type Holders = SmallVec<[Slot; 4]>;
@@ -68,16 +68,15 @@ impl PrefixIndex {
     /// A number for a node of which nothing is known.
     pub(crate) fn enter(&mut self) -> Slot {
         self.free.pop().unwrap_or_else(|| {
-            let slot = u16::try_from(self.nodes.len()).expect("fewer than 65,536 nodes");
             self.nodes.push(Followed::default());
-            Slot(slot)
+            Slot(self.nodes.len() as u32 - 1)
         })
     }
 
     /// Forgets a node; the next may have its number.
     pub(crate) fn leave(&mut self, slot: Slot) {
         self.forget(slot);
-        self.nodes[usize::from(slot.0)] = Followed::default();
+        self.nodes[slot.0 as usize] = Followed::default();
         self.free.push(slot);
     }
 
@@ -87,7 +86,7 @@ impl PrefixIndex {
         slot: Slot,
         events: Option<&KvEvents>,
     ) -> Result<(), MissedEvents> {
-        let node = &mut self.nodes[usize::from(slot.0)];
+        let node = &mut self.nodes[slot.0 as usize];
         node.words += 1;
         let words = node.words;
         let outcome = events.map_or(Ok(()), |events| self.apply(slot, events));
@@ -161,16 +160,16 @@ impl PrefixIndex {
 
     /// Blocks a node has, or is expected to.
     pub(crate) fn blocks(&self, slot: Slot) -> usize {
-        self.nodes[usize::from(slot.0)].blocks
+        self.nodes[slot.0 as usize].blocks
     }
 
     /// How often some of a node's events were missing.
     pub(crate) fn missed(&self, slot: Slot) -> u64 {
-        self.nodes[usize::from(slot.0)].missed
+        self.nodes[slot.0 as usize].missed
     }
 
     fn followed(&mut self, slot: Slot) -> &mut Followed {
-        &mut self.nodes[usize::from(slot.0)]
+        &mut self.nodes[slot.0 as usize]
     }
 
     fn stored(&mut self, slot: Slot, hash: BlockHash) {

@@ -162,7 +162,8 @@ impl Queue {
             |rank: &Rank| self.waiting.get(rank).is_some_and(|one| one.request.slo.ttft.is_some());
         let gives_way = |rank: &Rank| self.given_way.contains(rank);
         let mut plain = lane.turns(move |rank| !rank.late && !aims(rank), cost).peekable();
-        let rest = lane.turns(move |rank| rank.late || gives_way(rank), cost);
+        // Seldom asked for.
+        let rest = move || lane.turns(move |rank| rank.late || gives_way(rank), cost);
         let mut aiming = self
             .waiting
             .range(level.first()..)
@@ -183,7 +184,7 @@ impl Queue {
                 None => aiming.next().map(|(rank, _)| *rank),
             }
         });
-        firsts.chain(rest.map(|turn| turn.rank))
+        firsts.chain(std::iter::once_with(rest).flatten().map(|turn| turn.rank))
     }
 }
 

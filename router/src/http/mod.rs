@@ -65,7 +65,7 @@ pub(crate) fn routes(router: &Arc<Router>) -> Routes {
         .route("/v1/models/{*model}", get(models::one))
         .merge(files::routes())
         .merge(batches::routes())
-        .route("/openapi.json", get(openapi::document))
+        .route("/openapi.json", openapi::route(&router.config.classes))
         .fallback(nothing_here)
         .layer(DefaultBodyLimit::max(max_body))
         .with_state(Arc::clone(router))

@@ -69,7 +69,9 @@ impl ClusterView {
             if let Some(view) = self.placed_mut(role, placed) {
                 view.steps(now);
                 if reserved.queued > 0 {
-                    view.lent.add(demand.prefill, view.spare(), now);
+                    if role == Role::Decode {
+                        view.lent.add(demand.prefill, view.spare(), now);
+                    }
                     let steps = view.latency.steps(demand.new_tokens) as u32;
                     view.prompts.add((id, demand.due), demand.prefill, steps, now);
                 }

@@ -55,11 +55,7 @@ const SETTLING: Duration = Duration::from_secs(600);
 
 /// Runs a scenario to the end of its last request, and of everything that followed from it.
 pub fn simulate(scenario: &Scenario, trace: Option<&Arc<Trace>>) -> Result<Report, ScenarioError> {
-    scenario.validate()?;
-    let max_context = scenario.cluster.model.max_context;
-    let (slo, seed) = (scenario.slo, scenario.seed);
-    let workload = Workload::new(&scenario.workload, slo, max_context, trace, seed)?;
-    let mut simulation = Simulation::new(scenario, workload);
+    let mut simulation = prepared(scenario, trace)?;
     simulation.run();
     Ok(Report::new(scenario, simulation.finish()))
 }
@@ -71,11 +67,7 @@ pub fn simulate_while(
     trace: Option<&Arc<Trace>>,
     attainment: f64,
 ) -> Result<Option<Report>, ScenarioError> {
-    scenario.validate()?;
-    let max_context = scenario.cluster.model.max_context;
-    let (slo, seed) = (scenario.slo, scenario.seed);
-    let workload = Workload::new(&scenario.workload, slo, max_context, trace, seed)?;
-    let mut simulation = Simulation::new(scenario, workload);
+    let mut simulation = prepared(scenario, trace)?;
     // Those that are left out aren't offered: it may be fewer.
     let recorded = trace.map_or(u64::MAX, |trace| trace.requests.len() as u64);
     let all = scenario.workload.requests.min(recorded);
@@ -84,6 +76,18 @@ pub fn simulate_while(
     simulation.run();
     let is_known = simulation.misses_too_many();
     Ok((!is_known).then(|| Report::new(scenario, simulation.finish())))
+}
+
+/// At time zero, with nothing done.
+fn prepared<'a>(
+    scenario: &'a Scenario,
+    trace: Option<&Arc<Trace>>,
+) -> Result<Simulation<'a>, ScenarioError> {
+    scenario.validate()?;
+    let max_context = scenario.cluster.model.max_context;
+    let (slo, seed) = (scenario.slo, scenario.seed);
+    let workload = Workload::new(&scenario.workload, slo, max_context, trace, seed)?;
+    Ok(Simulation::new(scenario, workload))
 }
 
 /// A pool that isn't whole at the end (`no-leak`).

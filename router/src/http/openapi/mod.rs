@@ -4,20 +4,25 @@
 //! against the routes and the parameters that the code reads, and schemathesis holds a cluster against
 //! all of it.
 
-use std::sync::Arc;
-
-use axum::{Json, extract::State};
+use axum::{
+    body::Bytes,
+    http::header,
+    response::IntoResponse,
+    routing::{MethodRouter, get},
+};
 use serde_json::{Value, json};
 
-use crate::{config::ClassesConfig, router::Router};
+use crate::config::ClassesConfig;
 
 const DOCUMENT: &str = include_str!("openapi.json");
 /// Where classes are named: by the header, and in the body, where `null` is as good as nothing.
 const CLASS_HEADER: &str = "/components/parameters/SloClass/schema";
 const CLASS_FIELD: &str = "/components/schemas/SharedRequest/properties/service_tier";
 
-pub(super) async fn document(State(router): State<Arc<Router>>) -> Json<Value> {
-    Json(with_classes(router.config.classes.names()))
+/// Made once.
+pub(super) fn route<S: Clone + Send + Sync + 'static>(classes: &ClassesConfig) -> MethodRouter<S> {
+    let document = Bytes::from(with_classes(classes.names()).to_string());
+    get(async move || ([(header::CONTENT_TYPE, "application/json")], document).into_response())
 }
 
 fn with_classes<'a>(names: impl Iterator<Item = &'a str>) -> Value {
