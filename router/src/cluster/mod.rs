@@ -44,6 +44,8 @@ pub(crate) struct Cluster {
     clock: Clock,
     latency: LatencyConfig,
     state: Mutex<State>,
+    /// Apart, for its advice takes milliseconds.
+    advisor: Mutex<Advisor>,
     /// Building a tokeniser takes long; nobody builds the same one twice.
     building: tokio::sync::Mutex<()>,
     /// When something is due may have changed.
@@ -63,7 +65,6 @@ struct State {
     /// Draws of the session numbers.
     last_session: u64,
     placer: Placer,
-    advisor: Advisor,
     languages: BTreeMap<ModelId, Language>,
     replies: BTreeMap<Ticket, Reply>,
     last_ticket: u64,
@@ -90,7 +91,6 @@ impl Cluster {
             sessions: BTreeMap::new(),
             last_session: 0,
             placer,
-            advisor: Advisor::new(advice),
             languages: BTreeMap::new(),
             replies: BTreeMap::new(),
             last_ticket: 0,
@@ -100,6 +100,7 @@ impl Cluster {
             clock,
             latency: config.latency.clone(),
             state: Mutex::new(state),
+            advisor: Mutex::new(Advisor::new(advice)),
             building: tokio::sync::Mutex::new(()),
             due: Notify::new(),
             ready: watch::Sender::new(false),
@@ -135,7 +136,7 @@ impl Cluster {
 
     /// What nodes are recommended, of every model.
     pub(crate) fn advice(&self) -> Vec<Advice> {
-        self.lock().advisor.advice().cloned().collect()
+        self.advisor().advice().cloned().collect()
     }
 
     /// What was learned of each node's steps.
@@ -159,6 +160,10 @@ impl Cluster {
     /// What a panic left behind is still a valid state: each change is one step.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn advisor(&self) -> MutexGuard<'_, Advisor> {
+        self.advisor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends a change of the view: whoever can be placed or refused now is told.

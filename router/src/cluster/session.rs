@@ -132,7 +132,8 @@ impl Cluster {
     /// Ends memberships whose lease is over, and waits that are, and looks at the load, for ever.
     pub(crate) async fn keep_time(self: &Arc<Self>) {
         loop {
-            let next = self.lock().poll_timeout();
+            let timeout = self.lock().poll_timeout();
+            let next = timeout.map(|at| at.min(self.advisor().poll_timeout()));
             let due = async {
                 match next {
                     Some(at) => tokio::time::sleep(at - self.clock.now()).await,
@@ -145,14 +146,16 @@ impl Cluster {
             }
             let mut state = self.lock();
             let now = self.clock.now();
-            let State { advisor, placer, .. } = &mut *state;
-            advisor.handle_timeout(now, placer.view());
+            let seen = self.advisor().look(now, state.placer.view());
             let expired = state.members.expire(now);
             for node in &expired {
                 tracing::warn!(%node, "the node's lease is over");
                 state.forget(node);
             }
             self.changed(state);
+            if let Some(seen) = seen {
+                self.advisor().advise(seen);
+            }
         }
     }
 
@@ -169,9 +172,7 @@ impl Cluster {
 impl State {
     /// When something is due, though nothing happens.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        let members = self.members.poll_timeout();
-        let advice = members.map(|_| self.advisor.poll_timeout());
-        members.into_iter().chain(self.placer.poll_timeout()).chain(advice).min()
+        self.members.poll_timeout().into_iter().chain(self.placer.poll_timeout()).min()
     }
 
     fn forget(&mut self, node: &NodeId) {

@@ -6,11 +6,7 @@ use std::{
 
 use baton_types::{ModelId, Role, Time};
 
-use super::{
-    AdviceConfig, Formula, Hysteresis, Need,
-    formula::Question,
-    load::{Load, Replica},
-};
+use super::{AdviceConfig, Formula, Hysteresis, Need, formula::Question};
 use crate::ClusterView;
 
 /// Advice on every model that has nodes. Sans-io: whoever drives it says when it is time, and shows
@@ -27,6 +23,15 @@ struct Known {
     roles: [Hysteresis; 2],
     pressure: [Pressure; 2],
     advice: Advice,
+}
+
+/// What advice is made of, as it was at one moment: taken from the view in little time, so that whoever
+/// shares the view needn't wait for the advice.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    at: Time,
+    /// Of every model that has nodes; nothing if none of them takes requests.
+    models: Vec<(ModelId, Option<Question>)>,
 }
 
 /// What is recommended of one model.
@@ -67,17 +72,36 @@ impl Advisor {
         self.due
     }
 
-    /// Looks at the load, if it is time.
+    /// Looks at the load, if it is time, and advises.
     pub fn handle_timeout(&mut self, now: Time, view: &ClusterView) {
+        if let Some(seen) = self.look(now, view) {
+            self.advise(seen);
+        }
+    }
+
+    /// Looks at the load, if it is time. [`Advisor::advise`] afterwards.
+    pub fn look(&mut self, now: Time, view: &ClusterView) -> Option<Seen> {
         if now < self.due {
-            return;
+            return None;
         }
         self.due = now + self.config.every;
         let nodes = view.prefill.iter().chain(&view.decode);
         let served: BTreeSet<&ModelId> = nodes.map(|node| &node.group.model).collect();
-        self.models.retain(|model, _| served.contains(model));
-        for model in served {
-            self.look(model, now, view);
+        let question = |model: &ModelId| Question::of(&self.config, view, model, now);
+        let models = served.into_iter().map(|model| (model.clone(), question(model)));
+        Some(Seen { at: now, models: models.collect() })
+    }
+
+    /// Advises by what was seen.
+    pub fn advise(&mut self, Seen { at, models }: Seen) {
+        let mut before = std::mem::take(&mut self.models);
+        for (model, question) in models {
+            let known = before.remove(&model);
+            let known = match question {
+                Some(question) => Some(self.answer(&model, at, question, known)),
+                None => known,
+            };
+            self.models.extend(known.map(|known| (model, known)));
         }
     }
 
@@ -86,26 +110,20 @@ impl Advisor {
         self.models.values().map(|known| &known.advice)
     }
 
-    fn look(&mut self, model: &ModelId, now: Time, view: &ClusterView) {
+    fn answer(
+        &self,
+        model: &ModelId,
+        now: Time,
+        mut question: Question,
+        known: Option<Known>,
+    ) -> Known {
         let config = &self.config;
-        let replica = |role| Replica::of(view, model, role);
-        let Some((prefill, decode)) = replica(Role::Prefill).zip(replica(Role::Decode)) else {
-            return;
-        };
-        let nodes = [prefill.nodes, decode.nodes];
-        let load = Load::of(config, view, model, now).unwrap_or_default();
-        let known = self.models.get(model);
-        let mut roles = known.map_or_else(
-            || nodes.map(|nodes| Hysteresis::new(nodes, now)),
-            |known| known.roles.clone(),
+        let nodes = question.replicas.map(|replica| replica.nodes);
+        let (mut roles, mut pressure) = known.map_or_else(
+            || (nodes.map(|nodes| Hysteresis::new(nodes, now)), Default::default()),
+            |Known { roles, pressure, .. }| (roles, pressure),
         );
-        let mut pressure = known.map_or_else(<[Pressure; 2]>::default, |known| known.pressure);
-        let mut question = Question {
-            load,
-            replicas: [prefill, decode],
-            attainment: config.attainment,
-            pressure: pressure.map(|pressure| pressure.factor),
-        };
+        question.pressure = pressure.map(|pressure: Pressure| pressure.factor);
         let followed = |role: usize| {
             nodes[role] >= roles[role].recommended() && roles[role].unchanged(now) >= config.window
         };
@@ -126,9 +144,8 @@ impl Advisor {
         let (prefill, decode) = (of(0, first), of(1, others));
         let switch = Switch::between(&prefill, &decode);
         let model = model.clone();
-        let advice =
-            Advice { model: model.clone(), formula: config.formula, prefill, decode, switch };
-        self.models.insert(model, Known { roles, pressure, advice });
+        let advice = Advice { model, formula: config.formula, prefill, decode, switch };
+        Known { roles, pressure, advice }
     }
 }
 

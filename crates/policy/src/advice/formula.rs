@@ -1,12 +1,13 @@
 //! Which formula, and the one that predicts.
 
-use baton_types::Role;
+use baton_types::{ModelId, Role, Time};
 
 use super::{
-    Formula, Need, Reason, baseline,
+    AdviceConfig, Formula, Need, Reason, baseline,
     load::{Load, Replica},
     predicted,
 };
+use crate::ClusterView;
 
 /// The most nodes of a role that are ever asked for.
 pub(super) const MOST_NODES: u32 = 1024;
@@ -27,6 +28,23 @@ pub(super) struct Question {
 }
 
 impl Question {
+    /// What is asked of the model's nodes now; nothing if a role has none that takes requests.
+    pub(super) fn of(
+        config: &AdviceConfig,
+        view: &ClusterView,
+        model: &ModelId,
+        now: Time,
+    ) -> Option<Self> {
+        let prefill = Replica::of(view, model, Role::Prefill)?;
+        let decode = Replica::of(view, model, Role::Decode)?;
+        Some(Question {
+            load: Load::of(config, view, model, now).unwrap_or_default(),
+            replicas: [prefill, decode],
+            attainment: config.attainment,
+            pressure: [1.0; 2],
+        })
+    }
+
     /// Nodes of each role.
     pub(super) fn needs(&self, formula: Formula) -> [Need; 2] {
         if self.load.rate < QUIET || self.load.requests.is_empty() {

@@ -27,7 +27,7 @@ mod queueing;
 mod reason;
 mod traffic;
 
-pub use advisor::{Advice, Advisor, RoleAdvice, Switch};
+pub use advisor::{Advice, Advisor, RoleAdvice, Seen, Switch};
 pub use config::{AdviceConfig, AdviceError, Formula};
 pub use hysteresis::Hysteresis;
 pub use reason::{Need, Reason};
