@@ -14,8 +14,8 @@ use std::{
 use baton_device::Arena;
 use baton_kv_cache::BlockRef;
 use baton_transfer_protocol::{
-    FirstToken, Frame, Hello, OfferError, OfferId, OfferSpec, Outcome, Source, SourceConfig,
-    StreamId, Transmit,
+    Ending, FirstToken, Frame, GROWING, Hello, OfferError, OfferId, OfferSpec, Outcome, Source,
+    SourceConfig, StreamId, Transmit,
 };
 use baton_types::{Capability, Epoch, SequenceKey, blocks_for};
 use tokio::{
@@ -92,6 +92,8 @@ struct State {
 /// What an offer keeps from being reused until it ends.
 struct Held {
     blocks: Arc<[BlockRef]>,
+    /// Leading blocks that have been sent, where the offer grows and somebody pulls.
+    sent: Option<watch::Sender<Option<u32>>>,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
@@ -100,6 +102,21 @@ pub struct Offered {
     shared: Arc<Shared>,
     id: OfferId,
     outcome: watch::Receiver<Option<Outcome>>,
+}
+
+/// The pages of a sequence that runs, while more are made. Dropping it before it ended withdraws it.
+#[derive(Debug)]
+pub struct Growing {
+    offered: Offered,
+    sent: watch::Receiver<Option<u32>>,
+}
+
+/// A running sequence to offer.
+#[derive(Clone, Copy, Debug)]
+pub struct GrowingOffer {
+    pub key: SequenceKey,
+    pub epoch: Epoch,
+    pub capability: Capability,
 }
 
 impl Exporter {
@@ -136,15 +153,15 @@ impl Exporter {
         if blocks.len() < needed {
             return Err(OfferError::Blocks { key, tokens, needed, given: blocks.len() });
         }
-        let (sender, outcome) = watch::channel(None);
-        let id = {
-            let mut state = self.shared.lock();
-            let id = state.source.offer(OfferSpec { key, epoch, capability, tokens })?;
-            state.held.insert(id, Held { blocks: blocks.into(), outcome: sender });
-            id
-        };
-        self.shared.changed.notify_waiters();
-        Ok(Offered { shared: Arc::clone(&self.shared), id, outcome })
+        self.shared.offer(OfferSpec { key, epoch, capability, tokens }, blocks, None)
+    }
+
+    /// Offers the pages of a sequence that runs, none yet. Never blocks; may be called outside a runtime.
+    pub fn offer_growing(&self, offer: GrowingOffer) -> Result<Growing, OfferError> {
+        let GrowingOffer { key, epoch, capability } = offer;
+        let spec = OfferSpec { key, epoch, capability, tokens: GROWING };
+        let (sender, sent) = watch::channel(None);
+        Ok(Growing { offered: self.shared.offer(spec, Vec::new(), Some(sender))?, sent })
     }
 
     /// Pages that have been handed to the network since the start.
@@ -183,6 +200,61 @@ impl Offered {
     }
 }
 
+impl Growing {
+    /// Keys and values of the first `tokens` tokens are final, and lie in `blocks`, the whole table so far.
+    /// Never blocks.
+    pub fn grow(&self, blocks: Vec<BlockRef>, tokens: u32) -> Result<(), OfferError> {
+        self.offered.replace(blocks, tokens, |source, id| source.grown(id, tokens))
+    }
+
+    /// The sequence holds `tokens` tokens and won't grow here any more: the lease begins.
+    pub fn last(&self, blocks: Vec<BlockRef>, tokens: u32) -> Result<(), OfferError> {
+        let now = self.offered.shared.clock.now();
+        self.offered.replace(blocks, tokens, |source, id| source.last(now, id, tokens))
+    }
+
+    /// Waits until somebody pulls and so many leading blocks have been sent, or needn't be. For ever, if the
+    /// offer ends before.
+    pub async fn sent(&mut self, blocks: u32) {
+        if self.sent.wait_for(|sent| sent.is_some_and(|sent| sent >= blocks)).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// How the offer ended.
+    pub fn outcome(&self) -> impl Future<Output = Outcome> + Send + use<> {
+        self.offered.outcome()
+    }
+}
+
+impl Offered {
+    /// The offer has other blocks: more of them, in the same order.
+    fn replace(
+        &self,
+        blocks: Vec<BlockRef>,
+        tokens: u32,
+        feed: impl FnOnce(&mut Source, OfferId),
+    ) -> Result<(), OfferError> {
+        let block_tokens = self.shared.hello.layout.block_tokens;
+        let needed = blocks_for(tokens as usize, block_tokens);
+        let mut state = self.shared.lock();
+        if let Some(held) = state.held.get_mut(&self.id) {
+            if blocks.len() < needed {
+                let key = state.source.key(self.id).expect("what is held is offered");
+                return Err(OfferError::Blocks { key, tokens, needed, given: blocks.len() });
+            }
+            let before = std::mem::replace(&mut held.blocks, blocks.into());
+            feed(&mut state.source, self.id);
+            drop(state);
+            // They go back to the pool, whose lock has nothing to do with this one.
+            drop(before);
+        }
+        self.shared.changed.notify_waiters();
+        self.shared.timer.notify_one();
+        Ok(())
+    }
+}
+
 impl Drop for Offered {
     fn drop(&mut self) {
         self.shared.update(|source| source.withdraw(self.id));
@@ -193,6 +265,32 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No machine's method calls foreign code: a poisoned lock is another thread's report.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn offer(
+        self: &Arc<Self>,
+        spec: OfferSpec,
+        blocks: Vec<BlockRef>,
+        sent: Option<watch::Sender<Option<u32>>>,
+    ) -> Result<Offered, OfferError> {
+        let (sender, outcome) = watch::channel(None);
+        let id = {
+            let mut state = self.lock();
+            let id = state.source.offer(spec)?;
+            state.held.insert(id, Held { blocks: blocks.into(), sent, outcome: sender });
+            id
+        };
+        self.changed.notify_waiters();
+        Ok(Offered { shared: Arc::clone(self), id, outcome })
+    }
+
+    /// Tells whoever waits for it that pages of a growing offer were handed to the network.
+    fn sent(&self, id: OfferId) {
+        let state = self.lock();
+        if let Some(Held { sent: Some(sent), .. }) = state.held.get(&id) {
+            let blocks = state.source.sent_blocks(id);
+            sent.send_if_modified(|known| std::mem::replace(known, blocks) != blocks);
+        }
     }
 
     /// Feeds the machine, tells the ends it reports, and wakes whoever may have work.
@@ -287,8 +385,13 @@ async fn listen(shared: &Shared, id: StreamId, mut reader: FrameReader) -> Resul
         let frame = reader.next().await?;
         let now = shared.clock.now();
         match frame {
-            Frame::Pull(pull) => shared.update(|source| source.pull(now, id, pull)),
+            Frame::Pull(pull) => {
+                shared.update(|source| source.pull(now, id, pull));
+                let offer = shared.lock().source.pulled_by(id);
+                offer.into_iter().for_each(|offer| shared.sent(offer));
+            }
             Frame::Credit { pages } => shared.update(|source| source.credit(now, id, pages)),
+            Frame::Extend { blocks } => shared.update(|source| source.extended(id, blocks)),
             Frame::Release => shared.update(|source| source.released(id)),
             Frame::Abort => shared.update(|source| source.aborted(id)),
             other => return Err(unexpected("a puller's frame", &other)),
@@ -307,20 +410,31 @@ async fn speak(shared: &Shared, id: StreamId, mut writer: OwnedWriteHalf) -> Res
                 Some(Transmit::Pages { offer, layer, first_block, count }) => state
                     .held
                     .get(&offer)
-                    .map(|held| Next::Pages(Arc::clone(&held.blocks), layer, first_block, count)),
-                Some(Transmit::First(first)) => Some(Next::Frame(Frame::First(first))),
+                    .map(|held| Run {
+                        offer,
+                        blocks: Arc::clone(&held.blocks),
+                        layer,
+                        first_block,
+                        count,
+                    })
+                    .map(Next::Pages),
+                Some(Transmit::Ending(ending)) => Some(Next::Frame(match ending {
+                    Ending::First(first) => Frame::First(first),
+                    Ending::Last { tokens } => Frame::Last { tokens },
+                })),
                 Some(Transmit::Nack(reason)) => Some(Next::Frame(Frame::Nack(reason))),
                 None => None,
             }
         };
         match next {
-            Some(Next::Pages(blocks, layer, first_block, count)) => {
+            Some(Next::Pages(Run { offer, blocks, layer, first_block, count })) => {
                 let run = &blocks[first_block as usize..(first_block + count) as usize];
                 tokio::select! {
                     sent = send_run(&mut writer, &shared.arena, layer, first_block, run) => sent?,
                     () = overdue(shared, id) => return Err(LinkError::Overdue),
                 }
                 shared.pages_sent.fetch_add(count.into(), Ordering::Relaxed);
+                shared.sent(offer);
             }
             Some(Next::Frame(frame)) => send(&mut writer, &frame).await?,
             None => changed.await,
@@ -332,7 +446,7 @@ async fn speak(shared: &Shared, id: StreamId, mut writer: OwnedWriteHalf) -> Res
 async fn overdue(shared: &Shared, id: StreamId) {
     loop {
         let changed = shared.changed.notified();
-        if !shared.lock().source.is_pulling(id) {
+        if !shared.lock().source.pulled_by(id).is_some() {
             return tokio::time::sleep(GRACE).await;
         }
         changed.await;
@@ -340,8 +454,18 @@ async fn overdue(shared: &Shared, id: StreamId) {
 }
 
 enum Next {
-    Pages(Arc<[BlockRef]>, u32, u32, u32),
+    Pages(Run),
     Frame(Frame),
+}
+
+/// Pages of one layer.
+struct Run {
+    offer: OfferId,
+    /// The offer's whole table.
+    blocks: Arc<[BlockRef]>,
+    layer: u32,
+    first_block: u32,
+    count: u32,
 }
 
 impl fmt::Debug for Exporter {

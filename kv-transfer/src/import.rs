@@ -8,11 +8,13 @@ use std::{
 };
 
 use baton_device::Arena;
-use baton_kv_cache::BlockRef;
-use baton_transfer_protocol::{FirstToken, Frame, Hello, PullRequest, Sink, SinkError, SinkSpec};
+use baton_kv_cache::{BlockRef, PoolFull};
+use baton_transfer_protocol::{
+    Ending, FirstToken, Frame, GROWING, Hello, PullRequest, Sink, SinkError, SinkSpec,
+};
 use baton_types::{Capability, Epoch, Generation, NodeId, SequenceKey, Time, blocks_for};
 use futures::future::try_join_all;
-use tokio::time::sleep_until;
+use tokio::{sync::watch, time::sleep_until};
 
 use crate::{
     clock::Clock,
@@ -24,6 +26,8 @@ use crate::{
 /// Pages a stream may have on its way, and after how many more are granted.
 const CREDITS: u32 = 256;
 const GRANT: u32 = 64;
+/// Of a sequence that grows: when fewer blocks than this are ready for it, so many more are reserved.
+const MORE_BLOCKS: usize = 16;
 /// Idle connections kept to one peer.
 const MAX_IDLE: usize = 64;
 
@@ -67,10 +71,14 @@ pub struct Pull {
     pub generation: Generation,
     /// Leading blocks that are here already.
     pub skip_blocks: u32,
-    /// The sequence's whole table here.
+    /// The sequence's whole table here; of one that grows, as far as it is reserved.
     pub blocks: Vec<BlockRef>,
+    /// [`GROWING`] for [`Importer::follow`].
     pub tokens: u32,
 }
+
+/// Reserves so many blocks more.
+pub type Reserve<'a> = dyn Fn(usize) -> Result<Vec<BlockRef>, PoolFull> + Send + Sync + 'a;
 
 /// A transfer that is whole and verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,12 +90,27 @@ pub struct Pulled {
     pub exposed: Duration,
 }
 
+/// A transfer of a sequence that grew meanwhile, whole and verified.
+#[derive(Debug)]
+pub struct Followed {
+    /// That the pages hold.
+    pub tokens: u32,
+    /// Theirs; there may be more, which nothing is in yet.
+    pub blocks: Vec<BlockRef>,
+    pub pages: u64,
+    pub bytes: u64,
+    /// From the word that it grows no more to the last page verified.
+    pub exposed: Duration,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error(transparent)]
     Sink(#[from] SinkError),
+    #[error("the sequence grows: {0}")]
+    PoolFull(#[from] PoolFull),
     #[error("{tokens} tokens take {needed} blocks, {given} were given")]
     Blocks { tokens: u32, needed: usize, given: usize },
     #[error(
@@ -110,8 +133,15 @@ impl PullError {
     }
 }
 
-/// The machine of one transfer, fed by its streams.
-struct Transfer(Mutex<Sink>);
+/// One transfer, fed by its streams.
+struct Transfer<'a> {
+    sink: Mutex<Sink>,
+    table: Mutex<Arc<[BlockRef]>>,
+    /// Where the sequence grows: how more blocks are reserved,
+    reserve: Option<&'a Reserve<'a>>,
+    /// and how many there are.
+    room: watch::Sender<u32>,
+}
 
 impl Importer {
     pub fn new(arena: Arc<Arena>, identity: PeerIdentity, config: ImporterConfig) -> Self {
@@ -124,13 +154,31 @@ impl Importer {
     /// Pulls a sequence's pages into `blocks`. Dropping the future aborts: its connections close,
     /// and the source hears of it.
     pub async fn pull(&self, pull: Pull) -> Result<Pulled, PullError> {
-        let shared = &self.shared;
-        let layout = *shared.arena.layout();
-        let needed = blocks_for(pull.tokens as usize, layout.block_tokens);
+        let block_tokens = self.shared.arena.layout().block_tokens;
+        let needed = blocks_for(pull.tokens as usize, block_tokens);
         if pull.blocks.len() < needed {
             let (tokens, given) = (pull.tokens, pull.blocks.len());
             return Err(PullError::Blocks { tokens, needed, given });
         }
+        let Moved { ending, pages, bytes, exposed, blocks: _ } = self.run(pull, None).await?;
+        let Ending::First(first) = ending else { unreachable!("the sink knows what it was for") };
+        Ok(Pulled { first, pages, bytes, exposed })
+    }
+
+    /// Pulls the pages of a sequence that runs, and those made meanwhile, until it runs no more.
+    /// Blocks for them are reserved as they are needed. Dropping the future aborts.
+    pub async fn follow(&self, pull: Pull, reserve: &Reserve<'_>) -> Result<Followed, PullError> {
+        let pull = Pull { tokens: GROWING, ..pull };
+        let Moved { ending, pages, bytes, exposed, blocks } = self.run(pull, Some(reserve)).await?;
+        let Ending::Last { tokens } = ending else {
+            unreachable!("the sink knows what it was for")
+        };
+        Ok(Followed { tokens, blocks: blocks.to_vec(), pages, bytes, exposed })
+    }
+
+    async fn run(&self, pull: Pull, reserve: Option<&Reserve<'_>>) -> Result<Moved, PullError> {
+        let shared = &self.shared;
+        let layout = *shared.arena.layout();
         let streams = shared.config.streams.clamp(1, layout.layers);
         let spec = SinkSpec {
             layout,
@@ -139,7 +187,13 @@ impl Importer {
             streams,
             silence: shared.config.silence,
         };
-        let transfer = Transfer(Mutex::new(Sink::new(spec)));
+        let mut pull = pull;
+        let blocks: Arc<[BlockRef]> = std::mem::take(&mut pull.blocks).into();
+        let mut sink = Sink::new(spec);
+        sink.extend(blocks.len() as u32);
+        let room = watch::Sender::new(blocks.len() as u32);
+        let transfer =
+            Transfer { sink: Mutex::new(sink), table: Mutex::new(blocks), reserve, room };
         let links =
             try_join_all((0..streams).map(|_| shared.link(&pull))).await?.into_iter().enumerate();
         let pulls = links.map(|(index, link)| {
@@ -154,13 +208,23 @@ impl Importer {
             let sink = transfer.lock();
             (sink.complete(), sink.pages())
         };
-        let Some((first, at)) = complete else {
+        let Some((ending, at)) = complete else {
             unreachable!("a transfer is complete when each of its streams is")
         };
         shared.release(&pull.address, links).await;
         let bytes = pages * layout.page_bytes() as u64;
-        Ok(Pulled { first, pages, bytes, exposed: now.since(at) })
+        Ok(Moved { ending, pages, bytes, exposed: now.since(at), blocks: transfer.table() })
     }
+}
+
+/// A transfer that is whole and verified.
+struct Moved {
+    ending: Ending,
+    pages: u64,
+    bytes: u64,
+    /// From the ending's arrival to the last page verified.
+    exposed: Duration,
+    blocks: Arc<[BlockRef]>,
 }
 
 /// A connection in the middle of a transfer: dropped there, it says so before it closes.
@@ -177,23 +241,47 @@ impl Drop for PullingLink {
     }
 }
 
-impl Transfer {
+impl Transfer<'_> {
     fn lock(&self) -> std::sync::MutexGuard<'_, Sink> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn table(&self) -> Arc<[BlockRef]> {
+        Arc::clone(&self.table.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reserves more blocks before those there are have arrived.
+    fn make_room(&self) -> Result<(), PullError> {
+        let Some(reserve) = self.reserve else { return Ok(()) };
+        let arrived = self.lock().arrived_blocks() as usize;
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.len() >= arrived + MORE_BLOCKS {
+            return Ok(());
+        }
+        let more = reserve(MORE_BLOCKS)?;
+        if !more.is_empty() {
+            *table = table.iter().cloned().chain(more).collect();
+            let room = table.len() as u32;
+            drop(table);
+            self.lock().extend(room);
+            self.room.send_replace(room);
+        }
+        Ok(())
     }
 }
 
-/// One stream's share: every `streams`-th layer, and the first token. Reading exactly those leaves
+/// One stream's share: every `streams`-th layer, and the ending. Reading exactly those leaves
 /// the connection clean for the next transfer.
 async fn stream(
     shared: &Shared,
-    transfer: &Transfer,
+    transfer: &Transfer<'_>,
     pull: &Pull,
     mut pulling: PullingLink,
     index: u32,
     streams: u32,
 ) -> Result<PullingLink, PullError> {
     let link = pulling.0.as_mut().expect("a link that isn't done yet");
+    let Link { reader, writer, .. } = link;
     let request = PullRequest {
         key: pull.key,
         epoch: pull.epoch,
@@ -204,16 +292,32 @@ async fn stream(
         skip_blocks: pull.skip_blocks,
         credits: CREDITS,
     };
-    send(&mut link.writer, &Frame::Pull(request)).await?;
+    send(writer, &Frame::Pull(request)).await?;
+    let mut room = transfer.room.subscribe();
+    if transfer.reserve.is_some() {
+        room.mark_changed();
+    }
     let mut ungranted = 0;
     while !transfer.lock().stream_complete(index) {
-        let frame = link.reader.next().await?;
+        // Reading can't be given up in the middle of a frame, so it goes on while room is told of.
+        let frame = {
+            let mut reading = std::pin::pin!(reader.next());
+            loop {
+                tokio::select! {
+                    frame = &mut reading => break frame?,
+                    Ok(()) = room.changed() => {
+                        let blocks = *room.borrow_and_update();
+                        send(writer, &Frame::Extend { blocks }).await?;
+                    }
+                }
+            }
+        };
         match frame {
             Frame::Pages(run) => {
                 transfer.lock().expect(shared.clock.now(), index, &run)?;
-                let first = run.first_block as usize;
-                let blocks = &pull.blocks[first..first + run.checksums.len()];
-                let computed = receive_run(&link.reader.stream, &shared.arena, run.layer, blocks)
+                let (first, table) = (run.first_block as usize, transfer.table());
+                let blocks = &table[first..first + run.checksums.len()];
+                let computed = receive_run(&reader.stream, &shared.arena, run.layer, blocks)
                     .await
                     .map_err(LinkError::from)?;
                 let now = shared.clock.now();
@@ -223,14 +327,18 @@ async fn stream(
                         sink.arrived(now, run.layer, expected, computed)?;
                     }
                 }
+                transfer.make_room()?;
                 ungranted += computed.len() as u32;
                 if ungranted >= GRANT {
-                    send(&mut link.writer, &Frame::Credit { pages: ungranted }).await?;
+                    send(writer, &Frame::Credit { pages: ungranted }).await?;
                     ungranted = 0;
                 }
             }
             Frame::First(first) => {
-                transfer.lock().first_token(shared.clock.now(), index, first)?;
+                transfer.lock().ending(shared.clock.now(), index, Ending::First(first))?;
+            }
+            Frame::Last { tokens } => {
+                transfer.lock().ending(shared.clock.now(), index, Ending::Last { tokens })?;
             }
             Frame::Nack(reason) => return Err(SinkError::Nack(reason).into()),
             other => return Err(unexpected("pages", &other).into()),
@@ -240,7 +348,7 @@ async fn stream(
 }
 
 /// Ends when the source was silent for too long.
-async fn silence(shared: &Shared, transfer: &Transfer) -> SinkError {
+async fn silence(shared: &Shared, transfer: &Transfer<'_>) -> SinkError {
     loop {
         let now: Time = shared.clock.now();
         let deadline = {

@@ -11,7 +11,7 @@ mod peer;
 pub use baton_transfer_protocol::{
     AbortReason, FirstToken, HelloMismatch, NackReason, OfferError, Outcome, SinkError,
 };
-pub use export::{Exporter, ExporterConfig, Offer, Offered};
-pub use import::{Importer, ImporterConfig, Pull, PullError, Pulled};
+pub use export::{Exporter, ExporterConfig, Growing, GrowingOffer, Offer, Offered};
+pub use import::{Followed, Importer, ImporterConfig, Pull, PullError, Pulled, Reserve};
 pub use link::LinkError;
 pub use peer::PeerIdentity;

@@ -107,6 +107,8 @@ pub(crate) fn unexpected(expected: &'static str, given: &Frame) -> LinkError {
         Frame::Release => "a release",
         Frame::Nack(_) => "a refusal",
         Frame::Abort => "an abort",
+        Frame::Extend { .. } => "an extension",
+        Frame::Last { .. } => "a last length",
     };
     LinkError::Unexpected { expected, given }
 }

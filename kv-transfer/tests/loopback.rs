@@ -7,8 +7,8 @@ use std::{sync::Arc, time::Duration};
 use baton_device::Arena;
 use baton_kv_cache::{BlockRef, KvCache};
 use baton_kv_transfer::{
-    AbortReason, Exporter, ExporterConfig, FirstToken, HelloMismatch, Importer, ImporterConfig,
-    LinkError, NackReason, Offer, Outcome, PeerIdentity, Pull, PullError, Pulled,
+    AbortReason, Exporter, ExporterConfig, FirstToken, GrowingOffer, HelloMismatch, Importer,
+    ImporterConfig, LinkError, NackReason, Offer, Outcome, PeerIdentity, Pull, PullError, Pulled,
 };
 use baton_transfer_protocol::{Frame, PullRequest};
 use baton_types::{
@@ -468,4 +468,78 @@ async fn garbage_costs_only_its_sender() {
     let offered = pair.exporter.offer(pair.offer(1)).unwrap();
     offered.finish(FIRST);
     assert!(pair.run(pair.pull(1)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_that_grows_is_followed_to_its_end() {
+    let pair = Pair::new().await;
+    let (key, epoch, capability) = (key(), EPOCH, Capability(3));
+    let mut growing = pair.exporter.offer_growing(GrowingOffer { key, epoch, capability }).unwrap();
+    let pull = Pull { blocks: pair.sink.cache.reserve(2).unwrap(), ..pair.pull(3) };
+    let (importer, cache) = (pair.importer.clone(), pair.sink.cache.clone());
+    let following = tokio::spawn(async move {
+        let reserve = |blocks| cache.reserve(blocks);
+        importer.follow(pull, &reserve).await
+    });
+
+    // While it runs, full blocks leave as they are made.
+    let mut table = pair.source.cache.reserve(BLOCKS).unwrap();
+    (0..LAYOUT.layers).for_each(|layer| pair.source.fill(layer, &table));
+    for blocks in [0, 1, 5, 9] {
+        growing.grow(table[..blocks].to_vec(), blocks as u32 * 16).unwrap();
+        growing.sent(blocks as u32).await;
+        assert!(!following.is_finished());
+    }
+    // When it grows no more, the rest does.
+    table.truncate(BLOCKS);
+    growing.last(table.clone(), TOKENS).unwrap();
+    let followed = following.await.unwrap().unwrap();
+    assert_eq!(followed.tokens, TOKENS);
+    assert!(followed.blocks.len() >= BLOCKS && pair.same(&table, &followed.blocks));
+    let pages = BLOCKS as u64 * u64::from(LAYOUT.layers);
+    let bytes = pages * LAYOUT.page_bytes() as u64;
+    assert_eq!((followed.pages, followed.bytes), (pages, bytes));
+    assert_eq!(growing.outcome().await, Outcome::Released { pages, bytes });
+    drop((table, followed));
+    pair.source.whole_again().await;
+    pair.sink.whole_again().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_without_room_says_so_and_one_whose_source_gives_up_hears_it() {
+    let pair = Pair::new().await;
+    let (key, epoch) = (key(), EPOCH);
+    let table = pair.source.cache.reserve(BLOCKS).unwrap();
+    (0..LAYOUT.layers).for_each(|layer| pair.source.fill(layer, &table));
+    for gives_up in [false, true] {
+        let capability = Capability(gives_up.into());
+        let mut growing =
+            pair.exporter.offer_growing(GrowingOffer { key, epoch, capability }).unwrap();
+        let blocks = pair.sink.cache.reserve(2).unwrap();
+        let pull = Pull { blocks, capability, ..pair.pull(0) };
+        let (importer, cache) = (pair.importer.clone(), pair.sink.cache.clone());
+        let _others = (!gives_up).then(|| {
+            let free = cache.usage().free as usize;
+            cache.reserve(free).unwrap()
+        });
+        let following = tokio::spawn(async move {
+            let reserve = |blocks| cache.reserve(blocks);
+            importer.follow(pull, &reserve).await
+        });
+        growing.grow(table.clone(), 160).unwrap();
+        if gives_up {
+            growing.sent(2).await;
+            drop(growing);
+            let reason = nack(following.await.unwrap().unwrap_err());
+            assert_eq!(reason, NackReason::Withdrawn);
+        } else {
+            let error = following.await.unwrap().unwrap_err();
+            assert!(matches!(error, PullError::PoolFull(_)), "{error}");
+            let reason = AbortReason::Puller;
+            assert_eq!(growing.outcome().await, Outcome::Aborted { reason });
+        }
+    }
+    drop(table);
+    pair.source.whole_again().await;
+    pair.sink.whole_again().await;
 }

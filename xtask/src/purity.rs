@@ -7,12 +7,13 @@ use anyhow::bail;
 
 use crate::step;
 
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "baton-types",
     "baton-kv-cache",
     "baton-scheduler",
     "baton-policy",
     "baton-membership",
+    "baton-migration",
     "baton-sim",
     "baton-transfer-protocol",
     "baton-text",

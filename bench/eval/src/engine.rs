@@ -17,7 +17,10 @@ use rustix::{
     thread::{CpuSet, sched_setaffinity},
 };
 
-use crate::{Scale, fidelity, live};
+use crate::{
+    Scale, fidelity,
+    live::{self, Run},
+};
 
 /// Where a node computes, with one thread.
 const COMPUTE_THREAD: &str = "baton-step";
@@ -28,36 +31,40 @@ const OUTPUT: (u32, u32) = (24, 64);
 const LOAD: f64 = 0.4;
 
 pub(crate) fn section(scale: Scale) -> anyhow::Result<String> {
-    let (measuring, seconds) = if scale == Scale::Short { ("20s", 30.0) } else { ("90s", 180.0) };
-    let cluster = Cluster::start(&Options::new(Engine::Llama).nodes(1, 1).set("engine.threads=1"))?;
-    for (core, node) in ["prefill-1", "decode-1"].iter().enumerate() {
-        pin(cluster.child(node)?, core)?;
-    }
-    let profile = measure(cluster.url(), measuring)?;
-    let mut scenario = scenario(&profile, seconds)?;
+    let (measuring, seconds) = if scale == Scale::Short { ("20s", 30.0) } else { ("90s", 120.0) };
     let runtime = tokio::runtime::Runtime::new()?;
-    let (url, model, costs) = (cluster.url(), &profile.model.name, profile.parallelism[0].steps());
-    let overhead = runtime.block_on(live::overhead(url, model, &costs))?;
-    // There and back.
-    scenario.cluster.network.router_latency_us = overhead.beyond / 2.0;
-    let seen = runtime.block_on(live::drive(url, model, &scenario))?;
-    drop(cluster);
-    let report = simulate(&scenario, None)?;
-    let rate = scenario.workload.arrivals;
-    eprintln!("{rate:?}, {} requests; {overhead}", seen.len());
-    let Arrivals::Poisson { rate } = rate else { unreachable!("as the scenario has it") };
-    let rows = live::rows(&format!("1 + 1 | {rate:.1}"), &seen, &report)?;
+    let runs = (0..scale.seeds()).map(|seed| {
+        let cluster =
+            Cluster::start(&Options::new(Engine::Llama).nodes(1, 1).set("engine.threads=1"))?;
+        for (core, node) in ["prefill-1", "decode-1"].iter().enumerate() {
+            pin(cluster.child(node)?, core)?;
+        }
+        let profile = measure(cluster.url(), measuring)?;
+        let (mut scenario, rate) = scenario(&profile, seed, seconds)?;
+        let (url, model, costs) =
+            (cluster.url(), &profile.model.name, profile.parallelism[0].steps());
+        let overhead = runtime.block_on(live::overhead(url, model, &costs))?;
+        eprintln!("{rate:.1} requests/s; {overhead}");
+        // There and back.
+        scenario.cluster.network.router_latency_us = overhead.beyond / 2.0;
+        let seen = runtime.block_on(live::drive(url, model, &scenario))?;
+        Ok((rate, Run { seen, report: simulate(&scenario, None)? }))
+    });
+    let (rates, runs): (Vec<f64>, Vec<Run>) =
+        runs.collect::<anyhow::Result<Vec<_>>>()?.into_iter().unzip();
+    let rate = rates.iter().sum::<f64>() / rates.len() as f64;
+    let rows = live::rows(&format!("1 + 1 | {rate:.1}"), &runs)?;
     Ok(format!("{}{rows}", fidelity::HEAD))
 }
 
-/// Poisson arrivals of short prompts.
-fn scenario(profile: &DeviceProfile, seconds: f64) -> anyhow::Result<Scenario> {
+/// Poisson arrivals of short prompts, so many a second.
+fn scenario(profile: &DeviceProfile, seed: u64, seconds: f64) -> anyhow::Result<(Scenario, f64)> {
     let (mean, max) = PROMPT;
     let mut shape = StepShape::default();
     shape.add_prefill(mean as usize, 0);
     let rate = LOAD / profile.parallelism[0].steps().step(&shape).as_secs_f64();
     let lengths = |(mean, max): (u32, u32)| Lengths::Lognormal { mean: mean.into(), cv: 0.5, max };
-    let mut scenario = Scenario { seed: 7, ..Scenario::default() };
+    let mut scenario = Scenario { seed, ..Scenario::default() };
     scenario.cluster = profile.cluster(0, Topology::Disaggregated { prefill: 1, decode: 1 })?;
     scenario.workload = WorkloadConfig {
         requests: (rate * seconds) as u64,
@@ -66,7 +73,7 @@ fn scenario(profile: &DeviceProfile, seconds: f64) -> anyhow::Result<Scenario> {
         output: lengths(OUTPUT),
         ..WorkloadConfig::default()
     };
-    Ok(scenario)
+    Ok((scenario, rate))
 }
 
 /// As anybody would measure it.

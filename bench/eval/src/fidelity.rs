@@ -1,8 +1,6 @@
 //! The simulator beside a real cluster: real processes with the simulated engine on loopback, and the
 //! same requests at the same times.
 
-use std::fmt::Write;
-
 use baton_scheduler::{SchedulerConfig, sim::SimConfig};
 use baton_sim::{
     LatencyConfig, ModelConfig, NetworkConfig, Scenario, Topology, WorkerConfig, simulate,
@@ -11,7 +9,10 @@ use baton_sim::{
 use baton_tests::{Cluster, Engine, Options};
 use baton_types::{KvLayout, LatencyProfile, Mixing};
 
-use crate::{Scale, live};
+use crate::{
+    Scale,
+    live::{self, Run},
+};
 
 /// Of the table, also of the real engine's.
 pub(crate) const HEAD: &str =
@@ -40,8 +41,8 @@ const SLO: SloConfig = SloConfig {
     declared: false,
 };
 
-fn scenario(prefill: u32, decode: u32, rate: f64, scale: Scale) -> Scenario {
-    let mut scenario = Scenario { seed: 7, ..Scenario::default() };
+fn scenario(prefill: u32, decode: u32, rate: f64, seed: u64, scale: Scale) -> Scenario {
+    let mut scenario = Scenario { seed, ..Scenario::default() };
     let worker = WorkerConfig {
         profile: PROFILE,
         scheduler: SchedulerConfig::default(),
@@ -85,24 +86,20 @@ pub(crate) fn section(scale: Scale) -> anyhow::Result<String> {
     let runtime = tokio::runtime::Runtime::new()?;
     let mut out = HEAD.to_owned();
     for (prefill, decode, rate) in LOADS {
-        let mut scenario = scenario(prefill, decode, rate, scale);
-        let cluster = Cluster::start(&options(prefill, decode))?;
-        let overhead = runtime.block_on(live::overhead(cluster.url(), MODEL, &PROFILE))?;
-        // There and back.
-        scenario.cluster.network.router_latency_us = overhead.beyond / 2.0;
-        let seen = runtime.block_on(live::drive(cluster.url(), MODEL, &scenario))?;
-        drop(cluster);
-        let report = simulate(&scenario, None)?;
-        eprintln!("{prefill} + {decode}: {overhead}");
+        let runs = (0..scale.seeds()).map(|seed| {
+            let mut scenario = scenario(prefill, decode, rate, seed, scale);
+            let cluster = Cluster::start(&options(prefill, decode))?;
+            let overhead = runtime.block_on(live::overhead(cluster.url(), MODEL, &PROFILE))?;
+            eprintln!("{prefill} + {decode}: {overhead}");
+            // There and back.
+            scenario.cluster.network.router_latency_us = overhead.beyond / 2.0;
+            let seen = runtime.block_on(live::drive(cluster.url(), MODEL, &scenario))?;
+            Ok(Run { seen, report: simulate(&scenario, None)? })
+        });
+        let runs = runs.collect::<anyhow::Result<Vec<Run>>>()?;
         let cells = format!("{prefill} + {decode} | {rate:.0}");
-        out += &live::rows(&cells, &seen, &report)?;
-        let met = seen.iter().filter(|seen| seen.met(SLO)).count() as f64 / seen.len() as f64;
-        let (real, simulated) = (100.0 * met, 100.0 * report.attainment);
-        let off = simulated - real;
-        let _ = writeln!(
-            out,
-            "| {cells} | attainment, % | {real:.1} | {simulated:.1} | {off:+.1} points |"
-        );
+        out += &live::rows(&cells, &runs)?;
+        out += &live::attainment_row(&cells, &runs, SLO);
     }
     Ok(out)
 }

@@ -185,18 +185,51 @@ async fn ask(
     })
 }
 
-/// Rows of both times' percentiles, each beginning with `cells`.
-pub(crate) fn rows(cells: &str, seen: &[Seen], report: &Report) -> anyhow::Result<String> {
+/// Requests that were made to real processes, and the same ones in the simulator.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) seen: Vec<Seen>,
+    pub(crate) report: Report,
+}
+
+impl Run {
+    /// In reality and in the simulator.
+    fn both(&self, time: Timed) -> anyhow::Result<[Distribution; 2]> {
+        let seen = self.seen.iter().filter_map(|seen| match time {
+            Timed::Ttft => Some(seen.ttft),
+            Timed::Tpot => seen.tpot,
+        });
+        let simulated = match time {
+            Timed::Ttft => self.report.ttft_ms,
+            Timed::Tpot => self.report.tpot_ms,
+        };
+        let both = Distribution::of(seen).zip(simulated);
+        both.map(|(real, simulated)| [real, simulated]).context("nothing was completed")
+    }
+
+    /// Shares of all requests that met both targets, in reality and in the simulator.
+    fn attained(&self, slo: SloConfig) -> [f64; 2] {
+        let met = self.seen.iter().filter(|seen| seen.met(slo)).count();
+        [met as f64 / self.seen.len() as f64, self.report.attainment]
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Timed {
+    Ttft,
+    Tpot,
+}
+
+/// Rows of both times' percentiles, each beginning with `cells`: the runs' means.
+pub(crate) fn rows(cells: &str, runs: &[Run]) -> anyhow::Result<String> {
     let mut out = String::new();
-    let ttft = Distribution::of(seen.iter().map(|seen| seen.ttft)).zip(report.ttft_ms);
-    let tpot = Distribution::of(seen.iter().filter_map(|seen| seen.tpot)).zip(report.tpot_ms);
-    for (name, both) in [("TTFT", ttft), ("TPOT", tpot)] {
-        let (real, simulated) = both.context("nothing was completed")?;
-        for (rank, real, simulated) in [
-            ("P50", real.p50, simulated.p50),
-            ("P90", real.p90, simulated.p90),
-            ("P99", real.p99, simulated.p99),
-        ] {
+    let ranks: [(&str, fn(&Distribution) -> f64); 3] =
+        [("P50", |of| of.p50), ("P90", |of| of.p90), ("P99", |of| of.p99)];
+    for (name, time) in [("TTFT", Timed::Ttft), ("TPOT", Timed::Tpot)] {
+        let both: anyhow::Result<Vec<_>> = runs.iter().map(|run| run.both(time)).collect();
+        let both = both?;
+        for (rank, value) in ranks {
+            let [real, simulated] = means(both.iter().map(|both| both.each_ref().map(value)));
             let off = 100.0 * (simulated / real - 1.0);
             let _ = writeln!(
                 out,
@@ -205,4 +238,16 @@ pub(crate) fn rows(cells: &str, seen: &[Seen], report: &Report) -> anyhow::Resul
         }
     }
     Ok(out)
+}
+
+/// The row of the share that met both targets.
+pub(crate) fn attainment_row(cells: &str, runs: &[Run], slo: SloConfig) -> String {
+    let [real, simulated] = means(runs.iter().map(|run| run.attained(slo))).map(|of| 100.0 * of);
+    let off = simulated - real;
+    format!("| {cells} | attainment, % | {real:.1} | {simulated:.1} | {off:+.1} points |\n")
+}
+
+fn means(of: impl ExactSizeIterator<Item = [f64; 2]>) -> [f64; 2] {
+    let count = of.len() as f64;
+    of.fold([0.0; 2], |sum, one| [sum[0] + one[0], sum[1] + one[1]]).map(|sum| sum / count)
 }

@@ -22,13 +22,17 @@ use std::{
 };
 
 use anyhow::Context;
+use baton_policy::Policy;
 use baton_sim::{
     plan::DeviceProfile,
     workload::{Trace, TraceFormat},
 };
 use clap::{Parser, ValueEnum};
 
-use crate::{system::System, traces::Cell};
+use crate::{
+    system::{Shape, System},
+    traces::Cell,
+};
 
 #[derive(Debug, Parser)]
 struct Cli {
@@ -55,6 +59,8 @@ enum Section {
     Distserve,
     /// With overload, which begins where this ends.
     Traces,
+    /// Both traces on 64 workers.
+    Large,
     Dispatch,
     /// Beside real processes: needs the machine to itself, and baton's binary in BATON_BIN.
     Fidelity,
@@ -107,6 +113,7 @@ fn main() -> anyhow::Result<()> {
         match section {
             Section::Distserve => tell("distserve", distserve::section(&inputs, scale)?)?,
             Section::Traces => traces_and_overload(&inputs, scale, &tell)?,
+            Section::Large => tell("traces-64", large(&inputs, scale)?)?,
             Section::Dispatch => tell("dispatch", dispatch::section(&inputs, scale)?)?,
             Section::Fidelity => tell("fidelity", fidelity::section(scale)?)?,
             Section::Engine => tell("engine", engine::section(scale)?)?,
@@ -126,10 +133,20 @@ fn tell(document: Option<&Path>, section: &str, table: &str) -> anyhow::Result<(
     Ok(())
 }
 
-/// Baselines that are measured again on 64 workers: of each cell so many of the best on 16.
-const AGAIN: usize = 3;
-/// Cells that are: from the tightest targets to the loosest, of both traces.
+/// Cells that are evaluated on 64 workers: from the tightest targets to the loosest, of both traces.
 const LARGE: [usize; 6] = [0, 4, 8, 9, 13, 17];
+
+/// Beside the split baselines that came first in a cell on 16 workers.
+fn large(inputs: &Inputs, scale: Scale) -> anyhow::Result<String> {
+    let seeds = scale.seeds();
+    let cells = traces::cells(inputs, 64, seeds);
+    let best = [Policy::Freeness, Policy::KvCost, Policy::PrefixAffinity];
+    let best = best.map(|policy| System { policy, shape: Shape::Split });
+    let chosen = if scale == Scale::Short { &LARGE[1..2] } else { &LARGE[..] };
+    let chosen = chosen.iter().map(|at| (cells[*at].clone(), best.to_vec()));
+    let compared = traces::compare(&chosen.collect::<Vec<_>>(), seeds)?;
+    Ok(traces::table(&compared) + &traces::summary(&compared))
+}
 
 fn traces_and_overload(
     inputs: &Inputs,
@@ -150,15 +167,7 @@ fn traces_and_overload(
         return tell("overload", overload::section(&small.iter().collect::<Vec<_>>())?);
     }
     let middle = [4, 13].map(|at: usize| &small[at]);
-    tell("overload", overload::section(&middle)?)?;
-    let cells = traces::cells(inputs, 64, seeds);
-    let again = |at: usize| {
-        let best = small[at].tried.iter().take(AGAIN).map(|one| one.system);
-        let cell = Cell { prefill: 4 * small[at].joint.prefill, ..cells[at].clone() };
-        (cell, best.collect::<Vec<System>>())
-    };
-    let large = traces::compare(&LARGE.map(again), seeds)?;
-    tell("traces-64", traces::table(&large) + &traces::summary(&large))
+    tell("overload", overload::section(&middle)?)
 }
 
 fn read_profile(path: &Path) -> anyhow::Result<DeviceProfile> {

@@ -92,6 +92,9 @@ impl RunError {
             RunError::Sequence(SequenceError::DeadlineExceeded { .. })
             | RunError::DeadlineInTransfer { .. } => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             RunError::Sequence(SequenceError::Superseded { .. }) => (Code::Aborted, "SUPERSEDED"),
+            RunError::Sequence(SequenceError::Abandoned { .. }) => {
+                (Code::Aborted, "MIGRATION_ABANDONED")
+            }
             RunError::Sequence(SequenceError::Engine(_)) => (Code::Internal, "ENGINE_FAILED"),
             RunError::LeaseExpired { .. } => (Code::Aborted, "LEASE_EXPIRED"),
             RunError::HandOverAborted { .. } => (Code::Aborted, "HAND_OVER_ABORTED"),

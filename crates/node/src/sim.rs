@@ -52,21 +52,19 @@ fn busy(error: PageError) -> PageBusy {
     PageBusy
 }
 
-/// Sleeps, and makes up for having overslept before.
+/// Sleeps, and makes up for having overslept before: a device isn't late because its host is.
 #[derive(Debug)]
 pub(crate) struct RealPace {
-    until: Instant,
-    /// When it last woke up.
-    woke: Instant,
+    /// When what was spent last is over; none after a rest.
+    until: Option<Instant>,
 }
 
-/// The most a late sleeper makes up for. Who comes back later than that was idle.
-const MAX_CATCH_UP: Duration = Duration::from_millis(1);
+/// The most a late sleeper makes up for: who comes back later than that was stopped.
+const MAX_CATCH_UP: Duration = Duration::from_millis(10);
 
 impl RealPace {
     pub(crate) fn new() -> Self {
-        let now = Instant::now();
-        RealPace { until: now, woke: now }
+        RealPace { until: None }
     }
 }
 
@@ -76,11 +74,14 @@ impl Pace for RealPace {
             return;
         }
         let now = Instant::now();
-        let was_idle = now.duration_since(self.woke) > MAX_CATCH_UP;
-        let earliest = now.checked_sub(MAX_CATCH_UP).filter(|_| !was_idle).unwrap_or(now);
-        self.until = self.until.max(earliest) + time;
-        thread::sleep(self.until.saturating_duration_since(now));
-        self.woke = Instant::now();
+        let earliest = now.checked_sub(MAX_CATCH_UP).unwrap_or(now);
+        let until = self.until.map_or(now, |until| until.max(earliest)) + time;
+        self.until = Some(until);
+        thread::sleep(until.saturating_duration_since(now));
+    }
+
+    fn rest(&mut self) {
+        self.until = None;
     }
 }
 
@@ -88,15 +89,31 @@ impl Pace for RealPace {
 mod tests {
     use super::*;
 
+    const STEP: Duration = Duration::from_millis(4);
+
     #[test]
-    fn who_was_idle_makes_up_for_nothing() {
-        const STEP: Duration = Duration::from_millis(4);
+    fn who_rested_makes_up_for_nothing() {
         let mut pace = RealPace::new();
         for _ in 0..3 {
-            thread::sleep(2 * MAX_CATCH_UP);
+            pace.rest();
+            thread::sleep(STEP);
             let before = Instant::now();
             pace.spend(STEP);
             assert!(before.elapsed() >= STEP, "{:?}", before.elapsed());
         }
+    }
+
+    #[test]
+    fn who_was_late_is_in_time_again_by_the_next_step() {
+        let mut pace = RealPace::new();
+        let begin = Instant::now();
+        pace.spend(STEP);
+        // The host was busy.
+        thread::sleep(STEP);
+        let late = Instant::now();
+        pace.spend(2 * STEP);
+        assert!(begin.elapsed() >= 3 * STEP, "{:?}", begin.elapsed());
+        let until = pace.until.unwrap();
+        assert!(until < late + 2 * STEP, "{STEP:?} were made up for");
     }
 }

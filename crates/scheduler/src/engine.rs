@@ -147,4 +147,7 @@ pub trait Engine: Send {
         observer: &mut dyn StepObserver,
         sampled: &mut Vec<Sampled>,
     ) -> Result<(), EngineError>;
+
+    /// There is nothing to compute until the next step.
+    fn idle(&mut self) {}
 }

@@ -54,6 +54,8 @@ pub enum SequenceError {
     DeadlineExceeded { deadline: Duration, emitted: u32, max_tokens: u32 },
     #[error("superseded by epoch {by}")]
     Superseded { by: Epoch },
+    #[error("it left the batch to go on elsewhere, and nobody said within {patience:?} where")]
+    Abandoned { patience: Duration },
     #[error("the engine refused it")]
     Engine(#[source] EngineError),
 }

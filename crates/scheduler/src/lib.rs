@@ -23,6 +23,7 @@
 mod compose;
 mod engine;
 mod event;
+mod freezing;
 mod outcome;
 mod scheduler;
 mod sequence;
@@ -35,5 +36,6 @@ pub use engine::{
     Unobserved,
 };
 pub use event::{Event, SequenceError};
+pub use freezing::Snapshot;
 pub use scheduler::{Load, Scheduler, SchedulerConfig};
 pub use submission::{Goal, ImportedToken, Refusal, Start, Submission};

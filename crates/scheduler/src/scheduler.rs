@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     EngineInfo, Event, Refusal, SequenceError, SequenceStep, Start, Submission,
+    freezing::Frozen,
     sequence::{Sequence, Ticket},
     step::Step,
 };
@@ -85,7 +86,9 @@ pub struct Scheduler {
     pub(crate) joining: VecDeque<Sequence>,
     /// Waiting for blocks and a place, the most urgent first. Only the first may hold blocks.
     pub(crate) waiting: VecDeque<Sequence>,
-    live: HashMap<SequenceKey, (Epoch, Ticket)>,
+    /// Out of the batch with all their blocks, until somebody decides where they go on.
+    pub(crate) frozen: Vec<Frozen>,
+    pub(crate) live: HashMap<SequenceKey, (Epoch, Ticket)>,
     deadlines: BTreeSet<(Time, Ticket)>,
     next_ticket: u64,
     pub(crate) totals: Totals,
@@ -111,6 +114,7 @@ impl Scheduler {
             running: Vec::new(),
             joining: VecDeque::new(),
             waiting: VecDeque::new(),
+            frozen: Vec::new(),
             live: HashMap::new(),
             deadlines: BTreeSet::new(),
             next_ticket: 0,
@@ -184,8 +188,10 @@ impl Scheduler {
     /// [`Scheduler::load`], the slow way.
     pub(crate) fn recount(&self) -> Load {
         let mut totals = Totals::default();
+        let frozen = self.frozen.iter().map(|frozen| &frozen.sequence);
         let waiting = self.joining.iter().chain(&self.waiting);
-        self.running.iter().chain(waiting).for_each(|sequence| totals.count(sequence));
+        let all = self.running.iter().chain(waiting).chain(frozen);
+        all.for_each(|sequence| totals.count(sequence));
         let Totals { queued_tokens, context_tokens } = totals;
         Load { queued_tokens, context_tokens, ..self.load() }
     }
@@ -197,7 +203,8 @@ impl Scheduler {
 
     /// When [`Scheduler::compose`] must be called at the latest, were there nothing else to do.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.deadlines.first().map(|&(deadline, _)| deadline)
+        let frozen = self.frozen.iter().map(|frozen| frozen.until);
+        frozen.chain(self.deadlines.first().map(|&(deadline, _)| deadline)).min()
     }
 
     /// Whether no sequence lives here.
@@ -226,6 +233,7 @@ impl Scheduler {
             self.deadlines.remove(&(deadline, ticket));
             self.fail(ticket, Sequence::deadline_exceeded);
         }
+        self.expire_frozen(now);
     }
 
     /// Ends a sequence with an error, told of by the outbox.
@@ -242,6 +250,8 @@ impl Scheduler {
             self.running.remove(at)
         } else if let Ok(at) = self.joining.binary_search_by_key(&ticket, |s| s.ticket) {
             self.joining.remove(at)?
+        } else if let Some(at) = self.frozen.iter().position(|f| f.sequence.ticket == ticket) {
+            self.frozen.remove(at).sequence
         } else {
             let at = self.waiting.iter().position(|s| s.ticket == ticket)?;
             self.waiting.remove(at)?

@@ -12,6 +12,8 @@ use crate::FirstToken;
 pub const VERSION: u32 = 1;
 /// No frame's length is larger: checked before anything is allocated.
 pub const MAX_FRAME_BYTES: usize = 4096;
+/// The tokens of an offer that grows while it is pulled: its [`Frame::Last`] tells how many.
+pub const GROWING: u32 = u32::MAX;
 /// Pages in one run.
 pub const MAX_RUN: usize = 64;
 const MAX_NAME: usize = 256;
@@ -29,6 +31,15 @@ pub enum Frame {
     Pages(PageRun),
     /// Source → sink: the prompt is computed. Comes before the last pages.
     First(FirstToken),
+    /// Sink → source, where the offer grows: there is room for so many blocks in all.
+    Extend {
+        blocks: u32,
+    },
+    /// Source → sink: the offer has grown to so many tokens, and grows no more. Comes before the last
+    /// pages.
+    Last {
+        tokens: u32,
+    },
     /// Sink → source: everything arrived.
     Release,
     /// Source → sink: no, and why.
@@ -54,6 +65,7 @@ pub struct PullRequest {
     pub key: SequenceKey,
     pub epoch: Epoch,
     pub capability: Capability,
+    /// [`GROWING`] of a sequence that still runs.
     pub tokens: u32,
     pub first_layer: u32,
     pub stride: u32,
@@ -180,6 +192,14 @@ impl Frame {
                 w.nack(*reason);
             }
             Frame::Abort => w.u8(8),
+            Frame::Extend { blocks } => {
+                w.u8(9);
+                w.u32(*blocks);
+            }
+            Frame::Last { tokens } => {
+                w.u8(10);
+                w.u32(*tokens);
+            }
         }
         let len = (out.len() - start - 4) as u32;
         out[start..start + 4].copy_from_slice(&len.to_le_bytes());
@@ -226,6 +246,8 @@ impl Frame {
             6 => Frame::Release,
             7 => Frame::Nack(r.nack()?),
             8 => Frame::Abort,
+            9 => Frame::Extend { blocks: r.u32()? },
+            10 => Frame::Last { tokens: r.u32()? },
             kind => return Err(FrameError::Kind { kind }),
         };
         match r.rest.len() {
@@ -422,6 +444,8 @@ mod tests {
             Frame::Nack(NackReason::Key { given: key, current: key }),
             Frame::Nack(NackReason::Capability { key }),
             Frame::Abort,
+            Frame::Extend { blocks: 6 },
+            Frame::Last { tokens: 83 },
         ]
     }
 
@@ -456,7 +480,7 @@ mod tests {
 
         #[test]
         fn mutated_frames_are_decoded_or_refused(
-            index in 0..10_usize, at in any::<prop::sample::Index>(), byte: u8, cut in 0..40_usize,
+            index in 0..12_usize, at in any::<prop::sample::Index>(), byte: u8, cut in 0..40_usize,
         ) {
             let mut bytes = Vec::new();
             frames()[index].encode(&mut bytes);

@@ -6,8 +6,8 @@ mod sink;
 mod source;
 
 pub use frame::{
-    Frame, FrameError, Hello, HelloMismatch, MAX_FRAME_BYTES, MAX_RUN, NackReason, PageRun,
-    PullRequest, VERSION,
+    Frame, FrameError, GROWING, Hello, HelloMismatch, MAX_FRAME_BYTES, MAX_RUN, NackReason,
+    PageRun, PullRequest, VERSION,
 };
 pub use sink::{Sink, SinkError, SinkSpec};
 pub use source::{
@@ -21,4 +21,13 @@ pub use source::{
 pub struct FirstToken {
     pub token: baton_types::TokenId,
     pub logits_digest: u64,
+}
+
+/// What a source says once it knows all pages there will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Of a prompt: its first token.
+    First(FirstToken),
+    /// Of a sequence that grew meanwhile: the tokens its pages hold.
+    Last { tokens: u32 },
 }

@@ -7,7 +7,7 @@ use std::{
 
 use baton_types::{Capability, Epoch, KvLayout, SequenceKey, Time, blocks_for};
 
-use crate::{FirstToken, MAX_RUN, NackReason, PullRequest};
+use crate::{Ending, FirstToken, GROWING, MAX_RUN, NackReason, PullRequest};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceConfig {
@@ -36,7 +36,8 @@ pub struct OfferId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
 
-/// What is offered: the pages of `tokens` tokens, still being computed.
+/// What is offered: the pages of `tokens` tokens, still being computed; of [`GROWING`] tokens while a
+/// sequence runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OfferSpec {
     pub key: SequenceKey,
@@ -87,7 +88,7 @@ pub enum Transmit {
         first_block: u32,
         count: u32,
     },
-    First(FirstToken),
+    Ending(Ending),
     Nack(NackReason),
 }
 
@@ -109,6 +110,8 @@ pub struct Source {
 #[derive(Debug)]
 struct Offer {
     spec: OfferSpec,
+    /// What the pages will hold, as far as it is known: at most `spec.tokens`.
+    tokens: u32,
     /// Tokens whose keys and values are final, by layer.
     done: Vec<u32>,
     state: OfferState,
@@ -117,8 +120,8 @@ struct Offer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OfferState {
-    Prefilling,
-    Held { first: FirstToken, expires: Time },
+    Computing,
+    Held { ending: Ending, expires: Time },
 }
 
 #[derive(Debug)]
@@ -136,7 +139,9 @@ struct Pulling {
     /// Next block to send, of layers `first_layer, first_layer + stride, …`.
     cursors: Vec<(u32, u32)>,
     credits: u32,
-    first_sent: bool,
+    /// Blocks there is room for, where the offer grows.
+    room: u32,
+    ending_sent: bool,
 }
 
 impl Source {
@@ -160,8 +165,8 @@ impl Source {
         let id = OfferId(self.next_offer);
         self.next_offer += 1;
         let done = vec![0; self.layout.layers as usize];
-        let state = OfferState::Prefilling;
-        self.offers.insert(id, Offer { spec, done, state, pages_sent: 0 });
+        let (tokens, state) = (spec.tokens, OfferState::Computing);
+        self.offers.insert(id, Offer { spec, tokens, done, state, pages_sent: 0 });
         self.by_capability.insert(spec.capability, id);
         let parked: Vec<_> = self
             .streams
@@ -184,16 +189,35 @@ impl Source {
         if let Some(offer) = self.offers.get_mut(&id)
             && let Some(done) = offer.done.get_mut(layer as usize)
         {
-            *done = (*done).max(tokens.min(offer.spec.tokens));
+            *done = (*done).max(tokens.min(offer.tokens));
         }
     }
 
     /// The whole prompt is computed; the lease begins.
     pub fn finished(&mut self, now: Time, id: OfferId, first: FirstToken) {
+        self.hold(now, id, Ending::First(first));
+    }
+
+    /// Keys and values of the first `tokens` tokens are final in every layer, of an offer that grows.
+    pub fn grown(&mut self, id: OfferId, tokens: u32) {
+        for layer in 0..self.layout.layers {
+            self.layer_done(id, layer, tokens);
+        }
+    }
+
+    /// The offer has grown to `tokens` and grows no more; the lease begins.
+    pub fn last(&mut self, now: Time, id: OfferId, tokens: u32) {
+        if let Some(offer) = self.offers.get_mut(&id) {
+            offer.tokens = tokens;
+        }
+        self.hold(now, id, Ending::Last { tokens });
+    }
+
+    fn hold(&mut self, now: Time, id: OfferId, ending: Ending) {
         let expires = now + self.config.lease;
         if let Some(offer) = self.offers.get_mut(&id) {
-            offer.done.fill(offer.spec.tokens);
-            offer.state = OfferState::Held { first, expires };
+            offer.done.fill(offer.tokens);
+            offer.state = OfferState::Held { ending, expires };
         }
     }
 
@@ -256,9 +280,32 @@ impl Source {
         }
     }
 
+    /// There is room for so many blocks, where the offer grows.
+    pub fn extended(&mut self, stream: StreamId, blocks: u32) {
+        if let Some(Stream::Pulling(pulling)) = self.streams.get_mut(&stream) {
+            pulling.room = pulling.room.max(blocks);
+        }
+    }
+
+    /// Leading blocks whose pages have been sent, of all layers, those that needn't be included; None while
+    /// the puller isn't there with all its streams.
+    pub fn sent_blocks(&self, id: OfferId) -> Option<u32> {
+        let mut layers = 0;
+        let mut least = u32::MAX;
+        for stream in self.streams.values() {
+            if let Stream::Pulling(pulling) = stream
+                && pulling.offer == id
+            {
+                layers += pulling.cursors.len();
+                least = pulling.cursors.iter().map(|&(_, next)| next).fold(least, u32::min);
+            }
+        }
+        (layers >= self.layout.layers as usize).then_some(least)
+    }
+
     /// The puller has everything.
     pub fn released(&mut self, stream: StreamId) {
-        let Some(id) = self.puller_of(stream) else { return };
+        let Some(id) = self.pulled_by(stream) else { return };
         let Some(offer) = self.offers.get(&id) else { return };
         let pages = offer.pages_sent;
         let bytes = pages * self.layout.page_bytes() as u64;
@@ -267,14 +314,9 @@ impl Source {
 
     /// The puller gave up.
     pub fn aborted(&mut self, stream: StreamId) {
-        let Some(id) = self.puller_of(stream) else { return };
+        let Some(id) = self.pulled_by(stream) else { return };
         let reason = AbortReason::Puller;
         self.end(id, Outcome::Aborted { reason }, NackReason::Withdrawn);
-    }
-
-    /// Whether the pages `stream` pulls are still offered.
-    pub fn is_pulling(&self, stream: StreamId) -> bool {
-        self.puller_of(stream).is_some()
     }
 
     /// What `stream` sends next, if anything now.
@@ -286,18 +328,19 @@ impl Source {
         }
         let Stream::Pulling(pulling) = state else { return None };
         let offer = self.offers.get_mut(&pulling.offer)?;
-        if let OfferState::Held { first, .. } = offer.state
-            && !pulling.first_sent
+        if let OfferState::Held { ending, .. } = offer.state
+            && !pulling.ending_sent
         {
-            pulling.first_sent = true;
-            return Some(Transmit::First(first));
+            pulling.ending_sent = true;
+            return Some(Transmit::Ending(ending));
         }
         let block_tokens = self.layout.block_tokens;
         for (layer, next) in &mut pulling.cursors {
             let done = offer.done[*layer as usize];
             // A block is final when it is full, or when the prompt ends in it.
-            let last = done == offer.spec.tokens;
+            let last = done == offer.tokens;
             let ready = if last { done.div_ceil(block_tokens) } else { done / block_tokens };
+            let ready = ready.min(pulling.room);
             let count = ready.saturating_sub(*next).min(pulling.credits).min(MAX_RUN as u32);
             if count > 0 {
                 let (offer_id, layer, first_block) = (pulling.offer, *layer, *next);
@@ -318,7 +361,7 @@ impl Source {
     pub fn poll_timeout(&self) -> Option<Time> {
         let leases = self.offers.values().filter_map(|offer| match offer.state {
             OfferState::Held { expires, .. } => Some(expires),
-            OfferState::Prefilling => None,
+            OfferState::Computing => None,
         });
         let parked = self.streams.values().filter_map(|stream| match stream {
             Stream::Parked { until, .. } => Some(*until),
@@ -346,12 +389,18 @@ impl Source {
         }
     }
 
+    /// Whose pages are offered, until the offer ends.
+    pub fn key(&self, id: OfferId) -> Option<SequenceKey> {
+        self.offers.get(&id).map(|offer| offer.spec.key)
+    }
+
     /// Offers that haven't ended.
     pub fn offers(&self) -> usize {
         self.offers.len()
     }
 
-    fn puller_of(&self, stream: StreamId) -> Option<OfferId> {
+    /// Whose pages `stream` pulls, while they are offered.
+    pub fn pulled_by(&self, stream: StreamId) -> Option<OfferId> {
         match self.streams.get(&stream) {
             Some(Stream::Pulling(pulling)) => Some(pulling.offer),
             _ => None,
@@ -369,7 +418,8 @@ impl Source {
                     .map(|layer| (layer, pull.skip_blocks))
                     .collect(),
                 credits: pull.credits,
-                first_sent: false,
+                room: if pull.tokens == GROWING { 0 } else { u32::MAX },
+                ending_sent: false,
             }),
         };
         debug_assert!(!matches!(&state, Stream::Pulling(pulling) if pulling.stride == 0));

@@ -5,8 +5,8 @@
 use std::{collections::VecDeque, time::Duration};
 
 use baton_transfer_protocol::{
-    Event, FirstToken, Frame, NackReason, OfferId, OfferSpec, Outcome, PageRun, PullRequest, Sink,
-    SinkError, SinkSpec, Source, SourceConfig, StreamId, Transmit,
+    Ending, Event, FirstToken, Frame, NackReason, OfferId, OfferSpec, Outcome, PageRun,
+    PullRequest, Sink, SinkError, SinkSpec, Source, SourceConfig, StreamId, Transmit,
 };
 use baton_types::{
     Capability, ChoiceIndex, Epoch, KvDtype, KvLayout, RequestId, RouterId, SequenceKey, Time,
@@ -267,7 +267,8 @@ impl World {
         let Some(transmit) = self.source.poll_transmit(stream_id(n, stream)) else { return false };
         let hand_over = &mut self.hand_overs[n];
         let (frame, mut contents) = match transmit {
-            Transmit::First(first) => (Frame::First(first), Vec::new()),
+            Transmit::Ending(Ending::First(first)) => (Frame::First(first), Vec::new()),
+            Transmit::Ending(other) => panic!("{other:?} of a prompt"),
             Transmit::Nack(reason) => (Frame::Nack(reason), Vec::new()),
             Transmit::Pages { offer, layer, first_block, count } => {
                 assert_eq!(hand_over.offer, Some(offer), "pages of another offer");
@@ -349,7 +350,7 @@ impl World {
                 }
                 Ok(())
             }
-            Frame::First(first) => puller.sink.first_token(now, at as u32, first),
+            Frame::First(first) => puller.sink.ending(now, at as u32, Ending::First(first)),
             Frame::Nack(reason) => Err(reason.into()),
             other => panic!("{other:?} from a source"),
         }

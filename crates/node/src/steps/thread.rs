@@ -113,6 +113,8 @@ impl StepThread {
             if composed {
                 self.step();
                 self.publish();
+            } else {
+                self.engine.idle();
             }
             patience = if composed { Some(Duration::ZERO) } else { self.patience() };
         }

@@ -268,6 +268,10 @@ impl<S: KvSlots, P: Pace> Engine for SimEngine<S, P> {
         }
         Ok(())
     }
+
+    fn idle(&mut self) {
+        self.pace.rest();
+    }
 }
 
 impl<S, P> std::fmt::Debug for SimEngine<S, P> {

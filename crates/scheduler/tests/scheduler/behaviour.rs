@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use baton_scheduler::{
-    Event, Goal, ImportedToken, Refusal, SchedulerConfig, SequenceError, Start, Submission,
+    Engine, Event, Goal, ImportedToken, Refusal, SchedulerConfig, SequenceError, Start, Submission,
 };
 use baton_types::{FinishReason, SequenceSpec, StopTokens};
 
@@ -370,5 +370,72 @@ fn who_waits_for_memory_waits_in_the_order_it_is_due() {
         node.submit(due(spec(request, 100, 2), ms), Goal::Finish).unwrap();
     }
     assert_eq!(ends(&node.run()), [3, 4, 2, 1]);
+    node.assert_whole();
+}
+
+/// A sequence leaves the batch with all it has, and goes on where it was, here or elsewhere.
+#[test]
+fn a_frozen_sequence_goes_on_here_or_elsewhere() {
+    let (mut here, mut there) = (Node::new(16, config()), Node::new(16, config()));
+    let tokens: Vec<_> = alone(&spec(1, 20, 30));
+    let patience = Duration::from_secs(5);
+    here.submit(spec(1, 20, 30), Goal::Finish).unwrap();
+    let mut events: Vec<Event> = (0..6).flat_map(|_| here.step().1).collect();
+    let frozen = here.scheduler.freeze(here.now, key(1), epoch(1), patience).unwrap();
+    let drawn_so_far = drawn(&events, key(1), 0).len();
+    assert_eq!((frozen.cached as usize, frozen.is_decoding), (20 + drawn_so_far - 1, true));
+    drop(frozen);
+    assert!(!here.step().0, "it computes nothing");
+    assert!(here.scheduler.freeze(here.now, key(1), epoch(1), patience).is_none());
+
+    // Under a newer epoch it goes on here.
+    assert!(!here.scheduler.thaw(key(2), epoch(2)));
+    assert!(here.scheduler.thaw(key(1), epoch(2)));
+    events.extend((0..4).flat_map(|_| here.step().1));
+    assert!(here.scheduler.snapshot(key(1), epoch(1)).is_none(), "the epoch is over");
+    let snapshot = here.scheduler.snapshot(key(1), epoch(2)).unwrap();
+    assert!(snapshot.has_place && snapshot.is_decoding);
+    drop(snapshot);
+
+    // And elsewhere from the same tokens, once its pages are there.
+    let frozen = here.scheduler.freeze(here.now, key(1), epoch(2), patience).unwrap();
+    let made = drawn(&events, key(1), 0);
+    let all: Vec<_> = spec(1, 20, 30).tokens.into_iter().chain(made.iter().map(|t| t.0)).collect();
+    let (last, cached) = all.split_last().unwrap();
+    assert_eq!(cached.len(), frozen.cached as usize);
+    let blocks = there.cache.reserve(frozen.blocks.len()).unwrap();
+    for (from, to) in frozen.blocks.iter().zip(&blocks) {
+        for layer in 0..there.engine.info().layout.layers {
+            here.slots.copy_page(layer, from.id(), &there.slots, to.id());
+        }
+    }
+    let first = ImportedToken { token: *last };
+    let start = Start::Imported { blocks, cached_tokens: 0, first };
+    let spec = SequenceSpec { tokens: cached.to_vec(), epoch: epoch(3), ..spec(1, 20, 30) };
+    let submission = Submission { spec, start, goal: Goal::Finish, constraint: None };
+    there.scheduler.submit(there.now, submission).unwrap();
+    let rest = drawn(&there.run(), key(1), made.len() as u32);
+    assert_eq!([made, rest].concat(), tokens);
+    assert!(here.scheduler.cancel(key(1), epoch(2)));
+    drop(frozen);
+    here.assert_whole();
+    there.assert_whole();
+}
+
+#[test]
+fn a_frozen_sequence_that_nobody_speaks_of_fails_and_gives_its_blocks_back() {
+    let mut node = Node::new(16, config());
+    node.submit(spec(1, 20, 30), Goal::Finish).unwrap();
+    (0..4).for_each(|_| drop(node.step()));
+    let patience = Duration::from_millis(50);
+    drop(node.scheduler.freeze(node.now, key(1), epoch(1), patience).unwrap());
+    assert_eq!(node.scheduler.next_deadline(), Some(node.now + patience));
+    node.now += patience;
+    let events = node.step().1;
+    let expected = SequenceError::Abandoned { patience };
+    assert!(
+        matches!(&events[..], [Event::Failed { error, .. }] if *error == expected),
+        "{events:?}"
+    );
     node.assert_whole();
 }

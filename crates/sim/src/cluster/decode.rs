@@ -195,6 +195,8 @@ impl Simulation<'_> {
 pub(super) fn failure(error: &SequenceError) -> Failure {
     match error {
         SequenceError::DeadlineExceeded { .. } => Failure::Deadline,
-        SequenceError::Superseded { .. } | SequenceError::Engine(_) => Failure::Node,
+        SequenceError::Superseded { .. }
+        | SequenceError::Abandoned { .. }
+        | SequenceError::Engine(_) => Failure::Node,
     }
 }

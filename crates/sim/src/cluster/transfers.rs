@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use baton_kv_cache::BlockRef;
-use baton_transfer_protocol::{PullRequest, Sink, SinkError, SinkSpec, StreamId, Transmit};
+use baton_transfer_protocol::{Ending, PullRequest, Sink, SinkError, SinkSpec, StreamId, Transmit};
 use baton_types::{Capability, Epoch, Generation, KvLayout, SequenceKey, SequenceSpec, Time};
 
 use super::{
@@ -342,7 +342,7 @@ impl Simulation<'_> {
         let missing = u32::MAX;
         let complete = self.pump(id, missing).is_ok();
         let Some(transfer) = self.transfers.get(id) else { return };
-        let Some((first, _)) = transfer.sink.complete().filter(|_| complete) else {
+        let Some((Ending::First(first), _)) = transfer.sink.complete().filter(|_| complete) else {
             return self.pull_failed(id);
         };
         let exposed = self.now - transfer.first_at.unwrap_or(self.now);
@@ -372,7 +372,7 @@ impl Simulation<'_> {
             while let Some(transmit) = source.poll_transmit(stream) {
                 match transmit {
                     Transmit::Nack(reason) => return Err(SinkError::Nack(reason)),
-                    Transmit::First(first) => transfer.sink.first_token(now, index, first)?,
+                    Transmit::Ending(ending) => transfer.sink.ending(now, index, ending)?,
                     Transmit::Pages { layer, first_block, count, .. } => {
                         (self.run.layer, self.run.first_block) = (layer, first_block);
                         self.run.checksums.resize(count as usize, 0);
