@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use baton_proto::v1::{
-    Advice, AdviseRequest, ChatRequest, Complete, Decision, ExplainRequest, GenerateRequest,
-    ListModelsRequest, Message, Model, Sampling, Timings, Usage, WatchNodesRequest,
-    WatchNodesResponse, chat_response::Event, generate_response, inference_client::InferenceClient,
-    operations_client::OperationsClient,
+    Advice, AdviseRequest, ChatRequest, Complete, Decision, DrainRequest, ExplainRequest,
+    GenerateRequest, ListModelsRequest, Message, MigrateRequest, Migration, Model, Sampling,
+    Timings, Usage, WatchNodesRequest, WatchNodesResponse, chat_response::Event, generate_response,
+    inference_client::InferenceClient, operations_client::OperationsClient,
 };
 use tonic::{
     Code, Status, Streaming,
@@ -86,6 +86,29 @@ impl Client {
             Err(status) if status.code() == Code::Unimplemented => Ok(Vec::new()),
             Err(status) => Err(status.into()),
         }
+    }
+
+    /// Moves a request's sequences to another decode node, or to the best.
+    pub(crate) async fn migrate(
+        &mut self,
+        request: &str,
+        node: Option<&str>,
+    ) -> Result<Vec<Migration>, ClientError> {
+        let node = node.unwrap_or_default().to_owned();
+        let request = MigrateRequest { request_id: request.to_owned(), node };
+        Ok(self.operations.migrate(request).await?.into_inner().migrations)
+    }
+
+    /// Requests that are left on a node after it was to be emptied; with `cancel` it takes new ones again.
+    pub(crate) async fn drain(
+        &mut self,
+        node: &str,
+        wait: Duration,
+        cancel: bool,
+    ) -> Result<u64, ClientError> {
+        let wait_us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        let request = DrainRequest { node: node.to_owned(), wait_us, cancel };
+        Ok(self.operations.drain(request).await?.into_inner().left)
     }
 
     /// How a request was placed.

@@ -8,6 +8,7 @@ mod client;
 mod explain;
 mod files;
 mod leash;
+mod migrate;
 mod model;
 mod part;
 mod plan;
@@ -52,6 +53,10 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Show what a cluster serves.
     Status(status::StatusArgs),
+    /// Move a request that is being answered to another decode node; its client doesn't notice.
+    Migrate(migrate::MigrateArgs),
+    /// Empty a node: it gets nothing new, and what it decodes goes on elsewhere.
+    Drain(migrate::DrainArgs),
     /// Measure what a running cluster's steps cost, for `simulate` and `plan`.
     Profile(profile::ProfileArgs),
     /// Simulate a cluster: how well it would serve a workload, and how much it could take.
@@ -107,6 +112,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Model(ModelCommand::Pull(args)) => pull(args).await,
         Command::Status(args) => Ok(status::status(args).await?),
         Command::Explain(args) => Ok(explain::explain(args).await?),
+        Command::Migrate(args) => Ok(migrate::migrate(args).await?),
+        Command::Drain(args) => Ok(migrate::drain(args).await?),
         Command::Profile(args) => Ok(profile::profile(args).await?),
         Command::Simulate(args) => Ok(simulate::simulate(&args)?),
         Command::Plan(args) => Ok(plan::plan(&args)?),

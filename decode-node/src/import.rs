@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use baton_kv_cache::{BlockRef, block_hashes};
-use baton_kv_transfer::{Importer, Pull, Pulled};
+use baton_kv_transfer::{Followed, Importer, Pull, Pulled};
 use baton_node::{Node, error::RunError, steps::SubmitError, wire};
 use baton_proto::node::v1 as proto;
 use baton_scheduler::Refusal;
@@ -37,6 +37,9 @@ pub(crate) struct Reserved {
     cached_blocks: u32,
 }
 
+/// Blocks that are reserved beyond what a sequence has when it begins to come here: it grows meanwhile.
+const GROWTH_BLOCKS: usize = 16;
+
 /// A prompt whose pages are all here.
 #[derive(Debug)]
 pub(crate) struct Imported {
@@ -65,10 +68,20 @@ impl Imports {
     /// Blocks for all of the sequence's tokens, reusing what the prefix cache has; refuses when the
     /// pool is full, which is the backpressure on the router.
     pub(crate) fn reserve(&self, spec: &SequenceSpec) -> Result<Reserved, RunError> {
+        self.reserve_for(spec, spec.tokens.len())
+    }
+
+    /// The same for a sequence that runs elsewhere and grows.
+    pub(crate) fn reserve_growing(&self, spec: &SequenceSpec) -> Result<Reserved, RunError> {
+        let more = GROWTH_BLOCKS * self.node.info.layout.block_tokens as usize;
+        self.reserve_for(spec, (spec.tokens.len() + more).min(spec.max_context()))
+    }
+
+    fn reserve_for(&self, spec: &SequenceSpec, tokens: usize) -> Result<Reserved, RunError> {
         self.is_possible(spec).map_err(SubmitError::Refused)?;
         let (info, cache) = (&self.node.info, &self.node.cache);
         let block_tokens = info.layout.block_tokens;
-        let needed = blocks_for(spec.tokens.len(), block_tokens);
+        let needed = blocks_for(tokens, block_tokens);
         let mut blocks = Vec::new();
         if self.node.config.scheduler.prefix_cache {
             let hashes = block_hashes(info.numerics, spec.cache_salt, &spec.tokens, block_tokens);
@@ -95,6 +108,31 @@ impl Imports {
         Ok(())
     }
 
+    /// Pulls the pages of a sequence that runs elsewhere, and those made meanwhile, until it has left the
+    /// batch there. Dropping the future tells the source.
+    pub(crate) async fn follow(
+        &self,
+        spec: &SequenceSpec,
+        source: Source,
+        reserved: Reserved,
+    ) -> Result<(Followed, u32), RunError> {
+        let transfers = self.node.metrics.transfers();
+        let _held = transfers.hold();
+        let (cached_blocks, from) = (reserved.cached_blocks, source.node.clone());
+        let pull = pull_of(spec, source, reserved);
+        let most = blocks_for(spec.max_context(), self.node.info.layout.block_tokens);
+        let cache = &self.node.cache;
+        let reserve =
+            move |there: usize, more: usize| cache.reserve(more.min(most.saturating_sub(there)));
+        let followed = self.importer.follow(pull, &reserve).await;
+        let followed = followed
+            .map_err(|source| RunError::Pull { node: from, source: source.into() })
+            .inspect_err(|error| transfers.failed(error.reason()))?;
+        transfers.moved(followed.pages, followed.bytes);
+        let cached_tokens = cached_blocks * self.node.info.layout.block_tokens;
+        Ok((followed, cached_tokens))
+    }
+
     /// Pulls what isn't cached. Dropping the future tells the source.
     pub(crate) async fn pull(
         &self,
@@ -104,20 +142,10 @@ impl Imports {
     ) -> Result<Imported, RunError> {
         let transfers = self.node.metrics.transfers();
         let _held = transfers.hold();
-        let Reserved { blocks, cached_blocks } = reserved;
-        let tokens = spec.tokens.len() as u32;
-        let from = source.node.clone();
-        let pull = Pull {
-            key: spec.key,
-            epoch: spec.epoch,
-            capability: source.capability,
-            address: source.address,
-            node: source.node,
-            generation: source.generation,
-            skip_blocks: cached_blocks,
-            blocks: blocks.clone(),
-            tokens,
-        };
+        let Reserved { blocks, cached_blocks } = &reserved;
+        let (blocks, cached_blocks) = (blocks.clone(), *cached_blocks);
+        let (tokens, from) = (spec.tokens.len() as u32, source.node.clone());
+        let pull = pull_of(spec, source, reserved);
         let pulling = async {
             let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
             self.importer.pull(pull).await
@@ -136,6 +164,20 @@ impl Imports {
         transfers.moved(pulled.pages, pulled.bytes);
         let cached_tokens = (cached_blocks * self.node.info.layout.block_tokens).min(tokens);
         Ok(Imported { blocks, cached_tokens, pulled })
+    }
+}
+
+fn pull_of(spec: &SequenceSpec, source: Source, reserved: Reserved) -> Pull {
+    Pull {
+        key: spec.key,
+        epoch: spec.epoch,
+        capability: source.capability,
+        address: source.address,
+        node: source.node,
+        generation: source.generation,
+        skip_blocks: reserved.cached_blocks,
+        blocks: reserved.blocks,
+        tokens: spec.tokens.len() as u32,
     }
 }
 

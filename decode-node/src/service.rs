@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use baton_kv_transfer::Exporter;
 use baton_node::{
     Node,
     error::RunError,
@@ -16,16 +17,24 @@ use baton_node::{
 use baton_proto::{
     convert::Sampled,
     node::v1::{
-        self as proto, DecodeRunRequest, DecodeRunResponse, decode_run_response::Event,
-        decode_server::Decode,
+        self as proto, AdoptRequest, DecodeRunRequest, DecodeRunResponse, OfferRequest,
+        OfferResponse, adopt_request, decode_run_response::Event, decode_server::Decode,
+        offer_request,
     },
 };
 use baton_scheduler::{Goal, ImportedToken, Start, Submission};
 use baton_types::{FinishReason, SequenceSpec, TokenId};
-use tokio::time::Instant;
-use tonic::{Request, Response, Status};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::import::{Imported, Imports, Reserved, Source, remaining};
+use crate::{
+    adopt::{self, Coming},
+    import::{Imported, Imports, Reserved, Source, remaining},
+    offer::{self, Terms},
+};
 
 /// Tokens sent in one message at most.
 const BATCH: usize = 64;
@@ -34,11 +43,65 @@ const BATCH: usize = 64;
 pub(crate) struct DecodeService {
     node: Arc<Node>,
     imports: Imports,
+    exporter: Exporter,
+    /// Sequences that may come and go at the same time.
+    coming: Arc<Semaphore>,
+    going: Arc<Semaphore>,
 }
 
 impl DecodeService {
-    pub(crate) fn new(node: Arc<Node>, imports: Imports) -> Self {
-        DecodeService { node, imports }
+    pub(crate) fn new(node: Arc<Node>, imports: Imports, exporter: Exporter) -> Self {
+        let most = node.config.transfer.max_migrations as usize;
+        let [coming, going] = [(); 2].map(|()| Arc::new(Semaphore::new(most)));
+        DecodeService { node, imports, exporter, coming, going }
+    }
+
+    async fn offer(
+        &self,
+        mut words: Streaming<OfferRequest>,
+    ) -> Result<Responses<OfferResponse>, RunError> {
+        let first = words.message().await.ok().flatten().and_then(|word| word.message);
+        let Some(offer_request::Message::Start(start)) = first else {
+            return Err(RunError::invalid("message", "the first must be the start"));
+        };
+        self.node.gate.check(&start.model, start.generation)?;
+        let terms = Terms::parse(start)?;
+        let slot = self.slot(&self.going, "away from")?;
+        let (node, exporter) = (Arc::clone(&self.node), self.exporter.clone());
+        let span = tracing::info_span!("offer", request = %terms.key);
+        Ok(respond(slot, span, |out| offer::serve(node, exporter, terms, words, out)))
+    }
+
+    async fn adopt(
+        &self,
+        mut words: Streaming<AdoptRequest>,
+        trace: Option<String>,
+    ) -> Result<Responses<DecodeRunResponse>, RunError> {
+        let first = words.message().await.ok().flatten().and_then(|word| word.message);
+        let Some(adopt_request::Message::Start(start)) = first else {
+            return Err(RunError::invalid("message", "the first must be the start"));
+        };
+        let inside = self.node.gate.enter(&start.model, start.generation)?;
+        let spec = wire::sequence_spec(start.sequence)?;
+        let source = start.source.ok_or_else(|| RunError::invalid("source", "it is missing"))?;
+        let source = Source::parse(source)?;
+        let slot = self.slot(&self.coming, "to")?;
+        let reserved = self.imports.reserve_growing(&spec)?;
+        let (node, imports) = (Arc::clone(&self.node), self.imports.clone());
+        let span = tracing::info_span!("adopt", request = %spec.key, epoch = %spec.epoch, trace);
+        let coming = Coming { spec, source, reserved, slot };
+        Ok(respond(inside, span, |out| adopt::serve(node, imports, coming, words, out)))
+    }
+
+    /// A place for one more migration.
+    fn slot(
+        &self,
+        slots: &Arc<Semaphore>,
+        way: &'static str,
+    ) -> Result<OwnedSemaphorePermit, RunError> {
+        let max = self.node.config.transfer.max_migrations;
+        let slot = Arc::clone(slots).try_acquire_owned();
+        slot.map_err(|_| RunError::MigrationsFull { way, max })
     }
 
     async fn start(
@@ -66,6 +129,23 @@ impl DecodeService {
 #[tonic::async_trait]
 impl Decode for DecodeService {
     type RunStream = Responses<DecodeRunResponse>;
+    type OfferStream = Responses<OfferResponse>;
+    type AdoptStream = Responses<DecodeRunResponse>;
+
+    async fn offer(
+        &self,
+        request: Request<Streaming<OfferRequest>>,
+    ) -> Result<Response<Self::OfferStream>, Status> {
+        Ok(Response::new(self.offer(request.into_inner()).await?))
+    }
+
+    async fn adopt(
+        &self,
+        request: Request<Streaming<AdoptRequest>>,
+    ) -> Result<Response<Self::AdoptStream>, Status> {
+        let trace = wire::trace(request.metadata());
+        Ok(Response::new(self.adopt(request.into_inner(), trace).await?))
+    }
 
     async fn run(
         &self,
@@ -120,7 +200,7 @@ fn end_of(spec: &SequenceSpec, first: TokenId) -> Option<FinishReason> {
 }
 
 /// Streams a sequence's tokens, as many in a message as there are when the network is ready.
-async fn stream(
+pub(crate) async fn stream(
     mut running: Running,
     joined: proto::Joined,
     out: Outgoing<DecodeRunResponse>,
@@ -140,6 +220,11 @@ async fn stream(
                 SequenceEvent::Token { index, token, logits_digest, logprobs, step, .. } => {
                     batch.tokens.push(Sampled { index, token, logits_digest, logprobs }.into());
                     batch.step_us = wire::micros(step);
+                }
+                SequenceEvent::Frozen { attempt, tokens } => {
+                    flush(&mut batch, &out).await?;
+                    let frozen = proto::Frozen { attempt: Some(attempt.into()), tokens };
+                    out.send(response(Event::Frozen(frozen))).await?;
                 }
                 SequenceEvent::Finished { reason } => {
                     flush(&mut batch, &out).await?;
@@ -176,6 +261,6 @@ fn finished(reason: FinishReason) -> DecodeRunResponse {
     response(Event::Finished(proto::Finished { reason }))
 }
 
-fn response(event: Event) -> DecodeRunResponse {
+pub(crate) fn response(event: Event) -> DecodeRunResponse {
     DecodeRunResponse { event: Some(event) }
 }

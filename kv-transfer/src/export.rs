@@ -446,7 +446,7 @@ async fn speak(shared: &Shared, id: StreamId, mut writer: OwnedWriteHalf) -> Res
 async fn overdue(shared: &Shared, id: StreamId) {
     loop {
         let changed = shared.changed.notified();
-        if !shared.lock().source.pulled_by(id).is_some() {
+        if shared.lock().source.pulled_by(id).is_none() {
             return tokio::time::sleep(GRACE).await;
         }
         changed.await;

@@ -77,8 +77,8 @@ pub struct Pull {
     pub tokens: u32,
 }
 
-/// Reserves so many blocks more.
-pub type Reserve<'a> = dyn Fn(usize) -> Result<Vec<BlockRef>, PoolFull> + Send + Sync + 'a;
+/// Reserves more blocks: where there are so many, at most so many more.
+pub type Reserve<'a> = dyn Fn(usize, usize) -> Result<Vec<BlockRef>, PoolFull> + Send + Sync + 'a;
 
 /// A transfer that is whole and verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,7 +258,7 @@ impl Transfer<'_> {
         if table.len() >= arrived + MORE_BLOCKS {
             return Ok(());
         }
-        let more = reserve(MORE_BLOCKS)?;
+        let more = reserve(table.len(), MORE_BLOCKS)?;
         if !more.is_empty() {
             *table = table.iter().cloned().chain(more).collect();
             let room = table.len() as u32;

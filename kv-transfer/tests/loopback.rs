@@ -478,7 +478,7 @@ async fn a_sequence_that_grows_is_followed_to_its_end() {
     let pull = Pull { blocks: pair.sink.cache.reserve(2).unwrap(), ..pair.pull(3) };
     let (importer, cache) = (pair.importer.clone(), pair.sink.cache.clone());
     let following = tokio::spawn(async move {
-        let reserve = |blocks| cache.reserve(blocks);
+        let reserve = |_there, more| cache.reserve(more);
         importer.follow(pull, &reserve).await
     });
 
@@ -523,7 +523,7 @@ async fn a_follower_without_room_says_so_and_one_whose_source_gives_up_hears_it(
             cache.reserve(free).unwrap()
         });
         let following = tokio::spawn(async move {
-            let reserve = |blocks| cache.reserve(blocks);
+            let reserve = |_there, more| cache.reserve(more);
             importer.follow(pull, &reserve).await
         });
         growing.grow(table.clone(), 160).unwrap();

@@ -159,7 +159,7 @@ async fn prefilled(
     let (mut sampled, mut scores) = (None, Vec::new());
     while let Some(event) = running.next().await {
         let (prefill, rest) = match event {
-            SequenceEvent::Admitted { .. } => continue,
+            SequenceEvent::Admitted { .. } | SequenceEvent::Frozen { .. } => continue,
             SequenceEvent::Token {
                 index, token, logits_digest, logprobs, prompt_logprobs, ..
             } => {

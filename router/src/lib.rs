@@ -4,11 +4,13 @@
 mod batch;
 mod cluster;
 mod config;
+mod drain;
 mod error;
 mod grpc;
 mod http;
 mod ledger;
 mod metrics;
+mod moves;
 mod oip;
 mod operations;
 mod reflection;

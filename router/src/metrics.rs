@@ -33,6 +33,9 @@ pub(crate) struct RouterMetrics {
     queued: Gauge,
     objectives: Family<ObjectiveLabel, Counter>,
     retries: Family<ReasonLabel, Counter>,
+    migrations: Family<MigrationLabel, Counter>,
+    migration_time: Histogram,
+    migration_gap: Histogram,
     nodes: Family<RoleLabel, Gauge>,
     recommended: Family<ModelRoleLabel, Gauge>,
     batch_lines: Family<BatchLabel, Counter>,
@@ -63,6 +66,12 @@ type ByClass = Family<ClassLabel, Histogram, fn() -> Histogram>;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MigrationLabel {
+    reason: &'static str,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -128,6 +137,10 @@ impl RouterMetrics {
             queued: Gauge::default(),
             objectives: Family::default(),
             retries: Family::default(),
+            migrations: Family::default(),
+            // 1 ms to 65 s, and 0.25 ms to 8 s.
+            migration_time: Histogram::new(exponential_buckets(1e-3, 2.0, 17)),
+            migration_gap: Histogram::new(exponential_buckets(2.5e-4, 2.0, 16)),
             nodes: Family::default(),
             recommended: Family::default(),
             batch_lines: Family::default(),
@@ -159,6 +172,13 @@ impl RouterMetrics {
         router.register("in_flight", "Requests that run or wait", self.in_flight.clone());
         router.register("queued", "Requests that wait for a place", self.queued.clone());
         router.register("retries", "Attempts that failed and were repeated", self.retries.clone());
+        let help =
+            "Sequences that were to change nodes while they were decoded, by reason and outcome";
+        router.register("migrations", help, self.migrations.clone());
+        let help = "From the order to the destination's first token";
+        router.register("migration_seconds", help, self.migration_time.clone());
+        let help = "From the source's last token to the destination's first";
+        router.register("migration_gap_seconds", help, self.migration_gap.clone());
         router.register("nodes", "Nodes that are members, by role", self.nodes.clone());
         let (lines, running) = (self.batch_lines.clone(), self.batch_lines_running.clone());
         router.register("batch_lines", "Lines of batches that ended, by outcome", lines);
@@ -179,6 +199,20 @@ impl RouterMetrics {
 
     pub(crate) fn retried(&self, reason: &'static str) {
         self.retries.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// A sequence has changed nodes: how long it took, and how long its client waited for the next token.
+    pub(crate) fn moved(&self, reason: &'static str, took: Duration, gap: Duration) {
+        let outcome = "moved";
+        self.migrations.get_or_create(&MigrationLabel { reason, outcome }).inc();
+        self.migration_time.observe(took.as_secs_f64());
+        self.migration_gap.observe(gap.as_secs_f64());
+    }
+
+    /// One has stayed where it was.
+    pub(crate) fn not_moved(&self, reason: &'static str) {
+        let outcome = "stayed";
+        self.migrations.get_or_create(&MigrationLabel { reason, outcome }).inc();
     }
 
     /// Counts lines of a batch that ended.

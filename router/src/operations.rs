@@ -1,21 +1,30 @@
 //! `baton.v1.Operations`: for whoever runs the cluster.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use baton_policy::advice::{Advice, RoleAdvice};
 use baton_proto::{
+    convert::micros,
     status::{Refuse, status},
     v1::{
-        self, AdviseRequest, AdviseResponse, ExplainRequest, ExplainResponse, WatchNodesRequest,
-        WatchNodesResponse, operations_server::Operations,
+        self, AdviseRequest, AdviseResponse, DrainRequest, DrainResponse, ExplainRequest,
+        ExplainResponse, MigrateRequest, MigrateResponse, WatchNodesRequest, WatchNodesResponse,
+        operations_server::Operations,
     },
 };
-use baton_types::RequestId;
+use baton_types::{NodeId, RequestId, SequenceKey};
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tonic::{Code, Request, Response, Status};
 
-use crate::{error::RequestError, router::Router};
+use crate::{
+    error::RequestError,
+    moves::{Moved, NotMoved, Why},
+    router::Router,
+};
+
+/// How often to look whether a node is empty.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Debug)]
 pub(crate) struct OperationsService {
@@ -35,6 +44,43 @@ impl Refuse for Unknown {
 
     fn reason(&self) -> &'static str {
         "REQUEST_NOT_FOUND"
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("request {request} doesn't run here")]
+struct NotRunning {
+    request: RequestId,
+}
+
+impl Refuse for NotRunning {
+    fn code(&self) -> Code {
+        Code::NotFound
+    }
+
+    fn reason(&self) -> &'static str {
+        "REQUEST_NOT_RUNNING"
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("there is no node {node}; there are {}", join(nodes))]
+struct NoNode {
+    node: NodeId,
+    nodes: Vec<NodeId>,
+}
+
+fn join(nodes: &[NodeId]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Refuse for NoNode {
+    fn code(&self) -> Code {
+        Code::NotFound
+    }
+
+    fn reason(&self) -> &'static str {
+        "NO_SUCH_NODE"
     }
 }
 
@@ -60,18 +106,52 @@ type Reports = Pin<Box<dyn Stream<Item = Result<WatchNodesResponse, Status>> + S
 impl Operations for OperationsService {
     type WatchNodesStream = Reports;
 
+    async fn migrate(
+        &self,
+        request: Request<MigrateRequest>,
+    ) -> Result<Response<MigrateResponse>, Status> {
+        let MigrateRequest { request_id, node } = request.into_inner();
+        let request = parse_id(&request_id)?;
+        let to = (!node.is_empty()).then(|| NodeId::from(&node[..]));
+        let moves = &self.router.moves;
+        let keys = moves.of(request);
+        if keys.is_empty() {
+            return Err(status(&NotRunning { request }));
+        }
+        let moving = keys.into_iter().map(|key| {
+            let to = to.clone();
+            async move { migration(key, moves.ask(key, to, Why::Asked).await) }
+        });
+        let migrations = futures::future::join_all(moving).await;
+        Ok(Response::new(MigrateResponse { migrations }))
+    }
+
+    async fn drain(
+        &self,
+        request: Request<DrainRequest>,
+    ) -> Result<Response<DrainResponse>, Status> {
+        let DrainRequest { node, wait_us, cancel } = request.into_inner();
+        let (node, cluster) = (NodeId::from(&node[..]), &self.router.cluster);
+        if cluster.drain(&node, !cancel).is_none() {
+            return Err(status(&NoNode { node, nodes: cluster.nodes() }));
+        }
+        let empty = async {
+            while cluster.promised(&node) > 0 {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        if !cancel {
+            // What is left says whether it was in time.
+            let _ = tokio::time::timeout(Duration::from_micros(wait_us), empty).await;
+        }
+        Ok(Response::new(DrainResponse { left: cluster.promised(&node) }))
+    }
+
     async fn explain(
         &self,
         request: Request<ExplainRequest>,
     ) -> Result<Response<ExplainResponse>, Status> {
-        let given = request.into_inner().request_id;
-        // An answer's id over HTTP is the request's with another name in front.
-        let id = given.rsplit('-').next().map(|hex| format!("req-{hex}")).unwrap_or_default();
-        let request: RequestId = id.parse().map_err(|_| {
-            let message =
-                format!("{given:?} is no request's id; they end with 32 hexadecimal digits");
-            status(&RequestError::invalid("request_id", "invalid_value", message))
-        })?;
+        let request = parse_id(&request.into_inner().request_id)?;
         let decisions = self.router.ledger.explain(request);
         let decisions = decisions.ok_or_else(|| status(&Unknown { request }))?;
         Ok(Response::new(ExplainResponse { decisions }))
@@ -105,6 +185,30 @@ impl Operations for OperationsService {
         let WatchNodesRequest { model } = request.into_inner();
         let reports = reports_of(model, self.router.cluster.watch_nodes());
         Ok(Response::new(Box::pin(reports.take_until(self.router.inside.closed()))))
+    }
+}
+
+fn parse_id(given: &str) -> Result<RequestId, Status> {
+    // An answer's id over HTTP is the request's with another name in front.
+    let id = given.rsplit('-').next().map(|hex| format!("req-{hex}")).unwrap_or_default();
+    id.parse().map_err(|_| {
+        let message = format!("{given:?} is no request's id; they end with 32 hexadecimal digits");
+        status(&RequestError::invalid("request_id", "invalid_value", message))
+    })
+}
+
+fn migration(key: SequenceKey, moved: Result<Moved, NotMoved>) -> v1::Migration {
+    let choice = key.choice.0.into();
+    match moved {
+        Ok(Moved { from, to, took, gap }) => v1::Migration {
+            choice,
+            stays: String::new(),
+            from: from.to_string(),
+            to: to.map(|to| to.to_string()).unwrap_or_default(),
+            took_us: micros(took),
+            gap_us: micros(gap),
+        },
+        Err(why) => v1::Migration { choice, stays: why.to_string(), ..v1::Migration::default() },
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     http::Streams,
     ledger::Ledger,
     metrics::RouterMetrics,
+    moves::Moves,
     request::Inside,
 };
 
@@ -25,6 +26,8 @@ pub(crate) struct Router {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) inside: Arc<Inside>,
     pub(crate) metrics: RouterMetrics,
+    /// Where sequences run, and how they are asked to move.
+    pub(crate) moves: Arc<Moves>,
     /// Why requests run where they do.
     pub(crate) ledger: Ledger,
     /// Streamed answers that a client may take up again.
@@ -42,6 +45,7 @@ impl Router {
             cluster: Arc::new(Cluster::new(&config, clock)),
             inside: Arc::new(Inside::new(config.limits.max_in_flight)),
             metrics: RouterMetrics::new(),
+            moves: Arc::default(),
             ledger: Ledger::default(),
             streams: Arc::default(),
             batches: Batches::open(&config.batches)?.map(Arc::new),

@@ -25,6 +25,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     batch::{self, DiskError},
     config::RouterConfig,
+    drain,
     grpc::InferenceService,
     http,
     oip::OpenInferenceService,
@@ -70,8 +71,8 @@ pub struct Serving {
     health: HealthReporter,
     /// They run while the router serves.
     batches: AbortOnDropHandle<()>,
-    /// Leases and readiness: whatever else runs until the end.
-    _companions: [AbortOnDropHandle<()>; 2],
+    /// Leases, readiness and draining nodes: whatever else runs until the end.
+    _companions: [AbortOnDropHandle<()>; 3],
 }
 
 /// Binds both ports and serves.
@@ -107,6 +108,7 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
 
     let cluster = Arc::clone(&router.cluster);
     let leases = task::owned(async move { cluster.keep_time().await });
+    let drains = task::owned(drain::keep(Arc::clone(&router)));
     let batches = task::owned(batch::run_all(Arc::clone(&router)));
     let readiness = task::owned(tell_readiness(Arc::clone(&router), health.clone()));
     tracing::info!(
@@ -123,7 +125,7 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
         close_control,
         health,
         batches,
-        _companions: [leases, readiness],
+        _companions: [leases, readiness, drains],
     })
 }
 

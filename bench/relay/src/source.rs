@@ -10,9 +10,9 @@ use baton_node::{
 use baton_proto::{
     PROTOCOL_VERSION,
     node::v1::{
-        self as node, DecodeRunRequest, DecodeRunResponse, FirstToken, HandedOver, Heartbeat,
-        Hello, JoinRequest, JoinResponse, Joined, PrefillRunRequest, PrefillRunResponse, Token,
-        Tokens,
+        self as node, AdoptRequest, DecodeRunRequest, DecodeRunResponse, FirstToken, HandedOver,
+        Heartbeat, Hello, JoinRequest, JoinResponse, Joined, OfferRequest, OfferResponse,
+        PrefillRunRequest, PrefillRunResponse, Token, Tokens,
         decode_run_response::Event as Decoded,
         decode_server::{Decode, DecodeServer},
         join_request::Message,
@@ -131,6 +131,23 @@ impl Prefill for Nodes {
 
 #[tonic::async_trait]
 impl Decode for Nodes {
+    type OfferStream = BoxStream<'static, Result<OfferResponse, Status>>;
+    type AdoptStream = BoxStream<'static, Result<DecodeRunResponse, Status>>;
+
+    async fn offer(
+        &self,
+        _request: Request<Streaming<OfferRequest>>,
+    ) -> Result<Response<Self::OfferStream>, Status> {
+        Err(Status::unimplemented("it takes no part in live migration"))
+    }
+
+    async fn adopt(
+        &self,
+        _request: Request<Streaming<AdoptRequest>>,
+    ) -> Result<Response<Self::AdoptStream>, Status> {
+        Err(Status::unimplemented("it takes no part in live migration"))
+    }
+
     type RunStream = Answers<DecodeRunResponse>;
 
     async fn run(

@@ -43,6 +43,12 @@ pub enum RunError {
     HandOverAborted { reason: String },
     #[error("the pages can't be offered: {0}")]
     Offer(String),
+    #[error("{max} sequences migrate {way} this node already; try again later")]
+    MigrationsFull { way: &'static str, max: u32 },
+    #[error("the router's word on the migration never came within {patience:?}")]
+    NoWord { patience: Duration },
+    #[error("the sequence has {given} tokens, and the pages that came are of {expected}")]
+    WrongTokens { given: usize, expected: u32 },
     #[error("pulling the pages from {node} failed: {source}")]
     Pull { node: NodeId, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the deadline of {deadline:?} passed while the pages were on their way")]
@@ -99,6 +105,9 @@ impl RunError {
             RunError::LeaseExpired { .. } => (Code::Aborted, "LEASE_EXPIRED"),
             RunError::HandOverAborted { .. } => (Code::Aborted, "HAND_OVER_ABORTED"),
             RunError::Offer(_) => (Code::FailedPrecondition, "OFFER_REFUSED"),
+            RunError::MigrationsFull { .. } => (Code::ResourceExhausted, "MIGRATIONS_FULL"),
+            RunError::NoWord { .. } => (Code::Aborted, "MIGRATION_ABANDONED"),
+            RunError::WrongTokens { .. } => (Code::InvalidArgument, "INVALID_REQUEST"),
             RunError::Pull { .. } => (Code::Aborted, "PULL_FAILED"),
         };
         let retry = (code == Code::ResourceExhausted).then_some(RETRY_FULL);

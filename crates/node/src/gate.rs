@@ -26,6 +26,17 @@ impl Gate {
 
     /// Lets a request in. It counts as inside until the token is dropped.
     pub fn enter(&self, model: &str, given: u64) -> Result<TaskTrackerToken, RunError> {
+        self.check(model, given)?;
+        // The token first: whoever starts to drain afterwards waits for it.
+        let token = self.inside.token();
+        if self.is_draining() {
+            return Err(RunError::Draining { node: self.node.clone() });
+        }
+        Ok(token)
+    }
+
+    /// Whether this incarnation and this model are meant; also by those who help it drain.
+    pub fn check(&self, model: &str, given: u64) -> Result<(), RunError> {
         let given = Generation(given);
         if given != self.generation {
             let (node, current) = (self.node.clone(), self.generation);
@@ -35,12 +46,7 @@ impl Gate {
             let (given, served) = (model.to_owned(), self.model.clone());
             return Err(RunError::WrongModel { given, served });
         }
-        // The token first: whoever starts to drain afterwards waits for it.
-        let token = self.inside.token();
-        if self.is_draining() {
-            return Err(RunError::Draining { node: self.node.clone() });
-        }
-        Ok(token)
+        Ok(())
     }
 
     pub fn is_draining(&self) -> bool {

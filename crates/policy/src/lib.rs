@@ -62,7 +62,7 @@ pub use decision::{
 pub use latency::{FitConfig, FitError, LatencyFit, LatencyModel, Link, Moved};
 pub use node::{Beyond, Group, NodeView};
 pub use output::{Expected, OutputLengths};
-pub use placement::decide;
+pub use placement::{decide, destination};
 pub use placer::{Placer, Ticket, Verdict};
 pub use prefix::MissedEvents;
 pub use request::{PromptHashes, RequestView};

@@ -80,6 +80,14 @@ impl Scheduler {
         true
     }
 
+    /// Ends a frozen sequence of exactly this epoch: it runs elsewhere, under `by`.
+    pub fn release(&mut self, key: SequenceKey, epoch: Epoch, by: Epoch) {
+        let is_it = |f: &&Frozen| f.sequence.key() == key && f.sequence.epoch() == epoch;
+        if let Some(ticket) = self.frozen.iter().find(is_it).map(|f| f.sequence.ticket) {
+            self.fail(ticket, |_| SequenceError::Superseded { by });
+        }
+    }
+
     pub(crate) fn expire_frozen(&mut self, now: Time) {
         while let Some(overdue) = self.frozen.iter().find(|frozen| frozen.until <= now) {
             let (ticket, patience) = (overdue.sequence.ticket, overdue.patience);

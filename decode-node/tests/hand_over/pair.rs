@@ -236,6 +236,7 @@ impl Transcript {
                     self.tokens.extend(tokens.map(|t| (t.index, t.id, t.logits_digest)));
                 }
                 decode_run_response::Event::Finished(finished) => self.reason = finished.reason,
+                other => panic!("{other:?} of a sequence that doesn't migrate"),
             }
         }
     }

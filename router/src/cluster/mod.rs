@@ -6,7 +6,7 @@ mod place;
 mod session;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -51,6 +51,8 @@ pub(crate) struct Cluster {
     /// When something is due may have changed.
     due: Notify,
     ready: watch::Sender<bool>,
+    /// Decode nodes that are to be empty.
+    draining: watch::Sender<BTreeSet<NodeId>>,
     /// What nodes say, for those who watch.
     reports: broadcast::Sender<WatchNodesResponse>,
 }
@@ -68,6 +70,8 @@ struct State {
     languages: BTreeMap<ModelId, Language>,
     replies: BTreeMap<Ticket, Reply>,
     last_ticket: u64,
+    /// Nodes that somebody wants to be empty; they needn't know.
+    drained: BTreeSet<NodeId>,
     rng: SmallRng,
 }
 
@@ -94,6 +98,7 @@ impl Cluster {
             languages: BTreeMap::new(),
             replies: BTreeMap::new(),
             last_ticket: 0,
+            drained: BTreeSet::new(),
             rng: SmallRng::from_rng(&mut rand::rng()),
         };
         Cluster {
@@ -104,6 +109,7 @@ impl Cluster {
             building: tokio::sync::Mutex::new(()),
             due: Notify::new(),
             ready: watch::Sender::new(false),
+            draining: watch::Sender::default(),
             reports: broadcast::Sender::new(REPORTS_KEPT),
         }
     }
@@ -132,6 +138,39 @@ impl Cluster {
         let state = self.lock();
         let nodes = |role| state.placer.view().nodes(role).len();
         (nodes(Role::Prefill), nodes(Role::Decode), state.placer.waiting())
+    }
+
+    /// Decode nodes that take nothing new, for they are to be empty.
+    pub(crate) fn watch_draining(&self) -> watch::Receiver<BTreeSet<NodeId>> {
+        self.draining.subscribe()
+    }
+
+    /// Sends nothing new to a node, or does again. None if there is no such node.
+    pub(crate) fn drain(self: &Arc<Self>, node: &NodeId, drains: bool) -> Option<Role> {
+        let mut state = self.lock();
+        let role = state.sessions.get(node)?.peer.hello.role;
+        if drains {
+            state.drained.insert(node.clone());
+            state.placer.view_mut().set_draining(node, role);
+        } else {
+            // It says itself whether it drains.
+            state.drained.remove(node);
+        }
+        self.changed(state);
+        Some(role)
+    }
+
+    /// The members' names.
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.lock().sessions.keys().cloned().collect()
+    }
+
+    /// Requests that are promised to a node.
+    pub(crate) fn promised(&self, node: &NodeId) -> u64 {
+        let state = self.lock();
+        let nodes = |role| state.placer.view().nodes(role).iter();
+        let mut all = nodes(Role::Prefill).chain(nodes(Role::Decode));
+        all.find(|view| view.node == *node).map_or(0, |view| view.reserved.sequences)
     }
 
     /// What nodes are recommended, of every model.
@@ -172,6 +211,7 @@ impl Cluster {
         let before = state.poll_timeout();
         let said: Said = state.verdicts(self);
         let is_other = state.poll_timeout() != before;
+        let draining = state.draining();
         drop(state);
         if is_other {
             self.due.notify_one();
@@ -181,6 +221,11 @@ impl Cluster {
             let _ = reply.send(verdict);
         }
         self.ready.send_if_modified(|before| std::mem::replace(before, ready) != ready);
+        self.draining.send_if_modified(|before| {
+            let is_other = *before != draining;
+            *before = draining;
+            is_other
+        });
     }
 }
 
@@ -191,6 +236,11 @@ impl State {
 
     fn is_ready(&self) -> bool {
         self.has_pair(|_| true)
+    }
+
+    fn draining(&self) -> BTreeSet<NodeId> {
+        let nodes = self.placer.view().nodes(Role::Decode).iter();
+        nodes.filter(|view| view.draining).map(|view| view.node.clone()).collect()
     }
 
     /// Whether a prefill and a decode node that take requests can work together on such a model.

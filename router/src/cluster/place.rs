@@ -10,9 +10,10 @@ use std::{
 
 use baton_kv_cache::block_hashes;
 use baton_policy::{
-    Path, Placed, Placement, PromptHashes, Refusal, RequestView, ReservationId, Ticket, Verdict,
+    Path, Placed, Placement, PromptHashes, Refusal, RequestView, ReservationId, Shortage, Ticket,
+    Verdict, destination,
 };
-use baton_types::{ModelId, NodeId, Slo, Time, TokenId};
+use baton_types::{ModelId, NodeId, Role, Slo, Time, TokenId};
 use tokio::sync::oneshot;
 
 use super::{Cluster, Peer, State};
@@ -83,6 +84,33 @@ impl Cluster {
             Ok(verdict) => verdict,
             Err(_) => unreachable!("a reply is dropped with its waiter only"),
         }
+    }
+
+    /// A place on another decode node for a sequence that is decoded at `from`: the best there is, or the
+    /// one that is named.
+    pub(crate) fn place_move(
+        self: &Arc<Self>,
+        request: &PlaceRequest<'_>,
+        from: &Place,
+        wanted: Option<&NodeId>,
+    ) -> Result<Place, Shortage> {
+        let nobody = Shortage::Nodes { role: Role::Decode };
+        let source = from.decode().ok_or(nobody)?;
+        let mut view = RequestView { has_begun: true, ..self.view_of(request) };
+        view.exclude.push(source.hello.node.clone());
+        let mut state = self.lock();
+        let unable = state.sessions.values().map(|member| &member.peer.hello);
+        let unable = unable.filter(|hello| hello.data_address.is_empty());
+        view.exclude.extend(unable.map(|hello| hello.node.clone()));
+        let cluster = state.placer.view();
+        let nodes = cluster.nodes(Role::Decode).iter();
+        let group = nodes.clone().find(|view| view.node == source.hello.node).ok_or(nobody)?;
+        let (now, config) = (self.clock.now(), state.placer.config());
+        let placement = destination(config, cluster, &view, &group.group, wanted, now)?;
+        let reservation = state.placer.view_mut().reserve_move(&view, &placement, now);
+        let peers = state.peers(&placement.path);
+        let (cluster, prefilled) = (Arc::clone(self), AtomicBool::new(true));
+        Ok(Place { cluster, reservation, peers, placement, prefilled })
     }
 
     fn line_up(
@@ -174,6 +202,23 @@ impl Place {
         }
         let mut state = self.cluster.lock();
         state.placer.view_mut().first_token(self.reservation, self.cluster.clock.now());
+        self.cluster.changed(state);
+    }
+
+    /// Who decodes.
+    pub(crate) fn decode(&self) -> Option<Arc<Peer>> {
+        match &self.peers {
+            Peers::Disaggregated { decode, .. } | Peers::Local { decode } => {
+                Some(Arc::clone(decode))
+            }
+            Peers::PrefillOnly { .. } => None,
+        }
+    }
+
+    /// The sequence runs at `other` now: what is known of it goes along.
+    pub(crate) fn moved_to(&self, other: &Place) {
+        let mut state = self.cluster.lock();
+        state.placer.view_mut().moved(self.reservation, other.reservation);
         self.cluster.changed(state);
     }
 

@@ -199,8 +199,11 @@ impl Session {
         let NodeHello { node, generation, .. } = hello;
         let mut state = self.cluster.lock();
         state.members.heartbeat(self.cluster.clock.now(), node, *generation)?;
+        let is_drained = state.drained.contains(node);
         let view = state.placer.view_mut();
-        view.observe(node, *generation, beat.load);
+        let mut load = beat.load;
+        load.draining |= is_drained;
+        view.observe(node, *generation, load);
         view.observe_steps(node, *generation, &beat.reports);
         let followed = view.observe_events(node, *generation, beat.events.as_ref());
         view.set_available(node, *generation, true);

@@ -12,7 +12,7 @@ use baton_proto::{
         prefill_client::PrefillClient, prefill_run_response as prefill_said,
     },
 };
-use baton_types::{Capability, FinishReason, Role, SequenceSpec};
+use baton_types::{Capability, Epoch, FinishReason, NodeId, Role, SequenceSpec};
 use futures::{Stream, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
 use rand::Rng;
 use tonic::{Request, Status};
@@ -31,11 +31,13 @@ pub(crate) struct Attempt {
     prefilled: bool,
     /// The decode node has the pages.
     joined: bool,
+    /// That its tokens are made under.
+    pub(crate) epoch: Epoch,
     pub(crate) pair: Pair,
 }
 
 /// A node's stream, from the call on.
-struct Side<T> {
+pub(super) struct Side<T> {
     stream: Option<BoxStream<'static, Result<T, Status>>>,
     /// Resolves when the node is no member any more.
     gone: BoxFuture<'static, ()>,
@@ -79,11 +81,27 @@ impl Call<'_> {
 /// What a node said.
 #[derive(Debug)]
 pub(crate) enum Word {
-    First { token: Sampled, first: node::FirstToken, finish: Option<FinishReason> },
+    First {
+        token: Sampled,
+        first: node::FirstToken,
+        finish: Option<FinishReason>,
+    },
     HandedOver,
     Joined(Joined),
-    Tokens { tokens: Vec<Sampled>, step_us: u64 },
+    Tokens {
+        tokens: Vec<Sampled>,
+        step_us: u64,
+    },
     Finished(FinishReason),
+    /// The sequence has left the batch with so many tokens, to migrate under this epoch.
+    Frozen {
+        attempt: Epoch,
+        tokens: u32,
+    },
+    /// All but the last of so many tokens' pages are where it migrates to.
+    Prepared {
+        tokens: u32,
+    },
 }
 
 impl Attempt {
@@ -112,7 +130,7 @@ impl Attempt {
         let node = |placed: Option<&Placed>| placed.map(|placed| placed.node.clone());
         let pair = Pair { prefill: node(path.prefill()), decode: node(path.decode()) };
         let prefilled = pair.prefill.is_none();
-        Attempt { prefill, decode, prefilled, joined: false, pair }
+        Attempt { prefill, decode, prefilled, joined: false, epoch: spec.epoch, pair }
     }
 
     /// The next word of either node. The decode node isn't listened to while `pause_decode`.
@@ -160,13 +178,37 @@ impl Attempt {
             }
             Word::Joined(_) => self.joined = true,
             Word::Finished(_) => self.decode = Side::closed(),
-            Word::HandedOver | Word::Tokens { .. } => {}
+            Word::HandedOver
+            | Word::Tokens { .. }
+            | Word::Frozen { .. }
+            | Word::Prepared { .. } => {}
         }
     }
 
     /// Who computes the prompt.
     fn first_role(&self) -> Role {
         if self.pair.prefill.is_some() { Role::Prefill } else { Role::Decode }
+    }
+
+    /// Whether the sequence decodes on a node that it can leave.
+    pub(super) fn is_decoding(&self) -> bool {
+        self.prefilled && self.joined && self.decode.is_open()
+    }
+
+    /// Nothing is heard of any more.
+    pub(super) fn is_silent(&self) -> bool {
+        !self.prefill.is_open() && !self.decode.is_open()
+    }
+
+    /// The decode node is lost.
+    pub(super) fn close_decode(&mut self) {
+        self.decode = Side::closed();
+    }
+
+    /// The sequence runs on another node now, under another epoch.
+    pub(super) fn moved(&mut self, node: NodeId, decode: Side<DecodeRunResponse>, epoch: Epoch) {
+        (self.prefill, self.decode, self.epoch) = (Side::closed(), decode, epoch);
+        self.pair.decode = Some(node);
     }
 
     /// No more tokens will come.
@@ -176,7 +218,7 @@ impl Attempt {
 }
 
 impl<T: Send + 'static> Side<T> {
-    fn open<S>(
+    pub(super) fn open<S>(
         peer: &Arc<Peer>,
         call: impl Future<Output = Result<tonic::Response<S>, Status>> + Send + 'static,
     ) -> Self
@@ -189,7 +231,7 @@ impl<T: Send + 'static> Side<T> {
         Side { stream: Some(stream.boxed()), gone }
     }
 
-    fn closed() -> Self {
+    pub(super) fn closed() -> Self {
         Side { stream: None, gone: Box::pin(std::future::pending()) }
     }
 
@@ -199,7 +241,7 @@ impl<T: Send + 'static> Side<T> {
 
     /// The next message. A node that is gone counts as one whose connection broke: a partition
     /// doesn't close it.
-    async fn next(&mut self) -> Option<Result<T, Status>> {
+    pub(super) async fn next(&mut self) -> Option<Result<T, Status>> {
         let stream = self.stream.as_mut()?;
         tokio::select! {
             biased;
@@ -221,7 +263,7 @@ fn prefill_word(pair: &Pair, said: PrefillRunResponse) -> Result<Word, Failure> 
     }
 }
 
-fn decode_word(pair: &Pair, said: DecodeRunResponse) -> Result<Word, Failure> {
+pub(super) fn decode_word(pair: &Pair, said: DecodeRunResponse) -> Result<Word, Failure> {
     let garbled = || Failure::garbled(pair, Role::Decode);
     Ok(match said.event.ok_or_else(garbled)? {
         decode_said::Event::Joined(joined) => Word::Joined(joined),
@@ -231,11 +273,16 @@ fn decode_word(pair: &Pair, said: DecodeRunResponse) -> Result<Word, Failure> {
         decode_said::Event::Finished(finished) => {
             Word::Finished(finish_reason(finished.reason).ok_or_else(garbled)?)
         }
+        decode_said::Event::Frozen(frozen) => {
+            let attempt = frozen.attempt.ok_or_else(garbled)?.into();
+            Word::Frozen { attempt, tokens: frozen.tokens }
+        }
+        decode_said::Event::Prepared(prepared) => Word::Prepared { tokens: prepared.tokens },
     })
 }
 
 /// The call as part of its request's trace, under a span of its own.
-fn traced<T>(request: T, trace: Option<Trace>) -> Request<T> {
+pub(super) fn traced<T>(request: T, trace: Option<Trace>) -> Request<T> {
     let mut request = Request::new(request);
     if let Some(trace) = trace {
         let (name, value) = trace.header(rand::rng().random());

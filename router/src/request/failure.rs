@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Node,
     /// The pages didn't arrive.
     HandOver,
+    /// It is to go on elsewhere, and needs no pages for it.
+    Moved,
     Deadline,
 }
 
@@ -44,6 +46,7 @@ impl Kind {
             Kind::Unreachable => "unreachable",
             Kind::Node => "node",
             Kind::HandOver => "hand_over",
+            Kind::Moved => "moved",
             Kind::Deadline => "deadline",
         }
     }

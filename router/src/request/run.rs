@@ -4,8 +4,11 @@
 //! deadline bounds everything, the number of attempts is bounded, and dropping the answer ends it
 //! at any point: the streams to the nodes and the place go with it.
 
+mod migrate;
+
 use std::{sync::Arc, time::Duration};
 
+use baton_migration::{Arbiter, ArbiterConfig};
 use baton_proto::{convert::Sampled, v1};
 use baton_types::{
     Capability, Epoch, FinishReason, NodeId, SequenceSpec, Slo, Time, TokenId, TokenLogprobs,
@@ -13,6 +16,7 @@ use baton_types::{
 use rand::Rng;
 use tokio::sync::mpsc;
 
+use self::migrate::Moving;
 use super::{
     Chunk, End, Said,
     admit::Admitted,
@@ -39,7 +43,9 @@ pub(super) struct Run {
     request: Admitted,
     out: mpsc::Sender<Result<Said, RequestError>>,
     merge: Merge,
-    epoch: Epoch,
+    /// Of who owns the sequence.
+    arbiter: Arbiter,
+    moves: Moving,
     attempts: u32,
     /// Those that failed the last attempt.
     exclude: Vec<NodeId>,
@@ -71,8 +77,9 @@ impl Run {
         part: Part,
         out: mpsc::Sender<Result<Said, RequestError>>,
     ) -> Self {
-        let epoch = Epoch::first(router.id);
-        let merge = Merge::new(epoch, request.max_tokens);
+        let arbiter = Arbiter::new(ArbiterConfig::default(), router.id);
+        let merge = Merge::new(arbiter.owner(), request.max_tokens);
+        let moves = Moving::new(router.moves.enter(request.key));
         let timing = Timing::new(request.arrived);
         let tally =
             (request.key.choice.0 == 0).then(|| router.metrics.enter(&request.standing.name));
@@ -82,7 +89,8 @@ impl Run {
             request,
             out,
             merge,
-            epoch,
+            arbiter,
+            moves,
             attempts: 0,
             exclude,
             timing,
@@ -106,8 +114,8 @@ impl Run {
         };
         let said = self.conclude(result);
         // It is over before the client hears so: whoever asks next finds the room it left.
-        let Run { request, out, tally, part, .. } = self;
-        drop((request, tally, part));
+        let Run { request, out, tally, part, moves, .. } = self;
+        drop((request, tally, part, moves));
         // A client that is gone doesn't need the end.
         let _ = out.send(said).await;
     }
@@ -167,10 +175,17 @@ impl Run {
     }
 
     async fn place(&mut self) -> Result<Place, RequestError> {
+        let exclude = std::mem::take(&mut self.exclude);
         let tokens = self.tokens();
-        let request = PlaceRequest {
+        let request = PlaceRequest { exclude, ..self.place_request(&tokens) };
+        self.router.cluster.place(&request).await.map_err(RequestError::Policy)
+    }
+
+    /// What a place is needed for now.
+    fn place_request<'a>(&'a self, tokens: &'a [TokenId]) -> PlaceRequest<'a> {
+        PlaceRequest {
             model: &self.request.model,
-            tokens: &tokens,
+            tokens,
             max_new_tokens: self.request.max_tokens - self.merge.next_index(),
             cache_salt: 0,
             standing: &self.request.standing,
@@ -181,18 +196,19 @@ impl Run {
                 self.request.standing.slo
             },
             follows: !self.request.is_first(),
-            exclude: std::mem::take(&mut self.exclude),
+            exclude: Vec::new(),
             has_begun: self.attempts > 0,
             may_be_local: self.request.sampling.prompt_logprobs.is_none(),
-        };
-        self.router.cluster.place(&request).await.map_err(RequestError::Policy)
+        }
     }
 
     /// One attempt, to the sequence's end or its own, in a place it waited for `since`.
     async fn attempt(&mut self, place: Place, since: Time) -> Result<FinishReason, Cut> {
+        let mut place = place;
         if self.attempts > 0 {
-            self.epoch = self.epoch.next(self.router.id);
-            self.merge.grant(self.epoch);
+            self.moves.abandon();
+            let epoch = self.arbiter.draw();
+            self.merge.grant(epoch);
         }
         self.attempts += 1;
         let begins = self.merge.next_index();
@@ -209,26 +225,26 @@ impl Run {
             placement: &place.placement,
         });
         tracing::debug!(
-            epoch = %self.epoch,
+            epoch = %attempt.epoch,
             prefill = attempt.pair.prefill.as_ref().map(tracing::field::display),
             decode = attempt.pair.decode.as_ref().map(tracing::field::display),
             reasons = ?place.placement.reasons, "placed"
         );
+        self.moves.is_at(attempt.pair.decode.as_ref());
         loop {
-            let word = attempt.next(self.merge.is_far_ahead()).await?;
-            self.take(word, &place).map_err(|error| Failure::protocol(&attempt.pair, &error))?;
+            self.happen(&mut attempt, &mut place).await?;
             if let Some(reason) = self.forward().await? {
                 place.finished(self.merge.next_index() - begins);
                 return Ok(reason);
             }
-            if attempt.is_over() {
+            if attempt.is_over() && !self.moves.is_moving() {
                 self.merge.close().map_err(|error| Failure::protocol(&attempt.pair, &error))?;
             }
         }
     }
 
-    /// Takes in what a node said.
-    fn take(&mut self, word: Word, place: &Place) -> Result<(), MergeError> {
+    /// Takes in what a node said of tokens made under `epoch`.
+    fn take(&mut self, word: Word, epoch: Epoch, place: &Place) -> Result<(), MergeError> {
         match word {
             Word::First { token, mut first, finish } => {
                 place.first_token();
@@ -237,9 +253,9 @@ impl Run {
                 self.prompt_logprobs = told.into_iter().map(TokenLogprobs::from).collect();
                 // Other attempts needn't tell them again.
                 self.request.sampling.prompt_logprobs = None;
-                self.accept(token)?;
+                self.accept(epoch, token)?;
                 if let Some(reason) = finish {
-                    self.merge.finish(self.epoch, reason);
+                    self.merge.finish(epoch, reason);
                 }
             }
             Word::HandedOver => place.handed_over(),
@@ -251,16 +267,18 @@ impl Run {
             Word::Tokens { tokens, step_us } => {
                 place.first_token();
                 self.timing.stepped(step_us);
-                tokens.into_iter().try_for_each(|token| self.accept(token))?;
+                tokens.into_iter().try_for_each(|token| self.accept(epoch, token))?;
             }
-            Word::Finished(reason) => self.merge.finish(self.epoch, reason),
+            Word::Finished(reason) => self.merge.finish(epoch, reason),
+            // Who migrates hears of these.
+            Word::Frozen { .. } | Word::Prepared { .. } => {}
         }
         Ok(())
     }
 
-    fn accept(&mut self, token: Sampled) -> Result<(), MergeError> {
+    fn accept(&mut self, epoch: Epoch, token: Sampled) -> Result<(), MergeError> {
         let index = token.index;
-        let taken = self.merge.accept(self.epoch, token)?;
+        let taken = self.merge.accept(epoch, token)?;
         if taken != Taken::New {
             tracing::debug!(index, ?taken, "dropped a token");
         }
@@ -334,7 +352,7 @@ impl Run {
         // What is wrong with a request may quote it.
         let error = (kind != Kind::Request).then_some(&message);
         tracing::info!(
-            epoch = %self.epoch, emitted = self.merge.next_index(), reason = kind.label(),
+            epoch = %self.arbiter.owner(), emitted = self.merge.next_index(), reason = kind.label(),
             error, "attempt failed"
         );
         let last = message;
@@ -344,6 +362,10 @@ impl Run {
                 return Err(RequestError::Deadline { deadline: self.request.deadline });
             }
             Kind::Unreachable => nodes.iter().for_each(|node| self.router.cluster.suspect(node)),
+            Kind::Moved => {
+                self.exclude = nodes;
+                return Ok(());
+            }
             Kind::Full { .. } | Kind::Node | Kind::HandOver => {}
         }
         if self.attempts > self.router.config.limits.max_retries {
@@ -373,7 +395,7 @@ impl Run {
         let elapsed = now - request.arrived;
         SequenceSpec {
             key: request.key,
-            epoch: self.epoch,
+            epoch: self.arbiter.owner(),
             tokens: self.tokens(),
             prompt_len: request.prompt.len() as u32,
             max_tokens: request.max_tokens,

@@ -42,6 +42,12 @@ impl Timing {
         };
     }
 
+    /// The sequence runs on another node now.
+    pub(crate) fn moved(&mut self, node: &NodeId) {
+        self.parts.decode_node = node.to_string();
+        self.parts.migrations += 1;
+    }
+
     pub(crate) fn prefilled(&mut self, first: &FirstToken) {
         self.parts.prefill_queue_us = first.queue_us;
         self.parts.prefill_us = first.prefill_us;

@@ -14,9 +14,10 @@ use baton_node::{
 use baton_proto::{
     PROTOCOL_VERSION, convert,
     node::v1::{
-        self as node, DecodeRunRequest, DecodeRunResponse, Finished, FirstToken, HandedOver,
-        Heartbeat, Hello, JoinRequest, JoinResponse, Joined, PrefillRunRequest, PrefillRunResponse,
-        Token, Tokens, decode_run_response as decode_said,
+        self as node, AdoptRequest, DecodeRunRequest, DecodeRunResponse, Finished, FirstToken,
+        HandedOver, Heartbeat, Hello, JoinRequest, JoinResponse, Joined, OfferRequest,
+        OfferResponse, PrefillRunRequest, PrefillRunResponse, Token, Tokens,
+        decode_run_response as decode_said,
         decode_server::{Decode, DecodeServer},
         join_request::Message,
         prefill_run_response as prefill_said,
@@ -328,6 +329,23 @@ impl Prefill for Fake {
 
 #[tonic::async_trait]
 impl Decode for Fake {
+    type OfferStream = BoxStream<'static, Result<OfferResponse, Status>>;
+    type AdoptStream = BoxStream<'static, Result<DecodeRunResponse, Status>>;
+
+    async fn offer(
+        &self,
+        _request: Request<Streaming<OfferRequest>>,
+    ) -> Result<Response<Self::OfferStream>, Status> {
+        Err(Status::unimplemented("it takes no part in live migration"))
+    }
+
+    async fn adopt(
+        &self,
+        _request: Request<Streaming<AdoptRequest>>,
+    ) -> Result<Response<Self::AdoptStream>, Status> {
+        Err(Status::unimplemented("it takes no part in live migration"))
+    }
+
     type RunStream = BoxStream<'static, Result<DecodeRunResponse, Status>>;
 
     async fn run(

@@ -122,12 +122,14 @@ pub struct KvConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TransferConfig {
-    /// How long a prefill node keeps finished pages for a puller.
+    /// How long a node keeps finished pages for a puller.
     pub lease: Span,
     /// TCP connections to each source.
     pub streams: u32,
     /// Pulls at one time (decode nodes); more wait.
     pub max_pulls: u32,
+    /// Sequences that migrate away at one time, and as many that come (decode nodes); more are refused.
+    pub max_migrations: u32,
 }
 
 const fn default_drain() -> Span {
@@ -156,7 +158,7 @@ impl Default for ListenConfig {
 
 impl Default for TransferConfig {
     fn default() -> Self {
-        TransferConfig { lease: Span::from_secs(30), streams: 2, max_pulls: 64 }
+        TransferConfig { lease: Span::from_secs(30), streams: 2, max_pulls: 64, max_migrations: 8 }
     }
 }
 
@@ -231,7 +233,7 @@ impl NodeConfig {
         self.engine.validate()
     }
 
-    fn positive(&self) -> [(&'static str, u64); 6] {
+    fn positive(&self) -> [(&'static str, u64); 7] {
         [
             ("scheduler.max_batch_tokens", self.scheduler.max_batch_tokens.into()),
             ("scheduler.chunk_tokens", self.scheduler.chunk_tokens.into()),
@@ -239,6 +241,7 @@ impl NodeConfig {
             ("scheduler.max_waiting", self.scheduler.max_waiting.into()),
             ("transfer.streams", self.transfer.streams.into()),
             ("transfer.max_pulls", self.transfer.max_pulls.into()),
+            ("transfer.max_migrations", self.transfer.max_migrations.into()),
         ]
     }
 }

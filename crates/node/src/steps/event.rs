@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use baton_kv_cache::BlockRef;
 use baton_scheduler::SequenceError;
-use baton_types::{FinishReason, TokenId, TokenLogprobs};
+use baton_types::{Epoch, FinishReason, TokenId, TokenLogprobs};
 
 /// What the step loop tells the owner of one sequence. `Prefilled`, `Finished` and `Failed` are the
 /// last; when the events end without one, the step loop itself has ended.
@@ -27,6 +27,12 @@ pub enum SequenceEvent {
     },
     Finished {
         reason: FinishReason,
+    },
+    /// It has left the batch, to go on elsewhere under `attempt` or here again.
+    Frozen {
+        attempt: Epoch,
+        /// Prompt and output.
+        tokens: u32,
     },
     /// The blocks hold the whole prompt and are the receiver's.
     Prefilled {

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use baton_scheduler::{Refusal, Submission};
-use baton_types::SequenceKey;
+use baton_scheduler::{Refusal, Snapshot, Submission};
+use baton_types::{Epoch, SequenceKey};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{SequenceEvent, SequenceWatcher};
@@ -20,8 +20,37 @@ pub(super) struct Ticket(pub(super) u64);
 /// Everything the step thread can be asked.
 pub(super) enum Command {
     Submit(Box<Submit>),
-    Cancel { key: SequenceKey, ticket: Ticket },
+    Cancel {
+        key: SequenceKey,
+        ticket: Ticket,
+    },
+    Look {
+        key: SequenceKey,
+        epoch: Epoch,
+        reply: oneshot::Sender<Option<Snapshot>>,
+    },
+    Freeze(Freeze),
+    Thaw {
+        key: SequenceKey,
+        epoch: Epoch,
+    },
+    /// A frozen sequence runs elsewhere now.
+    Release {
+        key: SequenceKey,
+        epoch: Epoch,
+        by: Epoch,
+    },
     Stop,
+}
+
+/// Takes a sequence out of the batch.
+pub(super) struct Freeze {
+    pub(super) key: SequenceKey,
+    pub(super) epoch: Epoch,
+    /// Of its migration.
+    pub(super) attempt: Epoch,
+    pub(super) patience: Duration,
+    pub(super) reply: oneshot::Sender<Option<Snapshot>>,
 }
 
 pub(super) struct Submit {

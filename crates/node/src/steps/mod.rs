@@ -21,16 +21,17 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use baton_kv_cache::KvCache;
-use baton_scheduler::{Engine, Goal, Load, Refusal, SchedulerConfig, Submission};
-use baton_types::{SequenceKey, SequenceSpec, StepReport};
+use baton_scheduler::{Engine, Goal, Load, Refusal, SchedulerConfig, Snapshot, Submission};
+use baton_types::{Epoch, SequenceKey, SequenceSpec, StepReport};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::event::{SequenceEvent, SequenceWatcher};
 use self::{
-    mailbox::{Command, Mailbox, Rejected, Submit, Ticket},
+    mailbox::{Command, Freeze, Mailbox, Rejected, Submit, Ticket},
     progress::Progress,
     thread::StepThread,
 };
@@ -123,6 +124,38 @@ impl Steps {
         Ok(Running { events, _cancel: cancel })
     }
 
+    /// What a sequence has at the next step boundary; None if it doesn't run here under exactly this epoch.
+    pub async fn look(&self, key: SequenceKey, epoch: Epoch) -> Option<Snapshot> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.mailbox.push(Command::Look { key, epoch, reply });
+        answer.await.ok().flatten()
+    }
+
+    /// Takes a decoding sequence out of the batch at the next step boundary, for at most `patience`; its
+    /// owner hears of it after its last token. None if it doesn't decode here under exactly this epoch.
+    pub async fn freeze(
+        &self,
+        key: SequenceKey,
+        epoch: Epoch,
+        attempt: Epoch,
+        patience: Duration,
+    ) -> Option<Snapshot> {
+        let (reply, answer) = oneshot::channel();
+        let freeze = Freeze { key, epoch, attempt, patience, reply };
+        self.shared.mailbox.push(Command::Freeze(freeze));
+        answer.await.ok().flatten()
+    }
+
+    /// A frozen sequence goes on here, under this epoch.
+    pub fn thaw(&self, key: SequenceKey, epoch: Epoch) {
+        self.shared.mailbox.push(Command::Thaw { key, epoch });
+    }
+
+    /// A frozen sequence of this epoch runs elsewhere, under `by`.
+    pub fn release(&self, key: SequenceKey, epoch: Epoch, by: Epoch) {
+        self.shared.mailbox.push(Command::Release { key, epoch, by });
+    }
+
     /// Steps since the start.
     pub fn count(&self) -> u64 {
         self.shared.progress.steps()
@@ -175,7 +208,11 @@ impl Running {
     }
 }
 
-/// As many events as a sequence can have: one for each token, `Admitted`, and a last one.
+/// How often a sequence may leave the batch here and come back to it.
+const MAX_FREEZES: u32 = 64;
+
+/// As many events as a sequence can have: one for each token and each time it is frozen, `Admitted`, and a
+/// last one.
 fn most_events(spec: &SequenceSpec, goal: Goal) -> usize {
     let emitted =
         spec.tokens.len() as u64 - u64::from(spec.prompt_len).min(spec.tokens.len() as u64);
@@ -183,7 +220,7 @@ fn most_events(spec: &SequenceSpec, goal: Goal) -> usize {
         Goal::FirstToken => 1,
         Goal::Finish => u64::from(spec.max_tokens).saturating_sub(emitted),
     };
-    tokens as usize + 3
+    tokens as usize + MAX_FREEZES as usize + 3
 }
 
 impl Drop for CancelOnDrop {

@@ -15,8 +15,8 @@ use baton_types::{Epoch, SequenceKey, TokenLogprobs};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::{
-    Ended, SequenceEvent, SequenceWatcher, Shared, StepReport,
-    mailbox::{Command, Submit, Ticket},
+    Ended, MAX_FREEZES, SequenceEvent, SequenceWatcher, Shared, StepReport,
+    mailbox::{Command, Freeze, Submit, Ticket},
 };
 use crate::{clock::Clock, metrics::StepMetrics};
 
@@ -53,6 +53,8 @@ struct Owner {
     watcher: Option<Box<dyn SequenceWatcher>>,
     /// How likely the prompt's tokens were, from the second on.
     scores: Vec<TokenLogprobs>,
+    /// How often it has left the batch.
+    freezes: u32,
 }
 
 impl StepThread {
@@ -104,6 +106,13 @@ impl StepThread {
                 match command {
                     Command::Submit(submit) => self.submit(*submit),
                     Command::Cancel { key, ticket } => self.cancel(key, ticket),
+                    Command::Look { key, epoch, reply } => {
+                        // Who doesn't wait for the answer any more doesn't need it.
+                        let _ = reply.send(self.scheduler.snapshot(key, epoch));
+                    }
+                    Command::Freeze(freeze) => self.freeze(freeze),
+                    Command::Thaw { key, epoch } => self.thaw(key, epoch),
+                    Command::Release { key, epoch, by } => self.scheduler.release(key, epoch, by),
                     Command::Stop => return,
                 }
             }
@@ -132,7 +141,7 @@ impl StepThread {
         let (key, epoch) = (submission.spec.key, submission.spec.epoch);
         let taken = self.scheduler.submit(self.clock.now(), submission);
         if taken.is_ok() {
-            let owner = Owner { epoch, ticket, sink, watcher, scores: Vec::new() };
+            let owner = Owner { epoch, ticket, sink, watcher, scores: Vec::new(), freezes: 0 };
             if let Some(older) = self.owners.by_key.insert(key, owner) {
                 let error = SequenceError::Superseded { by: epoch };
                 // An owner that has gone away doesn't need to know.
@@ -150,6 +159,31 @@ impl StepThread {
             self.scheduler.cancel(key, owner.epoch);
             self.owners.by_key.remove(&key);
             self.metrics.cancelled();
+        }
+    }
+
+    fn freeze(&mut self, freeze: Freeze) {
+        let Freeze { key, epoch, attempt, patience, reply } = freeze;
+        let owner = self.owners.by_key.get_mut(&key);
+        let owner = owner.filter(|owner| owner.epoch == epoch && owner.freezes < MAX_FREEZES);
+        let frozen = owner.and_then(|owner| {
+            let frozen = self.scheduler.freeze(self.clock.now(), key, epoch, patience)?;
+            owner.freezes += 1;
+            let tokens = frozen.cached + 1;
+            // An owner that has gone away sends a cancel next.
+            let _ = owner.sink.try_send(SequenceEvent::Frozen { attempt, tokens });
+            Some(frozen)
+        });
+        if let Err(Some(_unheard)) = reply.send(frozen) {
+            self.thaw(key, epoch);
+        }
+    }
+
+    fn thaw(&mut self, key: SequenceKey, epoch: Epoch) {
+        if self.scheduler.thaw(key, epoch)
+            && let Some(owner) = self.owners.by_key.get_mut(&key)
+        {
+            owner.epoch = epoch;
         }
     }
 

@@ -88,6 +88,58 @@ impl ClusterView {
         id
     }
 
+    /// Counts what a sequence that decodes already will need where it moves to, from now on; where it is now
+    /// it counts as before.
+    pub fn reserve_move(
+        &mut self,
+        request: &RequestView,
+        placement: &Placement,
+        now: Time,
+    ) -> ReservationId {
+        self.last += 1;
+        let (id, decode) = (ReservationId(self.last), Reserved::decoding(&placement.demand));
+        let hashes = self.hashes_of(request, placement);
+        if let Some(placed) = placement.path.decode()
+            && let Some(view) = self.placed_mut(Role::Decode, placed)
+        {
+            let steps = view.steps(now);
+            view.reserved.add(decode);
+            view.last_placed = id.0;
+            let slot = view.slot;
+            self.prefixes.expect(slot, &hashes);
+            self.grow(placed, id, request, now);
+            if let Some(view) = self.placed_mut(Role::Decode, placed) {
+                view.growth.begin(id, steps);
+            }
+        }
+        let reservation = Reservation {
+            placement: placement.clone(),
+            model: request.model.clone(),
+            class: request.class.id,
+            hashes,
+            prefill: None,
+            decode: Some(decode),
+            asked: None,
+            placed_at: now,
+            first_token_at: Some(now),
+            began: None,
+        };
+        self.reservations.insert(id, reservation);
+        id
+    }
+
+    /// The sequence of `from` runs where `to` was reserved for it: what is known of the request goes along,
+    /// and nothing counts any more where it was.
+    pub fn moved(&mut self, from: ReservationId, to: ReservationId) {
+        if let Some(old) = self.reservations.get_mut(&from) {
+            let (asked, placed_at, first) = (old.asked.take(), old.placed_at, old.first_token_at);
+            if let Some(new) = self.reservations.get_mut(&to) {
+                (new.asked, new.placed_at, new.first_token_at) = (asked, placed_at, first);
+            }
+        }
+        self.release(from);
+    }
+
     /// The prompt is computed; a prefill node holds its pages until they are handed over.
     pub fn first_token(&mut self, id: ReservationId, now: Time) {
         let Some(reservation) = self.reservations.get_mut(&id) else { return };

@@ -2,8 +2,11 @@
 
 mod baseline;
 mod candidate;
+mod destination;
 mod joint;
 mod sides;
+
+pub use self::destination::destination;
 
 use std::time::Duration;
 

@@ -28,7 +28,7 @@ impl Simulation<'_> {
             let Some(transfer) = self.transfers.get(id) else { continue };
             let first = StreamId(transfer.streams.first);
             let source = &mut self.nodes[node].source;
-            if !source.is_pulling(first)
+            if source.pulled_by(first).is_none()
                 && let Some(Transmit::Nack(_)) = source.poll_transmit(first)
             {
                 self.break_at_sink(id);

@@ -200,7 +200,7 @@ impl Simulation<'_> {
             source.pull(now, stream, request);
         }
         let (from, first) = (transfer.from, StreamId(transfer.streams.first));
-        if source.is_pulling(first) {
+        if source.pulled_by(first).is_some() {
             self.begin_flow(id);
         } else if let Some(Transmit::Nack(_)) = source.poll_transmit(first) {
             self.connections_broke(id);

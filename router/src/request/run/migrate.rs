@@ -1,0 +1,480 @@
+//! A running sequence changes nodes: what the arbiter orders, done over the nodes' streams.
+//!
+//! `crates/migration/PROTOCOL.md` has the protocol. Here each message is a message of a gRPC stream, which
+//! loses nothing without breaking; so what the arbiter says again needn't be sent again, and what breaks
+//! is told to it as a word.
+
+use std::{sync::Arc, time::Duration};
+
+use baton_migration::{Ended, FromDestination, FromSource, Order, ToDestination, ToSource};
+use baton_node::{task, transport::MAX_MESSAGE_BYTES};
+use baton_proto::{
+    convert::{self, micros},
+    node::v1::{
+        self as node, AdoptRequest, DecodeRunRequest, DecodeRunResponse, OfferRequest,
+        OfferResponse, Own, adopt_request, decode_client::DecodeClient, offer_request,
+        offer_response,
+    },
+};
+use baton_types::{Capability, Epoch, NodeId, SequenceSpec, Time};
+use rand::Rng;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
+
+use super::{Cut, Run};
+use crate::{
+    cluster::{Peer, Place},
+    moves::{Entry, MoveOrder, Moved, NotMoved},
+    request::{
+        attempt::{Attempt, Side, Word, decode_word, traced},
+        failure::{Failure, Kind, Pair},
+    },
+};
+
+/// How long a call that has been given its last word may take to end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What of a sequence is about its moves.
+pub(super) struct Moving {
+    entry: Entry,
+    orders: mpsc::Receiver<MoveOrder>,
+    migration: Option<Migration>,
+    /// The latest one found that there were no pages to move.
+    was_bare: bool,
+    /// When the latest token came.
+    last_token: Option<Time>,
+    /// Calls that have been given their last word.
+    farewells: Vec<AbortOnDropHandle<()>>,
+}
+
+/// One attempt to move, seen from the router.
+struct Migration {
+    epoch: Epoch,
+    order: MoveOrder,
+    began: Time,
+    from: NodeId,
+    to: NodeId,
+    /// At the destination.
+    place: Place,
+    /// Tokens that the destination was told to begin with.
+    told: usize,
+    to_source: mpsc::Sender<OfferRequest>,
+    source: Side<OfferResponse>,
+    to_destination: mpsc::Sender<AdoptRequest>,
+    destination: Side<DecodeRunResponse>,
+    /// The destination is the owner.
+    granted: bool,
+    /// Why it comes to nothing, if it does.
+    why_not: Option<NotMoved>,
+}
+
+/// Whatever happens to a sequence that runs.
+enum Happening {
+    Word(Result<Word, Failure>),
+    Order(MoveOrder),
+    Source(Option<Result<OfferResponse, Status>>),
+    Destination(Option<Result<DecodeRunResponse, Status>>),
+    Timeout,
+}
+
+impl Moving {
+    pub(super) fn new((entry, orders): (Entry, mpsc::Receiver<MoveOrder>)) -> Self {
+        let (migration, last_token, farewells) = (None, None, Vec::new());
+        Moving { entry, orders, migration, was_bare: false, last_token, farewells }
+    }
+
+    /// The sequence is decoded there.
+    pub(super) fn is_at(&self, node: Option<&NodeId>) {
+        self.entry.is_at(node);
+    }
+
+    pub(super) fn is_moving(&self) -> bool {
+        self.migration.is_some()
+    }
+
+    /// The sequence is placed anew: whatever was under way is over, and whoever asked hears so.
+    pub(super) fn abandon(&mut self) {
+        if let Some(migration) = self.migration.take() {
+            let why = "its node was lost meanwhile, and it was placed anew".to_owned();
+            // Whoever asked may have gone.
+            let _ = migration.order.answer.send(Err(NotMoved::Failed { why }));
+        }
+    }
+
+    fn of(&mut self, epoch: Epoch) -> Option<&mut Migration> {
+        self.migration.as_mut().filter(|migration| migration.epoch == epoch)
+    }
+}
+
+impl Migration {
+    async fn next(migration: &mut Option<Migration>) -> Happening {
+        let Some(Migration { source, destination, .. }) = migration else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            said = source.next() => Happening::Source(said),
+            said = destination.next() => Happening::Destination(said),
+        }
+    }
+}
+
+impl Run {
+    /// Waits for the next thing that happens to the sequence, and does what is to be done about it.
+    pub(super) async fn happen(
+        &mut self,
+        attempt: &mut Attempt,
+        place: &mut Place,
+    ) -> Result<(), Cut> {
+        let happening = self.next_happening(attempt).await;
+        let now = self.router.clock.now();
+        match happening {
+            Happening::Word(word) => self.hear(word, attempt, place)?,
+            Happening::Order(order) => self.begin_to_move(order, attempt, place),
+            Happening::Source(said) => self.hear_source(said),
+            Happening::Destination(said) => self.hear_destination(said, attempt)?,
+            Happening::Timeout => self.arbiter.handle_timeout(now),
+        }
+        self.obey(attempt, place)
+    }
+
+    async fn next_happening(&mut self, attempt: &mut Attempt) -> Happening {
+        let is_far_ahead = self.merge.is_far_ahead();
+        let Moving { orders, migration, .. } = &mut self.moves;
+        let (is_moving, is_decoding) = (migration.is_some(), attempt.is_decoding());
+        let timeout = self.arbiter.poll_timeout().map(|at| at.since(self.router.clock.now()));
+        let overdue = async {
+            match timeout {
+                Some(left) => tokio::time::sleep(left).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Without the decode node's stream all waits for the migration.
+        let is_heard = !is_moving || !attempt.is_silent();
+        tokio::select! {
+            word = attempt.next(is_far_ahead), if is_heard => Happening::Word(word),
+            Some(order) = orders.recv(), if is_decoding && !is_moving => Happening::Order(order),
+            happening = Migration::next(migration) => happening,
+            () = overdue => Happening::Timeout,
+        }
+    }
+
+    /// The nodes that work on the sequence spoke, or failed.
+    fn hear(
+        &mut self,
+        word: Result<Word, Failure>,
+        attempt: &mut Attempt,
+        place: &Place,
+    ) -> Result<(), Cut> {
+        let now = self.router.clock.now();
+        match word {
+            Ok(Word::Frozen { attempt: epoch, tokens }) => {
+                self.hear_frozen(now, epoch, tokens);
+                Ok(())
+            }
+            Ok(word) => {
+                if matches!(word, Word::Tokens { .. }) {
+                    self.moves.last_token = Some(now);
+                }
+                let taken = self.take(word, attempt.epoch, place);
+                Ok(taken.map_err(|error| Failure::protocol(&attempt.pair, &error))?)
+            }
+            Err(failure) => match &self.moves.migration {
+                // The destination has everything.
+                Some(migration) if migration.granted => {
+                    attempt.close_decode();
+                    self.arbiter.from_source(now, migration.epoch, FromSource::Gone);
+                    Ok(())
+                }
+                _ => Err(failure.into()),
+            },
+        }
+    }
+
+    /// The sequence has left its batch; all its tokens are here, for they came before.
+    fn hear_frozen(&mut self, now: Time, epoch: Epoch, tokens: u32) {
+        let have = self.request.prompt.len() + self.merge.emitted().len();
+        if have == tokens as usize {
+            self.arbiter.from_source(now, epoch, FromSource::Frozen { tokens });
+        } else {
+            let why =
+                format!("it left its node with {tokens} tokens, and {have} have come from there");
+            self.give_up(NotMoved::Failed { why });
+        }
+    }
+
+    fn hear_source(&mut self, said: Option<Result<OfferResponse, Status>>) {
+        let Some(Migration { epoch, source, .. }) = &mut self.moves.migration else { return };
+        let (now, epoch) = (self.router.clock.now(), *epoch);
+        let why = match said.map(|said| said.map(|said| said.event)) {
+            Some(Ok(Some(offer_response::Event::Bare(_)))) => {
+                return self.arbiter.from_source(now, epoch, FromSource::Bare);
+            }
+            // Then its own stream tells how it ended.
+            Some(Ok(Some(offer_response::Event::Gone(_)))) => {
+                "its node has no such sequence".to_owned()
+            }
+            Some(Ok(Some(offer_response::Event::Offered(_)) | None)) => return,
+            Some(Err(status)) => status.message().to_owned(),
+            None => "its node took the offer back".to_owned(),
+        };
+        *source = Side::closed();
+        self.give_up(NotMoved::Failed { why });
+    }
+
+    fn hear_destination(
+        &mut self,
+        said: Option<Result<DecodeRunResponse, Status>>,
+        attempt: &Attempt,
+    ) -> Result<(), Failure> {
+        let now = self.router.clock.now();
+        let Some(migration) = &mut self.moves.migration else { return Ok(()) };
+        let (epoch, granted) = (migration.epoch, migration.granted);
+        let pair = Pair { prefill: None, decode: Some(migration.to.clone()) };
+        let word = match said {
+            Some(Ok(said)) => decode_word(&pair, said).map_err(|failure| failure.message),
+            Some(Err(status)) => Err(status.message().to_owned()),
+            None => Err("its stream ended too early".to_owned()),
+        };
+        match word {
+            Ok(Word::Prepared { tokens }) => {
+                let prepared = FromDestination::Prepared { tokens };
+                self.arbiter.from_destination(now, epoch, prepared);
+            }
+            Ok(Word::Joined(_)) => {}
+            Ok(word @ (Word::Tokens { .. } | Word::Finished(_))) if granted => {
+                let taken = match word {
+                    Word::Tokens { tokens, .. } => {
+                        tokens.into_iter().try_for_each(|token| self.accept(epoch, token))
+                    }
+                    Word::Finished(reason) => {
+                        self.merge.finish(epoch, reason);
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                };
+                taken.map_err(|error| Failure::protocol(&attempt.pair, &error))?;
+                self.arbiter.from_destination(now, epoch, FromDestination::Running);
+            }
+            Ok(_) => self.lose_destination(now, epoch, "it runs what isn't its own".to_owned()),
+            Err(why) => self.lose_destination(now, epoch, why),
+        }
+        Ok(())
+    }
+
+    fn lose_destination(&mut self, now: Time, epoch: Epoch, why: String) {
+        if let Some(migration) = &mut self.moves.migration {
+            let why = format!("{}: {why}", migration.to);
+            migration.why_not.get_or_insert(NotMoved::Failed { why });
+            migration.destination = Side::closed();
+        }
+        self.arbiter.from_destination(now, epoch, FromDestination::Gone);
+    }
+
+    fn give_up(&mut self, why: NotMoved) {
+        if let Some(migration) = &mut self.moves.migration {
+            migration.why_not.get_or_insert(why);
+        }
+        self.arbiter.give_up();
+    }
+
+    /// Begins to move, or says why not.
+    fn begin_to_move(&mut self, order: MoveOrder, attempt: &Attempt, place: &Place) {
+        let answer = |order: MoveOrder, why| {
+            // Whoever asked may have gone.
+            let _ = order.answer.send(Err(why));
+        };
+        let Some(source) = place.decode() else { return answer(order, NotMoved::Ended) };
+        let from = source.hello.node.clone();
+        if order.to.as_ref() == Some(&from) {
+            return answer(order, NotMoved::There { node: from });
+        }
+        if source.hello.data_address.is_empty() {
+            return answer(order, NotMoved::Unable { node: from });
+        }
+        let tokens = self.tokens();
+        let request = self.place_request(&tokens);
+        let there = self.router.cluster.place_move(&request, place, order.to.as_ref());
+        let there = match there {
+            Ok(there) => there,
+            Err(shortage) => return answer(order, NotMoved::NoRoom(shortage)),
+        };
+        let Some(destination) = there.decode() else { return answer(order, NotMoved::Ended) };
+        let now = self.router.clock.now();
+        let epoch = match self.arbiter.begin(now) {
+            Ok(epoch) => epoch,
+            Err(busy) => return answer(order, NotMoved::Failed { why: busy.to_string() }),
+        };
+        let capability = Capability(rand::rng().random());
+        let spec = SequenceSpec { epoch, ..self.spec(&there) };
+        let (to_source, source_side) = self.offer(&source, attempt.epoch, epoch, capability);
+        let pages = convert::Source {
+            node: from.clone(),
+            generation: source.hello.generation,
+            address: source.hello.data_address.clone(),
+            capability,
+        };
+        let told = spec.tokens.len();
+        let (to_destination, destination_side) = self.adopt(&destination, spec, pages);
+        tracing::debug!(%epoch, %from, to = %destination.hello.node, why = order.why.label(), "moving");
+        self.moves.migration = Some(Migration {
+            epoch,
+            order,
+            began: now,
+            from,
+            to: destination.hello.node.clone(),
+            place: there,
+            told,
+            to_source,
+            source: source_side,
+            to_destination,
+            destination: destination_side,
+            granted: false,
+            why_not: None,
+        });
+    }
+
+    fn offer(
+        &self,
+        peer: &Arc<Peer>,
+        epoch: Epoch,
+        attempt: Epoch,
+        capability: Capability,
+    ) -> (mpsc::Sender<OfferRequest>, Side<OfferResponse>) {
+        let start = node::OfferStart {
+            model: peer.hello.model.to_string(),
+            generation: peer.hello.generation.0,
+            key: Some(self.request.key.into()),
+            epoch: Some(epoch.into()),
+            attempt: Some(attempt.into()),
+            capability: convert::to_bytes(capability.0),
+        };
+        let (words, said) = mpsc::channel(4);
+        let start = offer_request::Message::Start(start);
+        // The channel is empty.
+        let _ = words.try_send(OfferRequest { message: Some(start) });
+        let request = traced(ReceiverStream::new(said), self.request.trace);
+        let mut client = DecodeClient::new(peer.channel.clone());
+        (words, Side::open(peer, async move { client.offer(request).await }))
+    }
+
+    fn adopt(
+        &self,
+        peer: &Arc<Peer>,
+        spec: SequenceSpec,
+        source: convert::Source,
+    ) -> (mpsc::Sender<AdoptRequest>, Side<DecodeRunResponse>) {
+        let start = DecodeRunRequest {
+            model: peer.hello.model.to_string(),
+            generation: peer.hello.generation.0,
+            sequence: Some(spec.into()),
+            source: Some(source.into()),
+        };
+        let (words, said) = mpsc::channel(4);
+        let start = adopt_request::Message::Start(start);
+        let _ = words.try_send(AdoptRequest { message: Some(start) });
+        let request = traced(ReceiverStream::new(said), self.request.trace);
+        let client = DecodeClient::new(peer.channel.clone());
+        let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
+        (words, Side::open(peer, async move { client.adopt(request).await }))
+    }
+
+    /// Does what the arbiter orders.
+    fn obey(&mut self, attempt: &mut Attempt, place: &mut Place) -> Result<(), Cut> {
+        while let Some(order) = self.arbiter.poll_order() {
+            match order {
+                // They were said when the calls were made.
+                Order::ToSource(_, ToSource::Offer)
+                | Order::ToDestination(_, ToDestination::Prepare) => {}
+                Order::ToDestination(epoch, ToDestination::Own) => self.grant(epoch),
+                Order::ToDestination(epoch, ToDestination::Drop) => {
+                    if let Some(migration) = self.moves.of(epoch) {
+                        migration.destination = Side::closed();
+                    }
+                }
+                Order::ToSource(of, ToSource::Resume { epoch }) => self.resume(of, epoch, attempt),
+                // Its own stream is dropped, which is the same.
+                Order::ToSource(_, ToSource::Release) => {}
+                Order::Ended(_, ended) => self.end_move(ended, attempt, place),
+                Order::Replay => {
+                    let nodes = attempt.pair.decode.iter().cloned().collect();
+                    let message = "it was lost while it moved".to_owned();
+                    let kind = if self.moves.was_bare { Kind::Moved } else { Kind::Node };
+                    return Err(Failure { kind, nodes, message }.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The destination owns the sequence from now on.
+    fn grant(&mut self, epoch: Epoch) {
+        let tokens = self.tokens();
+        let elapsed = self.router.clock.now() - self.request.arrived;
+        let Some(migration) = self.moves.of(epoch) else { return };
+        if std::mem::replace(&mut migration.granted, true) {
+            return;
+        }
+        self.merge.grant(epoch);
+        let own = Own {
+            tokens: tokens[migration.told..].iter().map(|token| token.0).collect(),
+            deadline_us: Some(micros(self.request.deadline.saturating_sub(elapsed))),
+        };
+        let message = Some(adopt_request::Message::Own(own));
+        // Only the start was sent before; a node that is gone is heard of otherwise.
+        let _ = migration.to_destination.try_send(AdoptRequest { message });
+    }
+
+    /// The sequence goes on where it was.
+    fn resume(&mut self, of: Epoch, epoch: Epoch, attempt: &mut Attempt) {
+        let Some(migration) = self.moves.of(of) else { return };
+        if migration.granted {
+            self.merge.grant(epoch);
+        }
+        attempt.epoch = epoch;
+        let message = offer_request::Message::Resume(node::Resume { epoch: Some(epoch.into()) });
+        let _ = migration.to_source.try_send(OfferRequest { message: Some(message) });
+    }
+
+    fn end_move(&mut self, ended: Ended, attempt: &mut Attempt, place: &mut Place) {
+        self.moves.was_bare = ended == Ended::Bare;
+        let Some(migration) = self.moves.migration.take() else { return };
+        let now = self.router.clock.now();
+        let Migration { epoch, order, began, from, to, place: there, destination, .. } = migration;
+        let (took, metrics) = (now - began, &self.router.metrics);
+        let answer = match ended {
+            Ended::Moved => {
+                place.moved_to(&there);
+                *place = there;
+                attempt.moved(to.clone(), destination, epoch);
+                self.moves.is_at(Some(&to));
+                self.timing.moved(&to);
+                let gap = self.moves.last_token.map_or(took, |last| now - last);
+                self.moves.last_token = Some(now);
+                metrics.moved(order.why.label(), took, gap);
+                tracing::info!(%epoch, %from, %to, ?took, ?gap, why = order.why.label(), "moved");
+                Ok(Moved { from, to: Some(to), took, gap })
+            }
+            Ended::Bare => Ok(Moved { from, to: None, took, gap: Duration::ZERO }),
+            Ended::Stayed | Ended::Lost => {
+                let late = || NotMoved::Failed { why: "it took too long".to_owned() };
+                let why = migration.why_not.unwrap_or_else(late);
+                metrics.not_moved(order.why.label());
+                tracing::info!(%epoch, %from, %to, ?took, %why, "not moved");
+                // The call ends when its last word has been heard.
+                let mut source = migration.source;
+                self.moves.farewells.retain(|call| !call.is_finished());
+                self.moves.farewells.push(task::owned(async move {
+                    let ended = async { while let Some(Ok(_)) = source.next().await {} };
+                    // A call that doesn't end is dropped.
+                    let _ = tokio::time::timeout(FAREWELL, ended).await;
+                    drop(migration.to_source);
+                }));
+                Err(why)
+            }
+        };
+        // Whoever asked may have gone.
+        let _ = order.answer.send(answer);
+    }
+}
