@@ -169,6 +169,11 @@ impl Exporter {
         self.shared.pages_sent.load(Ordering::Relaxed)
     }
 
+    /// Connections whose pulls wait for their offers.
+    pub fn parked(&self) -> usize {
+        self.shared.lock().source.parked()
+    }
+
     /// Offers that haven't ended.
     pub fn offers(&self) -> usize {
         self.shared.lock().source.offers()
@@ -248,6 +253,8 @@ impl Offered {
             drop(state);
             // They go back to the pool, whose lock has nothing to do with this one.
             drop(before);
+            // Whoever pulled before there was an offer may need none of it.
+            self.shared.sent(self.id);
         }
         self.shared.changed.notify_waiters();
         self.shared.timer.notify_one();

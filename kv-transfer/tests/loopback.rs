@@ -543,3 +543,23 @@ async fn a_follower_without_room_says_so_and_one_whose_source_gives_up_hears_it(
     pair.source.whole_again().await;
     pair.sink.whole_again().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_came_first_and_has_everything_is_noticed() {
+    let pair = Pair::new().await;
+    let (key, epoch, capability) = (key(), EPOCH, Capability(4));
+    let pull = Pull { skip_blocks: 3, ..pair.pull(4) };
+    let importer = pair.importer.clone();
+    let following =
+        tokio::spawn(async move { importer.follow(pull, &|_, _| Ok(Vec::new())).await });
+    // Both its connections wait for the offer.
+    while pair.exporter.parked() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let mut growing = pair.exporter.offer_growing(GrowingOffer { key, epoch, capability }).unwrap();
+    let table = pair.source.cache.reserve(4).unwrap();
+    growing.grow(table[..3].to_vec(), 48).unwrap();
+    growing.sent(3).await;
+    growing.last(table, 50).unwrap();
+    assert_eq!(following.await.unwrap().unwrap().pages, u64::from(LAYOUT.layers));
+}

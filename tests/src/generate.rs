@@ -36,6 +36,17 @@ impl Generated {
 
 /// Asks once, and checks that indexes have no gaps and no repeats (`exact-stream`).
 pub async fn generate(url: &str, model: &str, ask: &Ask) -> anyhow::Result<Generated> {
+    generate_known(url, model, ask, |_request| {}).await
+}
+
+/// The same, and tells the request's id when there is one.
+pub async fn generate_known(
+    url: &str,
+    model: &str,
+    ask: &Ask,
+    known: impl FnOnce(String),
+) -> anyhow::Result<Generated> {
+    let mut known = Some(known);
     let mut client = InferenceClient::connect(url.to_owned()).await?;
     let request = GenerateRequest {
         model: model.to_owned(),
@@ -50,7 +61,10 @@ pub async fn generate(url: &str, model: &str, ask: &Ask) -> anyhow::Result<Gener
     while let Some(response) = stream.message().await? {
         ensure!(generated.complete.is_none(), "something followed the end");
         match response.event.context("an empty message")? {
-            Event::Started(_) => {}
+            Event::Started(started) => {
+                let tell = known.take().context("a stream starts once")?;
+                tell(started.request_id);
+            }
             Event::Chunk(chunk) => {
                 let (next, tokens) = (generated.tokens.len(), chunk.token_ids.len());
                 ensure!(chunk.index as usize == next, "index {} after {next} tokens", chunk.index);

@@ -223,12 +223,11 @@ enum Timed {
 /// Rows of both times' percentiles, each beginning with `cells`: the runs' means.
 pub(crate) fn rows(cells: &str, runs: &[Run]) -> anyhow::Result<String> {
     let mut out = String::new();
-    let ranks: [(&str, fn(&Distribution) -> f64); 3] =
-        [("P50", |of| of.p50), ("P90", |of| of.p90), ("P99", |of| of.p99)];
     for (name, time) in [("TTFT", Timed::Ttft), ("TPOT", Timed::Tpot)] {
         let both: anyhow::Result<Vec<_>> = runs.iter().map(|run| run.both(time)).collect();
         let both = both?;
-        for (rank, value) in ranks {
+        for (at, rank) in ["P50", "P90", "P99"].into_iter().enumerate() {
+            let value = |of: &Distribution| [of.p50, of.p90, of.p99][at];
             let [real, simulated] = means(both.iter().map(|both| both.each_ref().map(value)));
             let off = 100.0 * (simulated / real - 1.0);
             let _ = writeln!(

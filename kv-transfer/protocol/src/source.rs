@@ -127,7 +127,12 @@ enum OfferState {
 #[derive(Debug)]
 enum Stream {
     Idle,
-    Parked { pull: PullRequest, until: Time },
+    /// With the blocks there is room for, as a pull says it.
+    Parked {
+        pull: PullRequest,
+        room: u32,
+        until: Time,
+    },
     Pulling(Pulling),
     Refused(NackReason),
 }
@@ -172,14 +177,15 @@ impl Source {
             .streams
             .iter()
             .filter_map(|(&stream, state)| match state {
-                Stream::Parked { pull, .. } if pull.capability == spec.capability => {
-                    Some((stream, *pull))
+                Stream::Parked { pull, room, .. } if pull.capability == spec.capability => {
+                    Some((stream, *pull, *room))
                 }
                 _ => None,
             })
             .collect();
-        for (stream, pull) in parked {
+        for (stream, pull, room) in parked {
             self.begin(stream, id, pull);
+            self.extended(stream, room);
         }
         Ok(id)
     }
@@ -259,9 +265,8 @@ impl Source {
             self.streams.insert(stream, Stream::Refused(reason));
             return;
         }
-        let is_parked = |stream: &&Stream| matches!(stream, Stream::Parked { .. });
-        let state = if self.streams.values().filter(is_parked).count() < self.config.max_parked {
-            Stream::Parked { pull, until: now + self.config.park }
+        let state = if self.parked() < self.config.max_parked {
+            Stream::Parked { pull, room: 0, until: now + self.config.park }
         } else {
             Stream::Refused(NackReason::Busy)
         };
@@ -282,8 +287,10 @@ impl Source {
 
     /// There is room for so many blocks, where the offer grows.
     pub fn extended(&mut self, stream: StreamId, blocks: u32) {
-        if let Some(Stream::Pulling(pulling)) = self.streams.get_mut(&stream) {
-            pulling.room = pulling.room.max(blocks);
+        match self.streams.get_mut(&stream) {
+            Some(Stream::Pulling(pulling)) => pulling.room = pulling.room.max(blocks),
+            Some(Stream::Parked { room, .. }) => *room = blocks.max(*room),
+            _ => {}
         }
     }
 
@@ -392,6 +399,11 @@ impl Source {
     /// Whose pages are offered, until the offer ends.
     pub fn key(&self, id: OfferId) -> Option<SequenceKey> {
         self.offers.get(&id).map(|offer| offer.spec.key)
+    }
+
+    /// Pulls that wait for their offers.
+    pub fn parked(&self) -> usize {
+        self.streams.values().filter(|stream| matches!(stream, Stream::Parked { .. })).count()
     }
 
     /// Offers that haven't ended.

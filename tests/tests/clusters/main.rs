@@ -10,6 +10,7 @@ mod http;
 mod latency;
 mod lifecycle;
 mod likelihood;
+mod migration;
 mod observe;
 mod open_inference;
 mod openai;
