@@ -37,6 +37,7 @@ pub(crate) struct Terms {
     epoch: Epoch,
     attempt: Epoch,
     capability: Capability,
+    is_urgent: bool,
 }
 
 impl Terms {
@@ -48,6 +49,7 @@ impl Terms {
             epoch: start.epoch.ok_or_else(missing("epoch"))?.into(),
             attempt: start.attempt.ok_or_else(missing("attempt"))?.into(),
             capability: wire::capability("capability", &start.capability)?,
+            is_urgent: start.urgent,
         };
         if terms.attempt <= terms.epoch {
             let why = format!("{} is not above {}", terms.attempt, terms.epoch);
@@ -80,7 +82,11 @@ pub(crate) async fn serve(
     out: Outgoing<OfferResponse>,
 ) -> Result<(), Cut> {
     let Terms { key, attempt, capability, .. } = terms;
-    let growing = exporter.offer_growing(GrowingOffer { key, epoch: attempt, capability });
+    // Who leaves isn't held up by those that leave too.
+    let is_urgent = terms.is_urgent || node.gate.is_draining();
+    let share = if is_urgent { 1.0 } else { node.config.transfer.migration_share };
+    let growing = GrowingOffer { key, epoch: attempt, capability, share };
+    let growing = exporter.offer_growing(growing);
     let growing = growing.map_err(|error| RunError::Offer(error.to_string()))?;
     out.send(response(Event::Offered(proto::Offered {}))).await?;
     let clock = Clock::start();

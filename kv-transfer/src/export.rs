@@ -1,5 +1,7 @@
 //! The node that has the pages.
 
+mod growing;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -14,18 +16,20 @@ use std::{
 use baton_device::Arena;
 use baton_kv_cache::BlockRef;
 use baton_transfer_protocol::{
-    Ending, FirstToken, Frame, GROWING, Hello, OfferError, OfferId, OfferSpec, Outcome, Source,
+    Ending, FirstToken, Frame, Hello, OfferError, OfferId, OfferSpec, Outcome, Source,
     SourceConfig, StreamId, Transmit,
 };
 use baton_types::{Capability, Epoch, SequenceKey, blocks_for};
 use tokio::{
     net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
     sync::{Notify, Semaphore, watch},
-    time::sleep_until,
+    time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
+use self::growing::Growth;
+pub use self::growing::{Growing, GrowingOffer};
 use crate::{
     clock::Clock,
     link::{FrameReader, Link, LinkError, send, unexpected},
@@ -87,13 +91,14 @@ struct Shared {
 struct State {
     source: Source,
     held: HashMap<OfferId, Held>,
+    /// When pages of sequences that run may be sent again.
+    paced_until: Instant,
 }
 
 /// What an offer keeps from being reused until it ends.
 struct Held {
     blocks: Arc<[BlockRef]>,
-    /// Leading blocks that have been sent, where the offer grows and somebody pulls.
-    sent: Option<watch::Sender<Option<u32>>>,
+    growth: Option<Growth>,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
@@ -102,21 +107,6 @@ pub struct Offered {
     shared: Arc<Shared>,
     id: OfferId,
     outcome: watch::Receiver<Option<Outcome>>,
-}
-
-/// The pages of a sequence that runs, while more are made. Dropping it before it ended withdraws it.
-#[derive(Debug)]
-pub struct Growing {
-    offered: Offered,
-    sent: watch::Receiver<Option<u32>>,
-}
-
-/// A running sequence to offer.
-#[derive(Clone, Copy, Debug)]
-pub struct GrowingOffer {
-    pub key: SequenceKey,
-    pub epoch: Epoch,
-    pub capability: Capability,
 }
 
 impl Exporter {
@@ -132,7 +122,7 @@ impl Exporter {
             arena,
             hello: identity.hello(),
             clock: Clock::start(),
-            state: Mutex::new(State { source, held: HashMap::new() }),
+            state: Mutex::new(State { source, held: HashMap::new(), paced_until: Instant::now() }),
             changed: Notify::new(),
             timer: Notify::new(),
             next_stream: AtomicU64::new(0),
@@ -154,14 +144,6 @@ impl Exporter {
             return Err(OfferError::Blocks { key, tokens, needed, given: blocks.len() });
         }
         self.shared.offer(OfferSpec { key, epoch, capability, tokens }, blocks, None)
-    }
-
-    /// Offers the pages of a sequence that runs, none yet. Never blocks; may be called outside a runtime.
-    pub fn offer_growing(&self, offer: GrowingOffer) -> Result<Growing, OfferError> {
-        let GrowingOffer { key, epoch, capability } = offer;
-        let spec = OfferSpec { key, epoch, capability, tokens: GROWING };
-        let (sender, sent) = watch::channel(None);
-        Ok(Growing { offered: self.shared.offer(spec, Vec::new(), Some(sender))?, sent })
     }
 
     /// Pages that have been handed to the network since the start.
@@ -205,63 +187,6 @@ impl Offered {
     }
 }
 
-impl Growing {
-    /// Keys and values of the first `tokens` tokens are final, and lie in `blocks`, the whole table so far.
-    /// Never blocks.
-    pub fn grow(&self, blocks: Vec<BlockRef>, tokens: u32) -> Result<(), OfferError> {
-        self.offered.replace(blocks, tokens, |source, id| source.grown(id, tokens))
-    }
-
-    /// The sequence holds `tokens` tokens and won't grow here any more: the lease begins.
-    pub fn last(&self, blocks: Vec<BlockRef>, tokens: u32) -> Result<(), OfferError> {
-        let now = self.offered.shared.clock.now();
-        self.offered.replace(blocks, tokens, |source, id| source.last(now, id, tokens))
-    }
-
-    /// Waits until somebody pulls and so many leading blocks have been sent, or needn't be. For ever, if the
-    /// offer ends before.
-    pub async fn sent(&mut self, blocks: u32) {
-        if self.sent.wait_for(|sent| sent.is_some_and(|sent| sent >= blocks)).await.is_err() {
-            std::future::pending().await
-        }
-    }
-
-    /// How the offer ended.
-    pub fn outcome(&self) -> impl Future<Output = Outcome> + Send + use<> {
-        self.offered.outcome()
-    }
-}
-
-impl Offered {
-    /// The offer has other blocks: more of them, in the same order.
-    fn replace(
-        &self,
-        blocks: Vec<BlockRef>,
-        tokens: u32,
-        feed: impl FnOnce(&mut Source, OfferId),
-    ) -> Result<(), OfferError> {
-        let block_tokens = self.shared.hello.layout.block_tokens;
-        let needed = blocks_for(tokens as usize, block_tokens);
-        let mut state = self.shared.lock();
-        if let Some(held) = state.held.get_mut(&self.id) {
-            if blocks.len() < needed {
-                let key = state.source.key(self.id).expect("what is held is offered");
-                return Err(OfferError::Blocks { key, tokens, needed, given: blocks.len() });
-            }
-            let before = std::mem::replace(&mut held.blocks, blocks.into());
-            feed(&mut state.source, self.id);
-            drop(state);
-            // They go back to the pool, whose lock has nothing to do with this one.
-            drop(before);
-            // Whoever pulled before there was an offer may need none of it.
-            self.shared.sent(self.id);
-        }
-        self.shared.changed.notify_waiters();
-        self.shared.timer.notify_one();
-        Ok(())
-    }
-}
-
 impl Drop for Offered {
     fn drop(&mut self) {
         self.shared.update(|source| source.withdraw(self.id));
@@ -278,26 +203,17 @@ impl Shared {
         self: &Arc<Self>,
         spec: OfferSpec,
         blocks: Vec<BlockRef>,
-        sent: Option<watch::Sender<Option<u32>>>,
+        growth: Option<Growth>,
     ) -> Result<Offered, OfferError> {
         let (sender, outcome) = watch::channel(None);
         let id = {
             let mut state = self.lock();
             let id = state.source.offer(spec)?;
-            state.held.insert(id, Held { blocks: blocks.into(), sent, outcome: sender });
+            state.held.insert(id, Held { blocks: blocks.into(), growth, outcome: sender });
             id
         };
         self.changed.notify_waiters();
         Ok(Offered { shared: Arc::clone(self), id, outcome })
-    }
-
-    /// Tells whoever waits for it that pages of a growing offer were handed to the network.
-    fn sent(&self, id: OfferId) {
-        let state = self.lock();
-        if let Some(Held { sent: Some(sent), .. }) = state.held.get(&id) {
-            let blocks = state.source.sent_blocks(id);
-            sent.send_if_modified(|known| std::mem::replace(known, blocks) != blocks);
-        }
     }
 
     /// Feeds the machine, tells the ends it reports, and wakes whoever may have work.
@@ -436,11 +352,14 @@ async fn speak(shared: &Shared, id: StreamId, mut writer: OwnedWriteHalf) -> Res
         match next {
             Some(Next::Pages(Run { offer, blocks, layer, first_block, count })) => {
                 let run = &blocks[first_block as usize..(first_block + count) as usize];
+                shared.turn(offer).await;
+                let began = Instant::now();
                 tokio::select! {
                     sent = send_run(&mut writer, &shared.arena, layer, first_block, run) => sent?,
                     () = overdue(shared, id) => return Err(LinkError::Overdue),
                 }
                 shared.pages_sent.fetch_add(count.into(), Ordering::Relaxed);
+                shared.paused(offer, began.elapsed());
                 shared.sent(offer);
             }
             Some(Next::Frame(frame)) => send(&mut writer, &frame).await?,

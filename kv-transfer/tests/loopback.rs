@@ -474,7 +474,8 @@ async fn garbage_costs_only_its_sender() {
 async fn a_sequence_that_grows_is_followed_to_its_end() {
     let pair = Pair::new().await;
     let (key, epoch, capability) = (key(), EPOCH, Capability(3));
-    let mut growing = pair.exporter.offer_growing(GrowingOffer { key, epoch, capability }).unwrap();
+    let mut growing =
+        pair.exporter.offer_growing(GrowingOffer { key, epoch, capability, share: 1.0 }).unwrap();
     let pull = Pull { blocks: pair.sink.cache.reserve(2).unwrap(), ..pair.pull(3) };
     let (importer, cache) = (pair.importer.clone(), pair.sink.cache.clone());
     let following = tokio::spawn(async move {
@@ -513,8 +514,10 @@ async fn a_follower_without_room_says_so_and_one_whose_source_gives_up_hears_it(
     (0..LAYOUT.layers).for_each(|layer| pair.source.fill(layer, &table));
     for gives_up in [false, true] {
         let capability = Capability(gives_up.into());
-        let mut growing =
-            pair.exporter.offer_growing(GrowingOffer { key, epoch, capability }).unwrap();
+        let mut growing = pair
+            .exporter
+            .offer_growing(GrowingOffer { key, epoch, capability, share: 1.0 })
+            .unwrap();
         let blocks = pair.sink.cache.reserve(2).unwrap();
         let pull = Pull { blocks, capability, ..pair.pull(0) };
         let (importer, cache) = (pair.importer.clone(), pair.sink.cache.clone());
@@ -556,7 +559,8 @@ async fn a_follower_that_came_first_and_has_everything_is_noticed() {
     while pair.exporter.parked() < 2 {
         tokio::task::yield_now().await;
     }
-    let mut growing = pair.exporter.offer_growing(GrowingOffer { key, epoch, capability }).unwrap();
+    let mut growing =
+        pair.exporter.offer_growing(GrowingOffer { key, epoch, capability, share: 1.0 }).unwrap();
     let table = pair.source.cache.reserve(4).unwrap();
     growing.grow(table[..3].to_vec(), 48).unwrap();
     growing.sent(3).await;

@@ -148,14 +148,14 @@ impl Cluster {
     /// Sends nothing new to a node, or does again. None if there is no such node.
     pub(crate) fn drain(self: &Arc<Self>, node: &NodeId, drains: bool) -> Option<Role> {
         let mut state = self.lock();
-        let role = state.sessions.get(node)?.peer.hello.role;
+        let member = state.sessions.get(node)?;
+        let (role, says_so) = (member.peer.hello.role, member.drains);
         if drains {
             state.drained.insert(node.clone());
-            state.placer.view_mut().set_draining(node, role);
         } else {
-            // It says itself whether it drains.
             state.drained.remove(node);
         }
+        state.placer.view_mut().set_draining(node, role, drains || says_so);
         self.changed(state);
         Some(role)
     }

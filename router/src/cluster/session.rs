@@ -24,6 +24,8 @@ pub(super) struct Member {
     /// Which of its streams speaks for it.
     session: u64,
     pub(super) peer: Arc<Peer>,
+    /// It says that it drains.
+    pub(super) drains: bool,
 }
 
 /// One stream's membership. Dropping it is leaving, unless the node has come back meanwhile.
@@ -123,7 +125,9 @@ impl Cluster {
                 Arc::new(Peer { hello, channel, gone: CancellationToken::new() })
             }
         };
-        state.sessions.insert(node, Member { session: number, peer: Arc::clone(&peer) });
+        state
+            .sessions
+            .insert(node, Member { session: number, peer: Arc::clone(&peer), drains: false });
         self.changed(state);
         self.due.notify_one();
         Ok(Session { cluster: Arc::clone(self), number, peer })
@@ -199,6 +203,9 @@ impl Session {
         let NodeHello { node, generation, .. } = hello;
         let mut state = self.cluster.lock();
         state.members.heartbeat(self.cluster.clock.now(), node, *generation)?;
+        if let Some(member) = state.sessions.get_mut(node) {
+            member.drains = beat.load.draining;
+        }
         let is_drained = state.drained.contains(node);
         let view = state.placer.view_mut();
         let mut load = beat.load;

@@ -2,7 +2,7 @@
 //! `no-leak`, whatever was asked for, however often they move, and whoever dies meanwhile.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,11 +11,13 @@ use baton_proto::v1::{
     DrainRequest, MigrateRequest, Migration, operations_client::OperationsClient,
 };
 use baton_tests::{
-    Ask, Cluster, Engine, Generated, Options, Pid, Reference, baton, generate_known, get, model,
+    Ask, Cluster, Engine, Generated, Options, Pid, Reference, baton, events, generate_known, get,
+    model,
 };
 use baton_types::{Grammar, SamplingSpec, TokenId};
 use futures::future::{join_all, try_join_all};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
+use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -324,4 +326,80 @@ async fn by_hand() {
     tokio::join!(ask_all(&cluster, "sim", &asks, &running), by_hand);
     let (moved, said) = run(&["migrate", "req-00000000000000000000000000000000"]);
     assert!(!moved && said.contains("doesn't run here"), "{said}");
+}
+
+/// Choices, stop strings, tools' calls and text over HTTP are the router's: they are the same after any move,
+/// and a client that leaves in the middle of one takes everything with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_choices_and_stop_strings_move_too() {
+    let options = Options::new(Engine::Sim).set("engine.profile.decode_us=3000.0");
+    let cluster = Arc::new(Cluster::start(&options).unwrap());
+    let bodies = [
+        json!({ "n": 3, "max_tokens": 250, "seed": 3 }),
+        json!({ "max_tokens": 400, "seed": 8, "stop": ["qzj", "no such text"], "logprobs": 2 }),
+    ];
+    for mut body in bodies {
+        body["model"] = "sim".into();
+        body["prompt"] = "It was a dark and stormy night; the rain fell in torrents".into();
+        body["stream"] = true.into();
+        let (url, still) = (cluster.path("/v1/completions"), body.clone());
+        let expected = tokio::task::spawn_blocking(move || said(&url, &still, |_id| {}));
+        let expected = expected.await.unwrap();
+
+        let (url, asked) = (cluster.path("/v1/completions"), body.clone());
+        let (known, id) = tokio::sync::oneshot::channel();
+        let asking = tokio::task::spawn_blocking(move || {
+            said(&url, &asked, |id| drop(known.send(id.to_owned())))
+        });
+        let (id, mut operations, mut moved) = (id.await.unwrap(), operations(&cluster).await, 0);
+        while !asking.is_finished() {
+            let migrations = migrate(&mut operations, &id, "").await;
+            moved += migrations.iter().filter(|migration| migration.stays.is_empty()).count();
+        }
+        assert_eq!(asking.await.unwrap(), expected, "{body}");
+        assert!(moved > 3, "{moved} moves are hardly a test");
+    }
+    cluster.wait_whole(PATIENCE).unwrap();
+}
+
+/// Each choice's text and how it ended; `known` hears the request's id.
+fn said(url: &str, body: &Value, known: impl FnOnce(&str)) -> BTreeMap<u64, (String, String)> {
+    let (mut choices, mut known) = (BTreeMap::<u64, (String, String)>::new(), Some(known));
+    for data in events(url, body).unwrap().map(Result::unwrap) {
+        let Ok(chunk) = serde_json::from_str::<Value>(&data) else { continue };
+        if let Some(known) = known.take() {
+            known(chunk["id"].as_str().unwrap());
+        }
+        let choice = &chunk["choices"][0];
+        let Some(index) = choice["index"].as_u64() else { continue };
+        let (text, reason) = choices.entry(index).or_default();
+        *text += choice["text"].as_str().unwrap_or_default();
+        *reason += choice["finish_reason"].as_str().unwrap_or_default();
+    }
+    choices
+}
+
+/// Clients leave while their sequences move: both nodes give everything back.
+#[tokio::test]
+async fn a_cancel_in_the_middle_of_a_move_leaves_nothing() {
+    let options = Options::new(Engine::Sim).nodes(1, 3).set("engine.profile.decode_us=2000.0");
+    let cluster = Cluster::start(&options).unwrap();
+    let (running, moved) = (Running::default(), Mutex::new(0));
+    let movers = (0..4).map(|seed| keep_moving(&cluster, 3, seed, &running, &moved));
+    let leaving = async {
+        for i in 0..60 {
+            let asked = [ask(100, i, 400)];
+            let patience = Duration::from_millis(150 + 7 * u64::from(i));
+            // Dropping the stream is the cancel.
+            let _ =
+                tokio::time::timeout(patience, ask_all(&cluster, "sim", &asked, &running)).await;
+            running.lock().unwrap().clear();
+        }
+    };
+    tokio::select! {
+        () = leaving => {}
+        _ = join_all(movers) => unreachable!("they never end"),
+    }
+    assert!(*moved.lock().unwrap() > 30);
+    cluster.wait_whole(PATIENCE).unwrap();
 }

@@ -130,6 +130,9 @@ pub struct TransferConfig {
     pub max_pulls: u32,
     /// Sequences that migrate away at one time, and as many that come (decode nodes); more are refused.
     pub max_migrations: u32,
+    /// Of the time, what sending the pages of sequences that migrate may take while they still run here:
+    /// the steps of all that run here take about as much longer. A node that drains takes all it can.
+    pub migration_share: f64,
 }
 
 const fn default_drain() -> Span {
@@ -158,7 +161,13 @@ impl Default for ListenConfig {
 
 impl Default for TransferConfig {
     fn default() -> Self {
-        TransferConfig { lease: Span::from_secs(30), streams: 2, max_pulls: 64, max_migrations: 8 }
+        TransferConfig {
+            lease: Span::from_secs(30),
+            streams: 2,
+            max_pulls: 64,
+            max_migrations: 8,
+            migration_share: 0.03,
+        }
     }
 }
 
@@ -226,6 +235,10 @@ impl NodeConfig {
             if value == 0 {
                 return refuse(key, &0, "must be at least 1");
             }
+        }
+        let share = self.transfer.migration_share;
+        if !(share > 0.0 && share <= 1.0) {
+            return refuse("transfer.migration_share", &share, "must be above 0 and at most 1");
         }
         if self.transfer.lease.0 < Duration::from_millis(10) {
             return refuse("transfer.lease", &self.transfer.lease, "must be at least 10ms");

@@ -117,11 +117,11 @@ impl ClusterView {
         }
     }
 
-    /// A node was told to finish what it has; it will say so itself.
-    pub fn set_draining(&mut self, node: &NodeId, role: Role) {
+    /// Whether a node is to finish what it has and gets nothing new; until it says so itself.
+    pub fn set_draining(&mut self, node: &NodeId, role: Role, draining: bool) {
         let mut nodes = self.nodes_mut(role).iter_mut();
         if let Some(view) = nodes.find(|view| view.node == *node) {
-            view.draining = true;
+            view.draining = draining;
         }
     }
 

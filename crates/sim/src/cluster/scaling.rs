@@ -143,7 +143,7 @@ impl Simulation<'_> {
                 scaling.power[node] = Power::Leaving(since);
                 self.nodes[node].draining = true;
                 let name = self.nodes[node].name.clone();
-                self.placer.view_mut().set_draining(&name, role);
+                self.placer.view_mut().set_draining(&name, role, true);
                 count -= 1;
             }
         }

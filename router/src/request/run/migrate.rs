@@ -26,7 +26,7 @@ use tonic::Status;
 use super::{Cut, Run};
 use crate::{
     cluster::{Peer, Place},
-    moves::{Entry, MoveOrder, Moved, NotMoved},
+    moves::{Entry, MoveOrder, Moved, NotMoved, Why},
     request::{
         attempt::{Attempt, Side, Word, decode_word, traced},
         failure::{Failure, Kind, Pair},
@@ -308,7 +308,9 @@ impl Run {
         };
         let capability = Capability(rand::rng().random());
         let spec = SequenceSpec { epoch, ..self.spec(&there) };
-        let (to_source, source_side) = self.offer(&source, attempt.epoch, epoch, capability);
+        let urgent = order.why == Why::Drain;
+        let (to_source, source_side) =
+            self.offer(&source, attempt.epoch, epoch, capability, urgent);
         let pages = convert::Source {
             node: from.clone(),
             generation: source.hello.generation,
@@ -341,6 +343,7 @@ impl Run {
         epoch: Epoch,
         attempt: Epoch,
         capability: Capability,
+        urgent: bool,
     ) -> (mpsc::Sender<OfferRequest>, Side<OfferResponse>) {
         let start = node::OfferStart {
             model: peer.hello.model.to_string(),
@@ -349,6 +352,7 @@ impl Run {
             epoch: Some(epoch.into()),
             attempt: Some(attempt.into()),
             capability: convert::to_bytes(capability.0),
+            urgent,
         };
         let (words, said) = mpsc::channel(4);
         let start = offer_request::Message::Start(start);
