@@ -33,7 +33,10 @@ struct Told<'a>(&'a Decision);
 impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let decision = self.0;
-        let Decision { choice, attempt, .. } = decision;
+        let Decision { choice, attempt, moved_from, .. } = decision;
+        if !moved_from.is_empty() {
+            return writeln!(f, "sequence {choice}, attempt {attempt}: {}", moved(decision));
+        }
         writeln!(f, "sequence {choice}, attempt {attempt}: {}", why(decision))?;
         writeln!(
             f,
@@ -75,6 +78,16 @@ impl fmt::Display for Told<'_> {
         }
         writeln!(f, "{paths}")
     }
+}
+
+/// Where a sequence went while it was decoded.
+fn moved(decision: &Decision) -> String {
+    let Decision { moved_from, chosen, candidates, .. } = decision;
+    let to = chosen.as_ref().map(|path| path.decode_node.clone()).unwrap_or_default();
+    let tpot = ms(chosen.as_ref().map_or(0, |path| path.tpot_us));
+    format!(
+        "moved from {moved_from} to {to}, the best of {candidates}; predicted TPOT there: {tpot} ms"
+    )
 }
 
 fn why(decision: &Decision) -> String {

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Sequences that leave a node at the same time.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 /// After how long a node is looked at again whose sequences couldn't move, or that has none.
 const AGAIN: Duration = Duration::from_millis(50);
 

@@ -8,7 +8,7 @@ use std::{
 
 use baton_policy::{Path, Placement, Prediction, Won};
 use baton_proto::{convert::micros, v1};
-use baton_types::{RequestId, SequenceKey, Slo};
+use baton_types::{NodeId, RequestId, SequenceKey, Slo};
 
 use crate::request::Standing;
 
@@ -34,6 +34,8 @@ pub(crate) struct Noted<'a> {
     pub(crate) waited: Duration,
     pub(crate) standing: &'a Standing,
     pub(crate) placement: &'a Placement,
+    /// It was decoded there, and moved.
+    pub(crate) moved_from: Option<&'a NodeId>,
 }
 
 impl Ledger {
@@ -74,7 +76,7 @@ impl Ledger {
 }
 
 fn decision(noted: Noted<'_>) -> v1::Decision {
-    let Noted { key, attempt, waited, standing, placement } = noted;
+    let Noted { key, attempt, waited, standing, placement, moved_from } = noted;
     let Slo { ttft, tpot } = standing.slo;
     let reasons = &placement.reasons;
     let others = placement.alternatives.iter();
@@ -103,6 +105,7 @@ fn decision(noted: Noted<'_>) -> v1::Decision {
         alternatives: others.map(|other| path(&other.path, &other.predicted)).collect(),
         ttft_us: None,
         tpot_us: None,
+        moved_from: moved_from.map(ToString::to_string).unwrap_or_default(),
     }
 }
 

@@ -1,12 +1,14 @@
 //! Generating over gRPC, with the digests that `same-tokens` is judged by.
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use baton_proto::v1::{
-    self, Complete, GenerateRequest, Sampling, TokenIds, generate_request::Prompt,
-    generate_response::Event, grammar::Source, inference_client::InferenceClient,
+    self, Complete, GenerateRequest, GenerateResponse, Sampling, TokenIds,
+    generate_request::Prompt, generate_response::Event, grammar::Source,
+    inference_client::InferenceClient,
 };
 use baton_types::{Grammar, SamplingSpec, TokenId, TokenLogprobs};
 use futures::future::try_join_all;
+use tonic::{Streaming, transport::Endpoint};
 
 /// One request for tokens.
 #[derive(Clone, Debug)]
@@ -46,8 +48,26 @@ pub async fn generate_known(
     ask: &Ask,
     known: impl FnOnce(String),
 ) -> anyhow::Result<Generated> {
-    let mut known = Some(known);
-    let mut client = InferenceClient::connect(url.to_owned()).await?;
+    let begun = begin(url, model, ask).await?;
+    known(begun.request_id.clone());
+    begun.rest().await
+}
+
+/// Bytes of an answer that may be on their way.
+const WINDOW: u32 = 16 << 10;
+
+/// A stream of which only the first message has been read.
+#[derive(Debug)]
+pub struct Begun {
+    pub request_id: String,
+    stream: Streaming<GenerateResponse>,
+}
+
+/// Asks, and reads no further than to the request's id.
+pub async fn begin(url: &str, model: &str, ask: &Ask) -> anyhow::Result<Begun> {
+    // Small, so that one who doesn't read is soon noticed.
+    let endpoint = Endpoint::from_shared(url.to_owned())?.initial_stream_window_size(WINDOW);
+    let mut client = InferenceClient::new(endpoint.connect().await?);
     let request = GenerateRequest {
         model: model.to_owned(),
         prompt: Some(Prompt::TokenIds(TokenIds {
@@ -57,27 +77,34 @@ pub async fn generate_known(
         class: String::new(),
     };
     let mut stream = client.generate(request).await?.into_inner();
-    let mut generated = Generated::default();
-    while let Some(response) = stream.message().await? {
-        ensure!(generated.complete.is_none(), "something followed the end");
-        match response.event.context("an empty message")? {
-            Event::Started(started) => {
-                let tell = known.take().context("a stream starts once")?;
-                tell(started.request_id);
+    let first = stream.message().await?.and_then(|response| response.event);
+    let Some(Event::Started(started)) = first else { bail!("the first message is {first:?}") };
+    Ok(Begun { request_id: started.request_id, stream })
+}
+
+impl Begun {
+    /// Reads the rest, and checks that indexes have no gaps and no repeats (`exact-stream`).
+    pub async fn rest(mut self) -> anyhow::Result<Generated> {
+        let mut generated = Generated::default();
+        while let Some(response) = self.stream.message().await? {
+            ensure!(generated.complete.is_none(), "something followed the end");
+            match response.event.context("an empty message")? {
+                Event::Started(_) => bail!("a stream starts once"),
+                Event::Chunk(chunk) => {
+                    let (next, tokens) = (generated.tokens.len(), chunk.token_ids.len());
+                    let index = chunk.index;
+                    ensure!(index as usize == next, "index {index} after {next} tokens");
+                    ensure!(chunk.logits_digests.len() == tokens, "a token has no digest");
+                    generated.tokens.extend(chunk.token_ids.into_iter().map(TokenId));
+                    generated.digests.extend(chunk.logits_digests);
+                    generated.logprobs.extend(chunk.logprobs.into_iter().map(told));
+                }
+                Event::Complete(complete) => generated.complete = Some(complete),
             }
-            Event::Chunk(chunk) => {
-                let (next, tokens) = (generated.tokens.len(), chunk.token_ids.len());
-                ensure!(chunk.index as usize == next, "index {} after {next} tokens", chunk.index);
-                ensure!(chunk.logits_digests.len() == tokens, "a token has no digest");
-                generated.tokens.extend(chunk.token_ids.into_iter().map(TokenId));
-                generated.digests.extend(chunk.logits_digests);
-                generated.logprobs.extend(chunk.logprobs.into_iter().map(told));
-            }
-            Event::Complete(complete) => generated.complete = Some(complete),
         }
+        ensure!(generated.complete.is_some(), "the stream ended without being complete");
+        Ok(generated)
     }
-    ensure!(generated.complete.is_some(), "the stream ended without being complete");
-    Ok(generated)
 }
 
 fn wire(ask: &Ask) -> Sampling {

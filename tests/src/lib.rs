@@ -12,7 +12,7 @@ mod python;
 mod reference;
 
 pub use cluster::{Cluster, Engine, Options, baton, model};
-pub use generate::{Ask, Generated, generate, generate_all, generate_known};
+pub use generate::{Ask, Begun, Generated, begin, generate, generate_all, generate_known};
 pub use http::{
     Event, Reply, delete, events, get, numbered_events, post, post_bytes, post_with, upload,
 };

@@ -43,6 +43,8 @@ const SOURCE: (&str, usize) = ("decode-1", 0);
 const DESTINATION: &str = "decode-2";
 const REST_CORE: usize = 1;
 const MODEL_CONTEXT: u32 = 8192;
+/// By which share of it a context may grow before it counts as another one.
+const GROWTH: f64 = 0.3;
 /// Tokens between two moves, by which steps without one are judged.
 const BETWEEN: usize = 12;
 
@@ -144,7 +146,7 @@ impl Answer {
     }
 }
 
-/// Moves one answer there and back until the model's context is full, or there are enough moves.
+/// Moves one answer there and back until its context has grown too much, or there are enough moves.
 async fn one_answer(
     cluster: &Cluster,
     context: u32,
@@ -157,6 +159,7 @@ async fn one_answer(
     let salt = moves.len() as u32;
     let ids = (0..context).map(|i| 33 + (i * 7 + i / 11 + salt * 13) % 90).collect();
     let max_tokens = (MODEL_CONTEXT - context - 1).min(4000);
+    let most = (f64::from(context) * GROWTH) as usize;
     let request = GenerateRequest {
         model: String::new(),
         prompt: Some(Prompt::TokenIds(TokenIds { ids })),
@@ -178,7 +181,7 @@ async fn one_answer(
     answer.read(4).await?;
     // Wherever it began, it leaves from the source.
     let _ = go(&mut operations, &id, SOURCE.0, &mut answer).await?;
-    while moves.len() < wanted && !answer.is_over {
+    while moves.len() < wanted && !answer.is_over && answer.at.len() < most {
         answer.read(BETWEEN).await?;
         let from = answer.at.len();
         let Some((took, gap)) = go(&mut operations, &id, DESTINATION, &mut answer).await? else {

@@ -223,6 +223,7 @@ impl Run {
             waited: now - since,
             standing: &self.request.standing,
             placement: &place.placement,
+            moved_from: None,
         });
         tracing::debug!(
             epoch = %attempt.epoch,
@@ -233,7 +234,7 @@ impl Run {
         self.moves.is_at(attempt.pair.decode.as_ref());
         loop {
             self.happen(&mut attempt, &mut place).await?;
-            if let Some(reason) = self.forward().await? {
+            if let Some(reason) = self.forward(&mut attempt, &mut place).await? {
                 place.finished(self.merge.next_index() - begins);
                 return Ok(reason);
             }
@@ -286,7 +287,11 @@ impl Run {
     }
 
     /// Sends on whatever has its turn. Says how the sequence ended, if it did.
-    async fn forward(&mut self) -> Result<Option<FinishReason>, Cut> {
+    async fn forward(
+        &mut self,
+        attempt: &mut Attempt,
+        place: &mut Place,
+    ) -> Result<Option<FinishReason>, Cut> {
         let (prompt, choice) = (self.request.place.index, self.request.key.choice);
         let mut chunk = Chunk::new(prompt, choice, self.merge.next_index());
         chunk.prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
@@ -307,7 +312,7 @@ impl Run {
         }
         self.timing.leaving(self.router.clock.now());
         self.part.lead();
-        self.out.send(Ok(Said::Chunk(chunk))).await.map_err(|_closed| Cut::Hangup)?;
+        self.tell(Ok(Said::Chunk(chunk)), attempt, place).await?;
         Ok(end)
     }
 }

@@ -11,8 +11,8 @@ use baton_proto::v1::{
     DrainRequest, MigrateRequest, Migration, operations_client::OperationsClient,
 };
 use baton_tests::{
-    Ask, Cluster, Engine, Generated, Options, Pid, Reference, baton, events, generate_known, get,
-    model,
+    Ask, Cluster, Engine, Generated, Options, Pid, Reference, baton, begin, events, generate_known,
+    get, model,
 };
 use baton_types::{Grammar, SamplingSpec, TokenId};
 use futures::future::{join_all, try_join_all};
@@ -255,14 +255,15 @@ async fn a_drained_node_is_empty_and_no_stream_breaks() {
     let metrics = router_metrics(&cluster);
     assert!(metrics.contains("{reason=\"drain\",outcome=\"moved\"}"), "{metrics}");
     cluster.wait_whole(PATIENCE).unwrap();
-    // It takes requests again.
-    let node = |one: &Generated| {
-        one.complete.as_ref().unwrap().timings.as_ref().unwrap().decode_node.clone()
-    };
-    let asks: Vec<Ask> = (0..40).map(|i| ask(40, i, 60)).collect();
-    let answers = ask_all(&cluster, "sim", &asks, &running).await;
-    let nodes: BTreeSet<String> = answers.iter().map(node).collect();
-    assert_eq!(nodes.len(), 2, "{nodes:?}");
+    // It takes requests again; and when the other doesn't, all of them.
+    let mut operations = operations(&cluster).await;
+    let other = DrainRequest { node: "decode-2".to_owned(), wait_us: 10_000_000, cancel: false };
+    assert_eq!(operations.drain(other).await.unwrap().into_inner().left, 0);
+    let asks: Vec<Ask> = (0..4).map(|i| ask(40, i, 60)).collect();
+    for one in ask_all(&cluster, "sim", &asks, &running).await {
+        let timings = one.complete.unwrap().timings.unwrap();
+        assert_eq!((&timings.decode_node[..], timings.migrations), ("decode-1", 0));
+    }
 }
 
 /// A node that is told to end hands everything over, long before its requests would have ended.
@@ -316,6 +317,8 @@ async fn by_hand() {
         let there = if said.contains("to decode-1") { "decode-1" } else { "decode-2" };
         let (moved, said) = run(&["migrate", &id, there]);
         assert!(!moved && said.contains(&format!("it is on {there} already")), "{said}");
+        let (explained, said) = run(&["explain", &id]);
+        assert!(explained && said.contains("moved from decode-"), "{said}");
         let (moved, said) = run(&["migrate", &id, "decode-9"]);
         assert!(!moved && said.contains("no node can take it"), "{said}");
         let (drained, said) = run(&["drain", there]);
@@ -401,5 +404,41 @@ async fn a_cancel_in_the_middle_of_a_move_leaves_nothing() {
         _ = join_all(movers) => unreachable!("they never end"),
     }
     assert!(*moved.lock().unwrap() > 30);
+    cluster.wait_whole(PATIENCE).unwrap();
+}
+
+/// A client that doesn't read holds nothing up for long: its sequence stays where it is, and all of it comes
+/// when the client reads on.
+#[tokio::test]
+async fn a_client_that_does_not_read_keeps_its_sequence_where_it_is() {
+    let cluster = Cluster::start(&Options::new(Engine::Sim)).unwrap();
+    let mut reference = Reference::sim().unwrap();
+    let sampling =
+        SamplingSpec { logprobs: Some(20), min_tokens: 1500, ..SamplingSpec::seeded(0.9, 4) };
+    // More than all buffers on the way hold.
+    let asked = Ask { prompt: prompt(30, 1), max_tokens: 1500, sampling };
+    let (known, id) = tokio::sync::oneshot::channel();
+    let read_on = tokio::sync::Notify::new();
+    let reading = async {
+        let begun = begin(cluster.url(), "sim", &asked).await.unwrap();
+        known.send(begun.request_id.clone()).unwrap();
+        read_on.notified().await;
+        begun.rest().await.unwrap()
+    };
+    let moving = async {
+        let (id, mut operations) = (id.await.unwrap(), operations(&cluster).await);
+        loop {
+            let migrations = migrate(&mut operations, &id, "").await;
+            let stays = &migrations.first().expect("it runs").stays;
+            if stays.contains("doesn't read") {
+                return read_on.notify_one();
+            }
+            assert!(stays.is_empty(), "{stays}");
+        }
+    };
+    let (generated, ()) = tokio::join!(reading, moving);
+    assert_eq!(generated.bits(), reference.generate(&asked).unwrap().bits());
+    let metrics = router_metrics(&cluster);
+    assert!(!metrics.contains("baton_router_retries_total{"), "somebody was replayed:\n{metrics}");
     cluster.wait_whole(PATIENCE).unwrap();
 }

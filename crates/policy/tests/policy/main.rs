@@ -4,6 +4,7 @@ mod advice;
 mod behaviour;
 mod cluster;
 mod fit;
+mod moving;
 mod overtaking;
 mod placer;
 mod properties;

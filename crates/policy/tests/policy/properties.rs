@@ -1,7 +1,8 @@
 //! Random clusters: what must hold of every decision, and `no-leak` of every promise.
 
 use baton_policy::{
-    ClusterView, Decision, LatencyFit, NodeView, Placement, RequestView, ReservationId, Reserved,
+    ClusterView, Decision, LatencyFit, NodeView, Placement, PolicyConfig, RequestView,
+    ReservationId, Reserved, destination,
 };
 use baton_types::{Generation, KvLayout, NodeHello, NodeId, NodeLoad, NumericsId, Role, Time};
 use proptest::prelude::*;
@@ -10,14 +11,45 @@ use crate::cluster::{BATCH, LAYOUT, ask, cluster, hello, request};
 
 #[derive(Clone, Debug)]
 enum Op {
-    Join { node: u8, generation: u64, numerics: u128, wide: bool, blocks: u32 },
-    Leave { node: u8 },
-    Observe { node: u8, load: NodeLoad },
-    Available { node: u8, available: bool },
-    Ask { tokens: u32, max_new: u32, first: u128, seed: u64 },
-    FirstToken { nth: usize },
-    HandedOver { nth: usize },
-    Release { nth: usize },
+    Join {
+        node: u8,
+        generation: u64,
+        numerics: u128,
+        wide: bool,
+        blocks: u32,
+    },
+    Leave {
+        node: u8,
+    },
+    Observe {
+        node: u8,
+        load: NodeLoad,
+    },
+    Available {
+        node: u8,
+        available: bool,
+    },
+    Ask {
+        tokens: u32,
+        max_new: u32,
+        first: u128,
+        seed: u64,
+    },
+    FirstToken {
+        nth: usize,
+    },
+    HandedOver {
+        nth: usize,
+    },
+    Release {
+        nth: usize,
+    },
+    /// A sequence that decodes begins to move; it does, or it doesn't.
+    Move {
+        nth: usize,
+        tokens: u32,
+        moves: bool,
+    },
 }
 
 /// Even nodes prefill, odd ones decode.
@@ -54,6 +86,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => nth().prop_map(|nth| Op::FirstToken { nth }),
         2 => nth().prop_map(|nth| Op::HandedOver { nth }),
         3 => nth().prop_map(|nth| Op::Release { nth }),
+        3 => (nth(), 1..200_u32, any::<bool>())
+            .prop_map(|(nth, tokens, moves)| Op::Move { nth, tokens, moves }),
     ]
 }
 
@@ -107,6 +141,7 @@ impl Run {
                     self.view.handed_over(*id);
                 }
             }
+            Op::Move { nth, tokens, moves } => self.begin_to_move(nth, tokens, moves)?,
             Op::Release { nth } => {
                 if nth < self.promised.len() {
                     let (id, _) = self.promised.remove(nth);
@@ -114,6 +149,28 @@ impl Run {
                     self.view.release(id);
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn begin_to_move(&mut self, nth: usize, tokens: u32, moves: bool) -> Result<(), TestCaseError> {
+        let Some((from, placement)) = self.promised.get(nth).cloned() else { return Ok(()) };
+        let Some(source) = placement.path.decode() else { return Ok(()) };
+        let nodes = self.view.nodes(Role::Decode).iter();
+        let Some(node) = nodes.clone().find(|view| view.node == source.node) else { return Ok(()) };
+        let (group, exclude) = (node.group.clone(), vec![source.node.clone()]);
+        let request = RequestView { exclude, ..request(tokens, 20, 7000) };
+        let config = PolicyConfig::default();
+        let to = destination(&config, &self.view, &request, &group, None, Time::ZERO);
+        let Ok(to) = to else { return Ok(()) };
+        let view = find(&self.view, Role::Decode, &to);
+        prop_assert!(view.accepts() && view.node != source.node && view.group == group);
+        let id = self.view.reserve_move(&request, &to, Time::ZERO);
+        if moves {
+            self.view.moved(from, id);
+            self.promised[nth] = (id, to);
+        } else {
+            self.view.release(id);
         }
         Ok(())
     }

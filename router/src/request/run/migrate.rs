@@ -4,35 +4,41 @@
 //! loses nothing without breaking; so what the arbiter says again needn't be sent again, and what breaks
 //! is told to it as a word.
 
-use std::{sync::Arc, time::Duration};
+mod calls;
+
+use std::time::Duration;
 
 use baton_migration::{Ended, FromDestination, FromSource, Order, ToDestination, ToSource};
-use baton_node::{task, transport::MAX_MESSAGE_BYTES};
+use baton_node::task;
 use baton_proto::{
     convert::{self, micros},
     node::v1::{
-        self as node, AdoptRequest, DecodeRunRequest, DecodeRunResponse, OfferRequest,
-        OfferResponse, Own, adopt_request, decode_client::DecodeClient, offer_request,
-        offer_response,
+        self as node, AdoptRequest, DecodeRunResponse, OfferRequest, OfferResponse, Own,
+        adopt_request, offer_request, offer_response,
     },
 };
 use baton_types::{Capability, Epoch, NodeId, SequenceSpec, Time};
 use rand::Rng;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
+use self::calls::Terms;
 use super::{Cut, Run};
 use crate::{
-    cluster::{Peer, Place},
+    cluster::Place,
+    error::RequestError,
+    ledger::Noted,
     moves::{Entry, MoveOrder, Moved, NotMoved, Why},
     request::{
-        attempt::{Attempt, Side, Word, decode_word, traced},
+        Said,
+        attempt::{Attempt, Side, Word, decode_word},
         failure::{Failure, Kind, Pair},
     },
 };
 
+/// How long a client may take to read on while its sequence moves. Shorter than the nodes' leases.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a call that has been given its last word may take to end.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -68,6 +74,10 @@ struct Migration {
     granted: bool,
     /// Why it comes to nothing, if it does.
     why_not: Option<NotMoved>,
+}
+
+fn unread() -> NotMoved {
+    NotMoved::Failed { why: "its client doesn't read".to_owned() }
 }
 
 /// Whatever happens to a sequence that runs.
@@ -153,9 +163,11 @@ impl Run {
         // Without the decode node's stream all waits for the migration.
         let is_heard = !is_moving || !attempt.is_silent();
         tokio::select! {
+            // What has come counts before what hasn't come in time: this router may have been late itself.
+            biased;
+            happening = Migration::next(migration) => happening,
             word = attempt.next(is_far_ahead), if is_heard => Happening::Word(word),
             Some(order) = orders.recv(), if is_decoding && !is_moving => Happening::Order(order),
-            happening = Migration::next(migration) => happening,
             () = overdue => Happening::Timeout,
         }
     }
@@ -272,6 +284,35 @@ impl Run {
         self.arbiter.from_destination(now, epoch, FromDestination::Gone);
     }
 
+    /// Sends something to the client. One who doesn't read for long isn't waited for in the middle of a move:
+    /// both nodes hold the sequence's pages for it.
+    pub(super) async fn tell(
+        &mut self,
+        said: Result<Said, RequestError>,
+        attempt: &mut Attempt,
+        place: &mut Place,
+    ) -> Result<(), Cut> {
+        let out = self.out.clone();
+        let mut sending = std::pin::pin!(out.reserve());
+        let in_time = tokio::time::timeout(PATIENCE, &mut sending).await;
+        let permit = match in_time {
+            Ok(permit) => permit,
+            Err(_late) => {
+                self.give_up(unread());
+                self.obey(attempt, place)?;
+                loop {
+                    tokio::select! {
+                        permit = &mut sending => break permit,
+                        // Whoever asked may have gone.
+                        Some(order) = self.moves.orders.recv() => drop(order.answer.send(Err(unread()))),
+                    }
+                }
+            }
+        };
+        permit.map_err(|_closed| Cut::Hangup)?.send(said);
+        Ok(())
+    }
+
     fn give_up(&mut self, why: NotMoved) {
         if let Some(migration) = &mut self.moves.migration {
             migration.why_not.get_or_insert(why);
@@ -309,8 +350,8 @@ impl Run {
         let capability = Capability(rand::rng().random());
         let spec = SequenceSpec { epoch, ..self.spec(&there) };
         let urgent = order.why == Why::Drain;
-        let (to_source, source_side) =
-            self.offer(&source, attempt.epoch, epoch, capability, urgent);
+        let terms = Terms { epoch: attempt.epoch, attempt: epoch, capability, urgent };
+        let (to_source, source_side) = calls::offer(&self.request, &source, terms);
         let pages = convert::Source {
             node: from.clone(),
             generation: source.hello.generation,
@@ -318,7 +359,8 @@ impl Run {
             capability,
         };
         let told = spec.tokens.len();
-        let (to_destination, destination_side) = self.adopt(&destination, spec, pages);
+        let (to_destination, destination_side) =
+            calls::adopt(&self.request, &destination, spec, pages);
         tracing::debug!(%epoch, %from, to = %destination.hello.node, why = order.why.label(), "moving");
         self.moves.migration = Some(Migration {
             epoch,
@@ -335,53 +377,6 @@ impl Run {
             granted: false,
             why_not: None,
         });
-    }
-
-    fn offer(
-        &self,
-        peer: &Arc<Peer>,
-        epoch: Epoch,
-        attempt: Epoch,
-        capability: Capability,
-        urgent: bool,
-    ) -> (mpsc::Sender<OfferRequest>, Side<OfferResponse>) {
-        let start = node::OfferStart {
-            model: peer.hello.model.to_string(),
-            generation: peer.hello.generation.0,
-            key: Some(self.request.key.into()),
-            epoch: Some(epoch.into()),
-            attempt: Some(attempt.into()),
-            capability: convert::to_bytes(capability.0),
-            urgent,
-        };
-        let (words, said) = mpsc::channel(4);
-        let start = offer_request::Message::Start(start);
-        // The channel is empty.
-        let _ = words.try_send(OfferRequest { message: Some(start) });
-        let request = traced(ReceiverStream::new(said), self.request.trace);
-        let mut client = DecodeClient::new(peer.channel.clone());
-        (words, Side::open(peer, async move { client.offer(request).await }))
-    }
-
-    fn adopt(
-        &self,
-        peer: &Arc<Peer>,
-        spec: SequenceSpec,
-        source: convert::Source,
-    ) -> (mpsc::Sender<AdoptRequest>, Side<DecodeRunResponse>) {
-        let start = DecodeRunRequest {
-            model: peer.hello.model.to_string(),
-            generation: peer.hello.generation.0,
-            sequence: Some(spec.into()),
-            source: Some(source.into()),
-        };
-        let (words, said) = mpsc::channel(4);
-        let start = adopt_request::Message::Start(start);
-        let _ = words.try_send(AdoptRequest { message: Some(start) });
-        let request = traced(ReceiverStream::new(said), self.request.trace);
-        let client = DecodeClient::new(peer.channel.clone());
-        let mut client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
-        (words, Side::open(peer, async move { client.adopt(request).await }))
     }
 
     /// Does what the arbiter orders.
@@ -457,6 +452,14 @@ impl Run {
                 let gap = self.moves.last_token.map_or(took, |last| now - last);
                 self.moves.last_token = Some(now);
                 metrics.moved(order.why.label(), took, gap);
+                self.router.ledger.note(Noted {
+                    key: self.request.key,
+                    attempt: self.attempts,
+                    waited: Duration::ZERO,
+                    standing: &self.request.standing,
+                    placement: &place.placement,
+                    moved_from: Some(&from),
+                });
                 tracing::info!(%epoch, %from, %to, ?took, ?gap, why = order.why.label(), "moved");
                 Ok(Moved { from, to: Some(to), took, gap })
             }
