@@ -16,8 +16,7 @@ use baton_node::{
     wire,
 };
 use baton_proto::node::v1::{
-    self as proto, AdoptRequest, DecodeRunResponse, Own, adopt_request::Message,
-    decode_run_response::Event,
+    self as proto, AdoptRequest, AdoptResponse, Own, adopt_request::Message, adopt_response::Event,
 };
 use baton_scheduler::{Goal, ImportedToken, Start, Submission};
 use baton_types::{SequenceSpec, TokenId};
@@ -26,7 +25,7 @@ use tonic::Streaming;
 
 use crate::{
     import::{Imports, Reserved, Source},
-    service::{response, stream},
+    service::stream,
 };
 
 /// A sequence that comes here.
@@ -44,7 +43,7 @@ pub(crate) async fn serve(
     imports: Imports,
     coming: Coming,
     mut words: Streaming<AdoptRequest>,
-    out: Outgoing<DecodeRunResponse>,
+    out: Outgoing<AdoptResponse>,
 ) -> Result<(), Cut> {
     let Coming { spec, source, reserved, slot } = coming;
     let clock = Clock::start();
@@ -72,7 +71,7 @@ pub(crate) async fn serve(
     loop {
         match destination.poll_order() {
             Some(DestinationOrder::Tell(FromDestination::Prepared { .. })) => {
-                out.send(response(Event::Prepared(prepared))).await?;
+                out.send(AdoptResponse { event: Some(Event::Prepared(prepared)) }).await?;
             }
             Some(DestinationOrder::Run) => break,
             Some(DestinationOrder::Abandon) => {

@@ -17,9 +17,9 @@ use baton_node::{
 use baton_proto::{
     convert::Sampled,
     node::v1::{
-        self as proto, AdoptRequest, DecodeRunRequest, DecodeRunResponse, OfferRequest,
-        OfferResponse, adopt_request, decode_run_response::Event, decode_server::Decode,
-        offer_request,
+        self as proto, AdoptRequest, AdoptResponse, DecodeRunRequest, DecodeRunResponse,
+        OfferRequest, OfferResponse, adopt_request, decode_run_response::Event,
+        decode_server::Decode, offer_request,
     },
 };
 use baton_scheduler::{Goal, ImportedToken, Start, Submission};
@@ -76,7 +76,7 @@ impl DecodeService {
         &self,
         mut words: Streaming<AdoptRequest>,
         trace: Option<String>,
-    ) -> Result<Responses<DecodeRunResponse>, RunError> {
+    ) -> Result<Responses<AdoptResponse>, RunError> {
         let first = words.message().await.ok().flatten().and_then(|word| word.message);
         let Some(adopt_request::Message::Start(start)) = first else {
             return Err(RunError::invalid("message", "the first must be the start"));
@@ -130,7 +130,7 @@ impl DecodeService {
 impl Decode for DecodeService {
     type RunStream = Responses<DecodeRunResponse>;
     type OfferStream = Responses<OfferResponse>;
-    type AdoptStream = Responses<DecodeRunResponse>;
+    type AdoptStream = Responses<AdoptResponse>;
 
     async fn offer(
         &self,
@@ -200,11 +200,14 @@ fn end_of(spec: &SequenceSpec, first: TokenId) -> Option<FinishReason> {
 }
 
 /// Streams a sequence's tokens, as many in a message as there are when the network is ready.
-pub(crate) async fn stream(
+pub(crate) async fn stream<T>(
     mut running: Running,
     joined: proto::Joined,
-    out: Outgoing<DecodeRunResponse>,
-) -> Result<(), Cut> {
+    out: Outgoing<T>,
+) -> Result<(), Cut>
+where
+    DecodeRunResponse: Into<T>,
+{
     let mut joined = Some(joined);
     let mut events = Vec::with_capacity(BATCH);
     while running.next_many(&mut events, BATCH).await > 0 {
@@ -249,7 +252,10 @@ fn admitted(joined: proto::Joined, cached_tokens: u32, queue: Duration) -> proto
     proto::Joined { admission_us: wire::micros(queue), cached_tokens, ..joined }
 }
 
-async fn flush(batch: &mut proto::Tokens, out: &Outgoing<DecodeRunResponse>) -> Result<(), Cut> {
+async fn flush<T>(batch: &mut proto::Tokens, out: &Outgoing<T>) -> Result<(), Cut>
+where
+    DecodeRunResponse: Into<T>,
+{
     if !batch.tokens.is_empty() {
         out.send(response(Event::Tokens(std::mem::take(batch)))).await?;
     }
@@ -261,6 +267,6 @@ fn finished(reason: FinishReason) -> DecodeRunResponse {
     response(Event::Finished(proto::Finished { reason }))
 }
 
-pub(crate) fn response(event: Event) -> DecodeRunResponse {
+fn response(event: Event) -> DecodeRunResponse {
     DecodeRunResponse { event: Some(event) }
 }

@@ -1,5 +1,6 @@
 //! `cargo xtask`: what developers and CI run. `test` proves the tree, `bench` measures
-//! it, `eval` simulates it at a size nobody owns, `proto-baseline` promises its wire formats.
+//! it, `eval` simulates it at a size nobody owns, `soak` tries it for long, `proto-baseline` promises
+//! its wire formats.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks there")]
 
@@ -7,6 +8,7 @@ mod bench;
 mod eval;
 mod left_out;
 mod purity;
+mod soak;
 mod step;
 mod test;
 mod tools;
@@ -31,6 +33,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Simulate what the router is worth, and put the figures into docs/evaluation.md.
     Eval(eval::EvalArgs),
+    /// Try at random, for minutes, what the tests try for seconds.
+    Soak(soak::SoakArgs),
     /// Promise what the .proto files say now: later changes must not break it.
     ProtoBaseline(wire::BaselineArgs),
 }
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::test(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::Eval(args) => eval::eval(&args),
+        Command::Soak(args) => soak::soak(&args),
         Command::ProtoBaseline(args) => wire::baseline(&args),
     };
     match done {

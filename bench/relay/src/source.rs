@@ -10,9 +10,9 @@ use baton_node::{
 use baton_proto::{
     PROTOCOL_VERSION,
     node::v1::{
-        self as node, AdoptRequest, DecodeRunRequest, DecodeRunResponse, FirstToken, HandedOver,
-        Heartbeat, Hello, JoinRequest, JoinResponse, Joined, OfferRequest, OfferResponse,
-        PrefillRunRequest, PrefillRunResponse, Token, Tokens,
+        self as node, AdoptRequest, AdoptResponse, DecodeRunRequest, DecodeRunResponse, FirstToken,
+        HandedOver, Heartbeat, Hello, JoinRequest, JoinResponse, Joined, OfferRequest,
+        OfferResponse, PrefillRunRequest, PrefillRunResponse, Token, Tokens,
         decode_run_response::Event as Decoded,
         decode_server::{Decode, DecodeServer},
         join_request::Message,
@@ -132,7 +132,7 @@ impl Prefill for Nodes {
 #[tonic::async_trait]
 impl Decode for Nodes {
     type OfferStream = BoxStream<'static, Result<OfferResponse, Status>>;
-    type AdoptStream = BoxStream<'static, Result<DecodeRunResponse, Status>>;
+    type AdoptStream = BoxStream<'static, Result<AdoptResponse, Status>>;
 
     async fn offer(
         &self,

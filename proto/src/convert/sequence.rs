@@ -46,6 +46,12 @@ impl From<node::Epoch> for Epoch {
     }
 }
 
+impl From<node::DecodeRunResponse> for node::AdoptResponse {
+    fn from(said: node::DecodeRunResponse) -> Self {
+        node::AdoptResponse { event: Some(node::adopt_response::Event::Run(said)) }
+    }
+}
+
 impl From<SequenceKey> for node::SequenceKey {
     fn from(key: SequenceKey) -> Self {
         node::SequenceKey { request_id: to_bytes(key.request.0), choice: key.choice.0.into() }

@@ -7,8 +7,9 @@ use baton_policy::Placed;
 use baton_proto::{
     convert::{self, Sampled},
     node::v1::{
-        self as node, DecodeRunRequest, DecodeRunResponse, Joined, PrefillRunRequest,
-        PrefillRunResponse, decode_client::DecodeClient, decode_run_response as decode_said,
+        self as node, AdoptResponse, DecodeRunRequest, DecodeRunResponse, Joined,
+        PrefillRunRequest, PrefillRunResponse, adopt_response as adopt_said,
+        decode_client::DecodeClient, decode_run_response as decode_said,
         prefill_client::PrefillClient, prefill_run_response as prefill_said,
     },
 };
@@ -98,10 +99,6 @@ pub(crate) enum Word {
         attempt: Epoch,
         tokens: u32,
     },
-    /// All but the last of so many tokens' pages are where it migrates to.
-    Prepared {
-        tokens: u32,
-    },
 }
 
 impl Attempt {
@@ -178,10 +175,7 @@ impl Attempt {
             }
             Word::Joined(_) => self.joined = true,
             Word::Finished(_) => self.decode = Side::closed(),
-            Word::HandedOver
-            | Word::Tokens { .. }
-            | Word::Frozen { .. }
-            | Word::Prepared { .. } => {}
+            Word::HandedOver | Word::Tokens { .. } | Word::Frozen { .. } => {}
         }
     }
 
@@ -251,6 +245,19 @@ impl<T: Send + 'static> Side<T> {
     }
 }
 
+impl Side<AdoptResponse> {
+    /// The rest of it, which is as if the sequence had always run there.
+    pub(super) fn run(self) -> Side<DecodeRunResponse> {
+        let run = |said: AdoptResponse| match said.event {
+            Some(adopt_said::Event::Run(run)) => run,
+            // Which nobody understands.
+            _ => DecodeRunResponse::default(),
+        };
+        let stream = self.stream.map(|stream| stream.map_ok(run).boxed());
+        Side { stream, gone: self.gone }
+    }
+}
+
 fn prefill_word(pair: &Pair, said: PrefillRunResponse) -> Result<Word, Failure> {
     let garbled = || Failure::garbled(pair, Role::Prefill);
     match said.event.ok_or_else(garbled)? {
@@ -277,7 +284,6 @@ pub(super) fn decode_word(pair: &Pair, said: DecodeRunResponse) -> Result<Word, 
             let attempt = frozen.attempt.ok_or_else(garbled)?.into();
             Word::Frozen { attempt, tokens: frozen.tokens }
         }
-        decode_said::Event::Prepared(prepared) => Word::Prepared { tokens: prepared.tokens },
     })
 }
 

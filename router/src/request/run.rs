@@ -271,8 +271,8 @@ impl Run {
                 tokens.into_iter().try_for_each(|token| self.accept(epoch, token))?;
             }
             Word::Finished(reason) => self.merge.finish(epoch, reason),
-            // Who migrates hears of these.
-            Word::Frozen { .. } | Word::Prepared { .. } => {}
+            // Who migrates hears of it.
+            Word::Frozen { .. } => {}
         }
         Ok(())
     }

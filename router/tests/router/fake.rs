@@ -14,8 +14,8 @@ use baton_node::{
 use baton_proto::{
     PROTOCOL_VERSION, convert,
     node::v1::{
-        self as node, AdoptRequest, DecodeRunRequest, DecodeRunResponse, Finished, FirstToken,
-        HandedOver, Heartbeat, Hello, JoinRequest, JoinResponse, Joined, OfferRequest,
+        self as node, AdoptRequest, AdoptResponse, DecodeRunRequest, DecodeRunResponse, Finished,
+        FirstToken, HandedOver, Heartbeat, Hello, JoinRequest, JoinResponse, Joined, OfferRequest,
         OfferResponse, PrefillRunRequest, PrefillRunResponse, Token, Tokens,
         decode_run_response as decode_said,
         decode_server::{Decode, DecodeServer},
@@ -330,7 +330,7 @@ impl Prefill for Fake {
 #[tonic::async_trait]
 impl Decode for Fake {
     type OfferStream = BoxStream<'static, Result<OfferResponse, Status>>;
-    type AdoptStream = BoxStream<'static, Result<DecodeRunResponse, Status>>;
+    type AdoptStream = BoxStream<'static, Result<AdoptResponse, Status>>;
 
     async fn offer(
         &self,

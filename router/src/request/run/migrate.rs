@@ -13,8 +13,8 @@ use baton_node::task;
 use baton_proto::{
     convert::{self, micros},
     node::v1::{
-        self as node, AdoptRequest, DecodeRunResponse, OfferRequest, OfferResponse, Own,
-        adopt_request, offer_request, offer_response,
+        self as node, AdoptRequest, AdoptResponse, OfferRequest, OfferResponse, Own, adopt_request,
+        adopt_response, offer_request, offer_response,
     },
 };
 use baton_types::{Capability, Epoch, NodeId, SequenceSpec, Time};
@@ -69,7 +69,7 @@ struct Migration {
     to_source: mpsc::Sender<OfferRequest>,
     source: Side<OfferResponse>,
     to_destination: mpsc::Sender<AdoptRequest>,
-    destination: Side<DecodeRunResponse>,
+    destination: Side<AdoptResponse>,
     /// The destination is the owner.
     granted: bool,
     /// Why it comes to nothing, if it does.
@@ -85,7 +85,7 @@ enum Happening {
     Word(Result<Word, Failure>),
     Order(MoveOrder),
     Source(Option<Result<OfferResponse, Status>>),
-    Destination(Option<Result<DecodeRunResponse, Status>>),
+    Destination(Option<Result<AdoptResponse, Status>>),
     Timeout,
 }
 
@@ -237,23 +237,30 @@ impl Run {
 
     fn hear_destination(
         &mut self,
-        said: Option<Result<DecodeRunResponse, Status>>,
+        said: Option<Result<AdoptResponse, Status>>,
         attempt: &Attempt,
     ) -> Result<(), Failure> {
         let now = self.router.clock.now();
         let Some(migration) = &mut self.moves.migration else { return Ok(()) };
         let (epoch, granted) = (migration.epoch, migration.granted);
         let pair = Pair { prefill: None, decode: Some(migration.to.clone()) };
-        let word = match said {
-            Some(Ok(said)) => decode_word(&pair, said).map_err(|failure| failure.message),
+        let said = match said {
+            Some(Ok(said)) => said.event.ok_or_else(|| "it said nothing".to_owned()),
             Some(Err(status)) => Err(status.message().to_owned()),
             None => Err("its stream ended too early".to_owned()),
         };
-        match word {
-            Ok(Word::Prepared { tokens }) => {
+        let word = match said {
+            Ok(adopt_response::Event::Prepared(node::Prepared { tokens, .. })) => {
                 let prepared = FromDestination::Prepared { tokens };
                 self.arbiter.from_destination(now, epoch, prepared);
+                return Ok(());
             }
+            Ok(adopt_response::Event::Run(run)) => {
+                decode_word(&pair, run).map_err(|failure| failure.message)
+            }
+            Err(why) => Err(why),
+        };
+        match word {
             Ok(Word::Joined(_)) => {}
             Ok(word @ (Word::Tokens { .. } | Word::Finished(_))) if granted => {
                 let taken = match word {
@@ -446,7 +453,7 @@ impl Run {
             Ended::Moved => {
                 place.moved_to(&there);
                 *place = there;
-                attempt.moved(to.clone(), destination, epoch);
+                attempt.moved(to.clone(), destination.run(), epoch);
                 self.moves.is_at(Some(&to));
                 self.timing.moved(&to);
                 let gap = self.moves.last_token.map_or(took, |last| now - last);

@@ -6,8 +6,8 @@ use baton_node::transport::MAX_MESSAGE_BYTES;
 use baton_proto::{
     convert,
     node::v1::{
-        self as node, AdoptRequest, DecodeRunRequest, DecodeRunResponse, OfferRequest,
-        OfferResponse, adopt_request, decode_client::DecodeClient, offer_request,
+        self as node, AdoptRequest, AdoptResponse, DecodeRunRequest, OfferRequest, OfferResponse,
+        adopt_request, decode_client::DecodeClient, offer_request,
     },
 };
 use baton_types::{Capability, Epoch, SequenceSpec};
@@ -62,7 +62,7 @@ pub(super) fn adopt(
     peer: &Arc<Peer>,
     spec: SequenceSpec,
     source: convert::Source,
-) -> (mpsc::Sender<AdoptRequest>, Side<DecodeRunResponse>) {
+) -> (mpsc::Sender<AdoptRequest>, Side<AdoptResponse>) {
     let start = DecodeRunRequest {
         model: peer.hello.model.to_string(),
         generation: peer.hello.generation.0,

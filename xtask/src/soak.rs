@@ -1,0 +1,20 @@
+//! `cargo xtask soak`: what the tests try a few times, very often.
+
+use crate::step::{cargo, run};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct SoakArgs {
+    /// Random schedules of live migration's machines.
+    #[arg(long, default_value_t = 1_000_000)]
+    schedules: u64,
+}
+
+pub(crate) fn soak(args: &SoakArgs) -> anyhow::Result<()> {
+    run(
+        &format!("{} schedules of a migration", args.schedules),
+        cargo()
+            .args(["test", "--release", "--locked", "--package=baton-migration"])
+            .args(["--test=schedules"])
+            .env("BATON_SCHEDULES", args.schedules.to_string()),
+    )
+}
