@@ -17,7 +17,7 @@ use baton_policy::{
     advice::{Advice, Advisor, Traffic},
 };
 use baton_proto::v1::WatchNodesResponse;
-use baton_types::{ModelId, NodeHello, NodeId, Role};
+use baton_types::{Generation, ModelId, NodeHello, NodeId, Role};
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -70,8 +70,8 @@ struct State {
     languages: BTreeMap<ModelId, Language>,
     replies: BTreeMap<Ticket, Reply>,
     last_ticket: u64,
-    /// Nodes that somebody wants to be empty; they needn't know.
-    drained: BTreeSet<NodeId>,
+    /// Incarnations of nodes that somebody wants to be empty; they needn't know.
+    drained: BTreeMap<NodeId, Generation>,
     rng: SmallRng,
 }
 
@@ -98,7 +98,7 @@ impl Cluster {
             languages: BTreeMap::new(),
             replies: BTreeMap::new(),
             last_ticket: 0,
-            drained: BTreeSet::new(),
+            drained: BTreeMap::new(),
             rng: SmallRng::from_rng(&mut rand::rng()),
         };
         Cluster {
@@ -150,8 +150,9 @@ impl Cluster {
         let mut state = self.lock();
         let member = state.sessions.get(node)?;
         let (role, says_so) = (member.peer.hello.role, member.drains);
+        let generation = member.peer.hello.generation;
         if drains {
-            state.drained.insert(node.clone());
+            state.drained.insert(node.clone(), generation);
         } else {
             state.drained.remove(node);
         }

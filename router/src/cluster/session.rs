@@ -206,7 +206,7 @@ impl Session {
         if let Some(member) = state.sessions.get_mut(node) {
             member.drains = beat.load.draining;
         }
-        let is_drained = state.drained.contains(node);
+        let is_drained = state.drained.get(node) == Some(generation);
         let view = state.placer.view_mut();
         let mut load = beat.load;
         load.draining |= is_drained;

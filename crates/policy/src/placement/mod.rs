@@ -6,13 +6,12 @@ mod destination;
 mod joint;
 mod sides;
 
-pub use self::destination::destination;
-
 use std::time::Duration;
 
 use baton_types::{Role, Time};
 use rand_core::RngCore;
 
+pub use self::destination::destination;
 use self::{
     candidate::Candidate,
     joint::Pool,
