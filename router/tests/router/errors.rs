@@ -1,6 +1,10 @@
 //! OpenAI's error object, for everything a client can do wrong.
 
 use baton_node::config::ByteSize;
+use baton_proto::{
+    node::v1::Hello,
+    v1::{DrainRequest, operations_client::OperationsClient},
+};
 use baton_types::Role;
 use serde_json::{Value, json};
 
@@ -244,4 +248,27 @@ async fn a_router_without_a_folder_says_what_batches_need() {
     }
     let reply = cluster.post("/v1/batches", "{}").await;
     assert_eq!(reply.json()["error"]["code"], "batches_off");
+}
+
+/// Whoever is drained by hand and started again is another incarnation, which nobody has drained.
+#[tokio::test]
+async fn a_drained_node_that_was_restarted_takes_requests() {
+    let mut cluster = Cluster::start(1, 1).await;
+    let mut operations = OperationsClient::connect(cluster.url.clone()).await.unwrap();
+    let drain = DrainRequest { node: "d0".to_owned(), ..DrainRequest::default() };
+    assert_eq!(operations.drain(drain).await.unwrap().into_inner().left, 0);
+
+    let mut restarted = cluster.decode.remove(0).hello.clone();
+    restarted.generation += 1;
+    let generation = restarted.generation;
+    let back = async { while register(&cluster.control, &restarted).await.is_err() {} };
+    tokio::time::timeout(PATIENCE, back).await.expect("the old one has left");
+    let change = |hello: &mut Hello| hello.generation = generation;
+    let node = FakeNode::join_as(&cluster.control, Role::Decode, "d0", change).await;
+    // Also once it has spoken of itself, a few times.
+    for _ in 0..50 {
+        let answer = tokio::time::timeout(PATIENCE, cluster.complete(json!({}))).await;
+        assert_eq!(answer.expect("somebody takes it").status, 200);
+    }
+    assert_eq!(node.shared.calls().len(), 50);
 }
