@@ -48,7 +48,7 @@ pub(crate) async fn serve(
     let Coming { spec, source, reserved, slot } = coming;
     let clock = Clock::start();
     let config = DestinationConfig::default();
-    let mut destination = Destination::new(config, spec.epoch);
+    let mut destination = Destination::new(config, clock.now(), spec.epoch);
     destination.poll_order();
     // What is pulled isn't of use without the router: its stream ends with its word.
     let following = async {
@@ -58,6 +58,9 @@ pub(crate) async fn serve(
     let ((followed, cached_tokens), constraint) = tokio::select! {
         followed = following => followed?,
         _early = words.message() => return Ok(()),
+        () = tokio::time::sleep(config.attempt) => {
+            return Err(RunError::NoWord { patience: config.attempt }.into());
+        }
     };
     destination.pulled(clock.now(), Some(followed.tokens));
     let prepared = proto::Prepared {

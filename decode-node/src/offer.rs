@@ -1,7 +1,7 @@
 //! `Decode.Offer`: a sequence that runs here goes to another node.
 //!
 //! Its pages are offered while it runs on; when they are nearly all sent it leaves the batch, and waits for the
-//! router's word. Dropping the stream takes the offer back; a sequence that has left the batch by then waits
+//! router's word. When the stream ends nothing of the sequence is left here, if it went. Dropping the stream takes the offer back; a sequence that has left the batch by then waits
 //! for the end of its lease, or of its own stream.
 
 use std::{pin::pin, sync::Arc, time::Duration};
@@ -187,7 +187,7 @@ impl Offer {
                 out.send(response(Event::Gone(proto::Gone {}))).await?;
             }
             SourceOrder::Thaw { epoch } => steps.thaw(key, epoch),
-            SourceOrder::Release => steps.release(key, epoch, attempt),
+            SourceOrder::Release => steps.release(key, epoch, attempt).await,
         }
         Ok(())
     }

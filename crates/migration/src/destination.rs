@@ -6,6 +6,8 @@ use crate::{FromDestination, ToDestination};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DestinationConfig {
+    /// How long the pages may take to come; longer than the arbiter waits.
+    pub attempt: Duration,
     /// How long whoever holds everything waits for the arbiter's word.
     pub lease: Duration,
     /// After how long it asks for it again.
@@ -14,7 +16,11 @@ pub struct DestinationConfig {
 
 impl Default for DestinationConfig {
     fn default() -> Self {
-        DestinationConfig { lease: Duration::from_secs(10), again: Duration::from_millis(500) }
+        DestinationConfig {
+            attempt: Duration::from_secs(90),
+            lease: Duration::from_secs(10),
+            again: Duration::from_millis(500),
+        }
     }
 }
 
@@ -44,16 +50,17 @@ pub struct Destination {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Pulling,
+    Pulling { until: Time },
     Prepared { tokens: u32, lease: Time, again: Time },
     Running { began: bool },
     Over,
 }
 
 impl Destination {
-    pub fn new(config: DestinationConfig, attempt: Epoch) -> Self {
+    pub fn new(config: DestinationConfig, now: Time, attempt: Epoch) -> Self {
         let orders = VecDeque::from([DestinationOrder::Pull]);
-        Destination { config, attempt, state: State::Pulling, orders }
+        let state = State::Pulling { until: now + config.attempt };
+        Destination { config, attempt, state, orders }
     }
 
     pub fn attempt(&self) -> Epoch {
@@ -67,14 +74,10 @@ impl Destination {
 
     /// The pages of so many tokens are here, and the sequence has one more; or they won't come.
     pub fn pulled(&mut self, now: Time, cached: Option<u32>) {
-        if self.state != State::Pulling {
+        if !matches!(self.state, State::Pulling { .. }) {
             return;
         }
-        let Some(cached) = cached else {
-            self.state = State::Over;
-            self.orders.push_back(DestinationOrder::Abandon);
-            return self.orders.push_back(DestinationOrder::Tell(FromDestination::Gone));
-        };
+        let Some(cached) = cached else { return self.end() };
         let tokens = cached + 1;
         let (lease, again) = (now + self.config.lease, now + self.config.again);
         self.state = State::Prepared { tokens, lease, again };
@@ -106,7 +109,7 @@ impl Destination {
             }
             (
                 ToDestination::Drop,
-                State::Pulling | State::Prepared { .. } | State::Running { .. },
+                State::Pulling { .. } | State::Prepared { .. } | State::Running { .. },
             ) => {
                 self.state = State::Over;
                 self.orders.clear();
@@ -122,22 +125,30 @@ impl Destination {
 
     pub fn poll_timeout(&self) -> Option<Time> {
         match self.state {
+            State::Pulling { until } => Some(until),
             State::Prepared { lease, again, .. } => Some(lease.min(again)),
-            _ => None,
+            State::Running { .. } | State::Over => None,
         }
     }
 
     pub fn handle_timeout(&mut self, now: Time) {
-        let State::Prepared { tokens, lease, again } = &mut self.state else { return };
-        if *lease <= now {
-            self.state = State::Over;
-            self.orders.push_back(DestinationOrder::Abandon);
-            self.orders.push_back(DestinationOrder::Tell(FromDestination::Gone));
-        } else if *again <= now {
-            *again = now + self.config.again;
-            let tokens = *tokens;
-            let told = FromDestination::Prepared { tokens };
-            self.orders.push_back(DestinationOrder::Tell(told));
+        match &mut self.state {
+            State::Pulling { until } if *until <= now => self.end(),
+            State::Prepared { lease, .. } if *lease <= now => self.end(),
+            State::Prepared { tokens, again, .. } if *again <= now => {
+                *again = now + self.config.again;
+                let tokens = *tokens;
+                let told = FromDestination::Prepared { tokens };
+                self.orders.push_back(DestinationOrder::Tell(told));
+            }
+            _ => {}
         }
+    }
+
+    /// It won't run here.
+    fn end(&mut self) {
+        self.state = State::Over;
+        self.orders.push_back(DestinationOrder::Abandon);
+        self.orders.push_back(DestinationOrder::Tell(FromDestination::Gone));
     }
 }

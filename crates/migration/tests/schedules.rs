@@ -537,10 +537,11 @@ impl World {
                     return self.send(node, ROUTER, full);
                 }
                 let config = DestinationConfig {
+                    attempt: Duration::from_millis(2500),
                     lease: Duration::from_millis(1500),
                     again: Duration::from_millis(40),
                 };
-                let destination = Destination::new(config, epoch);
+                let destination = Destination::new(config, time(self.now), epoch);
                 self.nodes[node].destination = Some((destination, from));
                 self.nodes[node].holds = Some(0);
             }

@@ -17,7 +17,7 @@ pub struct Snapshot {
     pub blocks: Vec<BlockRef>,
     /// Tokens in the cache, from the first on.
     pub cached: u32,
-    /// All its tokens are, but the one that was sampled last.
+    /// It is in the batch, and all its tokens are in the cache but the one that was sampled last.
     pub is_decoding: bool,
     /// It is in the batch, or about to be; otherwise it waits for blocks.
     pub has_place: bool,
@@ -35,12 +35,19 @@ impl Scheduler {
     /// None if it doesn't live here under exactly this epoch.
     pub fn snapshot(&self, key: SequenceKey, epoch: Epoch) -> Option<Snapshot> {
         let &(current, ticket) = self.live.get(&key)?;
-        let frozen = self.frozen.iter().map(|frozen| &frozen.sequence);
-        let placed = self.running.iter().chain(&self.joining).chain(frozen);
-        let placed = placed.map(|sequence| (sequence, true));
-        let mut all = placed.chain(self.waiting.iter().map(|sequence| (sequence, false)));
-        let (sequence, has_place) = all.find(|(s, _)| current == epoch && s.ticket == ticket)?;
-        Some(Snapshot { has_place, ..self.snapshot_of(sequence) })
+        if current != epoch {
+            return None;
+        }
+        let is_it = |sequence: &&Sequence| sequence.ticket == ticket;
+        if let Some(sequence) = self.running.iter().chain(&self.joining).find(is_it) {
+            return Some(self.snapshot_of(sequence));
+        }
+        if let Some(sequence) = self.frozen.iter().map(|frozen| &frozen.sequence).find(is_it) {
+            // It can't be frozen a second time.
+            return Some(Snapshot { is_decoding: false, ..self.snapshot_of(sequence) });
+        }
+        let sequence = self.waiting.iter().find(is_it)?;
+        Some(Snapshot { has_place: false, ..self.snapshot_of(sequence) })
     }
 
     /// Takes a decoding sequence out of the batch: it keeps its blocks, and computes nothing until it is

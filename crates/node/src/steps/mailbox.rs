@@ -39,6 +39,7 @@ pub(super) enum Command {
         key: SequenceKey,
         epoch: Epoch,
         by: Epoch,
+        done: oneshot::Sender<()>,
     },
     Stop,
 }

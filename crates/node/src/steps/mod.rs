@@ -151,9 +151,12 @@ impl Steps {
         self.shared.mailbox.push(Command::Thaw { key, epoch });
     }
 
-    /// A frozen sequence of this epoch runs elsewhere, under `by`.
-    pub fn release(&self, key: SequenceKey, epoch: Epoch, by: Epoch) {
-        self.shared.mailbox.push(Command::Release { key, epoch, by });
+    /// A frozen sequence of this epoch runs elsewhere, under `by`. Returns when nothing of it is left.
+    pub async fn release(&self, key: SequenceKey, epoch: Epoch, by: Epoch) {
+        let (done, is_done) = oneshot::channel();
+        self.shared.mailbox.push(Command::Release { key, epoch, by, done });
+        // A thread that has ended has nothing.
+        let _ = is_done.await;
     }
 
     /// Steps since the start.

@@ -112,7 +112,11 @@ impl StepThread {
                     }
                     Command::Freeze(freeze) => self.freeze(freeze),
                     Command::Thaw { key, epoch } => self.thaw(key, epoch),
-                    Command::Release { key, epoch, by } => self.scheduler.release(key, epoch, by),
+                    Command::Release { key, epoch, by, done } => {
+                        self.scheduler.release(key, epoch, by);
+                        // Whoever asked may have gone.
+                        let _ = done.send(());
+                    }
                     Command::Stop => return,
                 }
             }

@@ -387,6 +387,9 @@ fn a_frozen_sequence_goes_on_here_or_elsewhere() {
     drop(frozen);
     assert!(!here.step().0, "it computes nothing");
     assert!(here.scheduler.freeze(here.now, key(1), epoch(1), patience).is_none());
+    let snapshot = here.scheduler.snapshot(key(1), epoch(1)).unwrap();
+    assert!(snapshot.has_place && !snapshot.is_decoding, "it can't be frozen a second time");
+    drop(snapshot);
 
     // Under a newer epoch it goes on here.
     assert!(!here.scheduler.thaw(key(2), epoch(2)));
