@@ -4,6 +4,7 @@
 mod advice;
 mod class;
 mod latency;
+mod rebalance;
 
 use std::{
     collections::BTreeMap,
@@ -18,8 +19,8 @@ use baton_node::{
 use baton_policy::{Policy, PolicyConfig};
 use serde::{Deserialize, Serialize};
 
-use self::advice::AdviceConfig;
 pub(crate) use self::class::DEFAULT as DEFAULT_CLASS;
+use self::{advice::AdviceConfig, rebalance::RebalanceConfig};
 pub use self::{class::ClassesConfig, latency::LatencyConfig};
 
 /// Prefix of the environment variables a router listens to.
@@ -40,6 +41,7 @@ pub struct RouterConfig {
     pub policy: PlacementConfig,
     pub latency: LatencyConfig,
     pub advice: AdviceConfig,
+    pub rebalance: RebalanceConfig,
     pub batches: BatchesConfig,
     /// What requests may be of; see `docs/placement.md`.
     pub classes: ClassesConfig,
@@ -139,6 +141,7 @@ impl Default for RouterConfig {
             policy: PlacementConfig::default(),
             latency: LatencyConfig::default(),
             advice: AdviceConfig::default(),
+            rebalance: RebalanceConfig::default(),
             batches: BatchesConfig::default(),
             classes: ClassesConfig::default(),
             tenant_shares: BTreeMap::new(),
@@ -264,6 +267,7 @@ impl RouterConfig {
         }
         self.classes.validate()?;
         self.advice.validate()?;
+        self.rebalance.validate()?;
         self.latency.validate()
     }
 
@@ -413,6 +417,8 @@ mod tests {
             ("tenant_shares.acme=0", "tenant_shares = 0: the share of \"acme\""),
             ("advice.formula=\"guess\"", "predicted"),
             ("advice.attainment=1.0", "advice.attainment = 1"),
+            ("rebalance.at_once=0", "rebalance.at_once = 0"),
+            ("rebalance.link_share=2.0", "rebalance.link_share = 2"),
             ("advice.threshold=-1.0", "advice.threshold = -1"),
             ("advice.window=0s", "advice.window = 0"),
             ("advice.up_after=10m", "advice.up_after = 600s: must be down_after at most"),

@@ -4,7 +4,6 @@
 mod batch;
 mod cluster;
 mod config;
-mod drain;
 mod error;
 mod grpc;
 mod http;
@@ -13,6 +12,7 @@ mod metrics;
 mod moves;
 mod oip;
 mod operations;
+mod rebalance;
 mod reflection;
 mod registry;
 mod request;

@@ -209,6 +209,12 @@ impl RouterMetrics {
         self.migration_gap.observe(gap.as_secs_f64());
     }
 
+    /// One had no pages yet, and is placed anew.
+    pub(crate) fn placed_anew(&self, reason: &'static str) {
+        let outcome = "placed_anew";
+        self.migrations.get_or_create(&MigrationLabel { reason, outcome }).inc();
+    }
+
     /// One has stayed where it was.
     pub(crate) fn not_moved(&self, reason: &'static str) {
         let outcome = "stayed";

@@ -6,19 +6,30 @@ use std::{
     time::Duration,
 };
 
-use baton_policy::Shortage;
+use baton_policy::{ReservationId, Shortage, rebalance::Reason};
 use baton_types::{NodeId, RequestId, SequenceKey};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// All sequences inside the router.
 #[derive(Debug, Default)]
-pub(crate) struct Moves(Mutex<HashMap<SequenceKey, Running>>);
+pub(crate) struct Moves {
+    known: Mutex<Known>,
+    /// Somebody came.
+    entered: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    running: HashMap<SequenceKey, Running>,
+    /// Whose place it is.
+    places: HashMap<ReservationId, SequenceKey>,
+}
 
 #[derive(Debug)]
 struct Running {
     orders: mpsc::Sender<MoveOrder>,
-    /// Where it is decoded, once it is placed.
-    at: Option<NodeId>,
+    /// Its place, once it has one.
+    place: Option<ReservationId>,
 }
 
 /// Go elsewhere.
@@ -35,16 +46,21 @@ pub(crate) struct MoveOrder {
 pub(crate) enum Why {
     /// Somebody wants it to.
     Asked,
-    /// Its node is to be empty.
-    Drain,
+    /// The rebalancer does.
+    Rebalance(Reason),
 }
 
 impl Why {
+    /// Nothing is held back for others' sake: its node is about to end.
+    pub(crate) fn is_urgent(self) -> bool {
+        self == Why::Rebalance(Reason::Drain)
+    }
+
     /// A label for the metrics.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Why::Asked => "asked",
-            Why::Drain => "drain",
+            Why::Rebalance(reason) => reason.label(),
         }
     }
 }
@@ -86,23 +102,29 @@ pub(crate) struct Entry {
 impl Moves {
     pub(crate) fn enter(self: &Arc<Self>, key: SequenceKey) -> (Entry, mpsc::Receiver<MoveOrder>) {
         let (orders, received) = mpsc::channel(1);
-        self.lock().insert(key, Running { orders, at: None });
+        self.lock().running.insert(key, Running { orders, place: None });
+        self.entered.notify_one();
         (Entry { moves: Arc::clone(self), key }, received)
     }
 
     /// A request's sequences.
     pub(crate) fn of(&self, request: RequestId) -> Vec<SequenceKey> {
         let is_its = |key: &&SequenceKey| key.request == request;
-        let mut keys: Vec<_> = self.lock().keys().filter(is_its).copied().collect();
+        let mut keys: Vec<_> = self.lock().running.keys().filter(is_its).copied().collect();
         keys.sort_unstable();
         keys
     }
 
-    /// Sequences that are decoded on a node, or will be.
-    pub(crate) fn on(&self, node: &NodeId) -> Vec<SequenceKey> {
-        let state = self.lock();
-        let is_there = |(_, running): &(&SequenceKey, &Running)| running.at.as_ref() == Some(node);
-        state.iter().filter(is_there).map(|(key, _)| *key).collect()
+    /// Waits until there is a sequence; for one waiter.
+    pub(crate) async fn some(&self) {
+        while self.lock().running.is_empty() {
+            self.entered.notified().await;
+        }
+    }
+
+    /// Whose place it is.
+    pub(crate) fn at(&self, place: ReservationId) -> Option<SequenceKey> {
+        self.lock().places.get(&place).copied()
     }
 
     /// Asks a sequence to move, and waits for what comes of it. One that isn't decoded yet moves when
@@ -113,29 +135,36 @@ impl Moves {
         to: Option<NodeId>,
         why: Why,
     ) -> Result<Moved, NotMoved> {
-        let orders = self.lock().get(&key).map(|running| running.orders.clone());
+        let orders = self.lock().running.get(&key).map(|running| running.orders.clone());
         let orders = orders.ok_or(NotMoved::Ended)?;
         let (answer, answered) = oneshot::channel();
         orders.send(MoveOrder { to, why, answer }).await.map_err(|_ended| NotMoved::Ended)?;
         answered.await.unwrap_or(Err(NotMoved::Ended))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SequenceKey, Running>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Entry {
-    /// The sequence is decoded there from now on.
-    pub(crate) fn is_at(&self, node: Option<&NodeId>) {
-        if let Some(running) = self.moves.lock().get_mut(&self.key) {
-            running.at = node.cloned();
+    /// The sequence has this place from now on.
+    pub(crate) fn is_at(&self, place: ReservationId) {
+        let mut known = self.moves.lock();
+        let Some(running) = known.running.get_mut(&self.key) else { return };
+        if let Some(before) = running.place.replace(place) {
+            known.places.remove(&before);
         }
+        known.places.insert(place, self.key);
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.moves.lock().remove(&self.key);
+        let mut known = self.moves.lock();
+        let running = known.running.remove(&self.key);
+        if let Some(place) = running.and_then(|running| running.place) {
+            known.places.remove(&place);
+        }
     }
 }

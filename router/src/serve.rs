@@ -25,12 +25,11 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::{
     batch::{self, DiskError},
     config::RouterConfig,
-    drain,
     grpc::InferenceService,
     http,
     oip::OpenInferenceService,
     operations::OperationsService,
-    reflection,
+    rebalance, reflection,
     registry::EmbeddedRegistry,
     router::Router,
 };
@@ -108,7 +107,7 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
 
     let cluster = Arc::clone(&router.cluster);
     let leases = task::owned(async move { cluster.keep_time().await });
-    let drains = task::owned(drain::keep(Arc::clone(&router)));
+    let rebalancer = task::owned(rebalance::keep(Arc::clone(&router)));
     let batches = task::owned(batch::run_all(Arc::clone(&router)));
     let readiness = task::owned(tell_readiness(Arc::clone(&router), health.clone()));
     tracing::info!(
@@ -125,7 +124,7 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
         close_control,
         health,
         batches,
-        _companions: [leases, readiness, drains],
+        _companions: [leases, readiness, rebalancer],
     })
 }
 

@@ -12,7 +12,7 @@ pub(crate) struct EvalArgs {
     /// Fewer cells, requests and seeds, in less than five minutes; printed, and not written down.
     #[arg(long)]
     short: bool,
-    /// What to evaluate: distserve, traces, dispatch, fidelity, engine. Left out: everything.
+    /// What to evaluate: distserve, traces, large, dispatch, rebalance, roles, fidelity, engine. Left out: everything.
     #[arg(value_name = "SECTION")]
     sections: Vec<String>,
 }

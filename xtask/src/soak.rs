@@ -7,6 +7,9 @@ pub(crate) struct SoakArgs {
     /// Random schedules of live migration's machines.
     #[arg(long, default_value_t = 1_000_000)]
     schedules: u64,
+    /// Simulated clusters whose requests move all the time, while messages are lost and nodes die.
+    #[arg(long, default_value_t = 3_000)]
+    clusters: u64,
 }
 
 pub(crate) fn soak(args: &SoakArgs) -> anyhow::Result<()> {
@@ -16,5 +19,12 @@ pub(crate) fn soak(args: &SoakArgs) -> anyhow::Result<()> {
             .args(["test", "--release", "--locked", "--package=baton-migration"])
             .args(["--test=schedules"])
             .env("BATON_SCHEDULES", args.schedules.to_string()),
+    )?;
+    run(
+        &format!("{} simulated clusters in a storm", args.clusters),
+        cargo()
+            .args(["test", "--release", "--locked", "--package=baton-sim", "--test=sim"])
+            .args(["--", "moving"])
+            .env("BATON_CLUSTERS", args.clusters.to_string()),
     )
 }

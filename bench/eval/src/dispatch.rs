@@ -40,6 +40,7 @@ fn world(inputs: &Inputs, scale: Scale) -> World {
         },
         traces: Vec::new(),
         workers: WORKERS,
+        decode_tokens: None,
     }
 }
 

@@ -39,6 +39,7 @@ fn world(inputs: &Inputs, workers: u32, scale: Scale) -> World {
         },
         traces: Vec::new(),
         workers,
+        decode_tokens: None,
     }
 }
 

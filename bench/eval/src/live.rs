@@ -112,6 +112,7 @@ pub(crate) async fn overhead(
             output_len: 2,
             max_tokens: 2,
             slo: SloConfig::default().of(TOKENS),
+            priority: 0,
         };
         let begin = Instant::now() + Duration::from_micros(2000 + 37 * number);
         let number = 1 << 20 | number as usize;

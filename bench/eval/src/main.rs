@@ -9,6 +9,8 @@ mod engine;
 mod fidelity;
 mod live;
 mod overload;
+mod rebalance;
+mod roles;
 mod search;
 mod system;
 mod traces;
@@ -62,6 +64,10 @@ enum Section {
     /// Both traces on 64 workers.
     Large,
     Dispatch,
+    /// Running requests that move, and that don't.
+    Rebalance,
+    /// Nodes that change roles, and that don't.
+    Roles,
     /// Beside real processes: needs the machine to itself, and baton's binary in BATON_BIN.
     Fidelity,
     /// The same with the real engine, the default model and a measured profile.
@@ -117,6 +123,8 @@ fn main() -> anyhow::Result<()> {
             Section::Traces => traces_and_overload(&inputs, scale, &tell)?,
             Section::Large => tell("traces-64", large(&inputs, scale)?)?,
             Section::Dispatch => tell("dispatch", dispatch::section(&inputs, scale)?)?,
+            Section::Rebalance => tell("rebalance", rebalance::section(&inputs, scale)?)?,
+            Section::Roles => tell("roles", roles::section(&inputs, scale)?)?,
             Section::Fidelity => tell("fidelity", fidelity::section(scale)?)?,
             Section::Engine => tell("engine", engine::section(scale)?)?,
         }

@@ -85,7 +85,7 @@ impl World {
     }
 
     /// What is run at `rate`.
-    fn at(
+    pub(crate) fn at(
         &self,
         system: System,
         prefill: u32,

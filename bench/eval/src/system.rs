@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use baton_policy::{Policy, PolicyConfig};
+use baton_policy::{Policy, PolicyConfig, rebalance::RebalanceConfig};
 use baton_sim::{
     Scenario, Topology,
     plan::{DeviceProfile, ProfileError},
@@ -36,6 +36,8 @@ pub(crate) struct World {
     /// Instead of drawn requests: each seed replays another.
     pub(crate) traces: Vec<Arc<Trace>>,
     pub(crate) workers: u32,
+    /// What decode nodes' pools hold, in tokens, instead of all that fits beside the weights.
+    pub(crate) decode_tokens: Option<u32>,
 }
 
 impl System {
@@ -82,11 +84,17 @@ impl World {
             scheduler.max_batch_tokens = cluster.model.max_context;
             scheduler.chunk_tokens = cluster.model.max_context;
         }
+        if let Some(tokens) = self.decode_tokens {
+            cluster.decode.kv_blocks = tokens.div_ceil(cluster.model.block_tokens);
+        }
         // A quarter of what a step computes: decoding hardly feels it.
         let local_tokens = cluster.decode.scheduler.max_batch_tokens / 4;
         let policy =
             PolicyConfig { policy: system.policy, local_tokens, ..PolicyConfig::default() };
+        // What placing is worth is told without moving, and what moving is worth by itself.
+        let rebalance = RebalanceConfig { enabled: false, ..RebalanceConfig::default() };
         Ok(Scenario {
+            rebalance,
             seed,
             cluster,
             policy,

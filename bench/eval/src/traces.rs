@@ -72,6 +72,7 @@ pub(crate) fn cells(inputs: &Inputs, workers: u32, seeds: u64) -> Vec<Cell> {
                     },
                     traces: windows.clone(),
                     workers,
+                    decode_tokens: None,
                 };
                 let prefill = (share * f64::from(workers)).round() as u32;
                 let guess = per_worker * f64::from(workers);

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_policy::{ClusterView, LatencyFit, PolicyConfig, PromptHashes, RequestView, decide};
+use baton_policy::{
+    ClusterView, Decision, LatencyFit, PolicyConfig, PromptHashes, RequestView, decide,
+    rebalance::{RebalanceConfig, Rebalancer},
+};
 use baton_types::{
     BlockHash, Generation, KvDtype, KvEvents, KvLayout, NodeHello, NodeLoad, NumericsId, Role, Slo,
     Time,
@@ -134,5 +137,42 @@ fn main() {
             "anchor": "every pair", "ratio": us(short) / us(every),
         });
         println!("{line}");
+        if nodes == 64 {
+            let (mut view, sequences) = running(view, &request);
+            let look = time(5, || {
+                let mut rebalancer = Rebalancer::new(RebalanceConfig::default());
+                black_box(rebalancer.look(&mut view, Some(&request), Time::ZERO));
+            });
+            let line = serde_json::json!({
+                "name": format!("rebalance_{nodes}x{}", sequences / nodes), "value": us(look),
+                "unit": "us", "anchor": format!("place_{nodes}x{nodes}"), "ratio": us(look) / us(short),
+            });
+            println!("{line}");
+        }
     }
+}
+
+/// With as many requests running as there is room for, seventy on each node at most.
+fn running(mut view: ClusterView, request: &RequestView) -> (ClusterView, u32) {
+    let (config, mut draws, mut sequences) = (PolicyConfig::default(), Draws(3), 0);
+    let nodes = view.decode.len() as u32;
+    let decode: Vec<_> = view.decode.iter().map(|node| node.node.clone()).collect();
+    for node in decode {
+        let idle = NodeLoad { free_blocks: 10_000, ..NodeLoad::default() };
+        view.observe(&node, Generation(1), idle);
+    }
+    for _ in 0..70 * nodes {
+        let request = RequestView {
+            slo: Slo { ttft: None, tpot: Some(Duration::from_millis(20)) },
+            ..request.clone()
+        };
+        if let Decision::Place(placement) = decide(&config, &view, &request, Time::ZERO, &mut draws)
+        {
+            let id = view.reserve(&request, &placement, Time::ZERO);
+            view.first_token(id, Time::ZERO);
+            view.handed_over(id);
+            sequences += 1;
+        }
+    }
+    (view, sequences)
 }

@@ -19,9 +19,6 @@ use crate::{ClassId, OutputLengths, RequestView, ReservationId};
 const AHEAD: [u32; MOMENTS + 1] =
     [0, 16, 32, 48, 72, 108, 162, 243, 365, 547, 820, 1230, 1845, 2768, 4152, 6228, 9342];
 const MOMENTS: usize = 16;
-/// Standard deviations that are kept free: `cargo run --release -p baton-sim --example memory` tells what
-/// they cost, and what fewer would.
-const DEVIATIONS: f64 = 2.5;
 /// Steps after which it is reckoned anew how far each has come.
 const STALE: f64 = 16.0;
 
@@ -60,14 +57,14 @@ pub(crate) struct Growth {
     /// In order, so that sums are the same whenever they are made.
     sequences: BTreeMap<ReservationId, Growing>,
     need: Need,
-    /// The node's steps when it was last reckoned.
+    /// Tokens each had made on this node when it was last reckoned.
     reckoned_at: f64,
 }
 
 #[derive(Clone, Debug)]
 struct Growing {
     sequence: Sequence,
-    /// The node's steps at its first token.
+    /// The same at its first token.
     began: Option<f64>,
     need: Need,
 }
@@ -98,17 +95,51 @@ impl Need {
         need
     }
 
-    fn add(&mut self, other: &Need, sign: f64) {
+    pub(crate) fn add(&mut self, other: &Need) {
+        self.change(other, 1.0);
+    }
+
+    pub(crate) fn take(&mut self, other: &Need) {
+        self.change(other, -1.0);
+    }
+
+    fn change(&mut self, other: &Need, sign: f64) {
         for moment in 0..MOMENTS {
             self.mean[moment] += sign * other.mean[moment];
             self.variance[moment] += sign * other.variance[moment];
         }
     }
+
+    /// Whether it will probably find room in `blocks`, with `more` beside it: its mean and so many standard
+    /// deviations, at every moment.
+    pub(crate) fn fits(&self, more: &Need, blocks: u64, deviations: f64) -> bool {
+        (0..MOMENTS).all(|moment| self.fits_at(moment, more, blocks, deviations))
+    }
+
+    /// The same for the next so many steps.
+    pub(crate) fn fits_within(&self, blocks: u64, deviations: f64, steps: f64) -> bool {
+        let near = |moment: &usize| *moment == 0 || f64::from(AHEAD[*moment]) <= steps;
+        (0..MOMENTS)
+            .take_while(near)
+            .all(|moment| self.fits_at(moment, &Need::default(), blocks, deviations))
+    }
+
+    fn fits_at(&self, moment: usize, more: &Need, blocks: u64, deviations: f64) -> bool {
+        let mean = self.mean[moment] + more.mean[moment];
+        let variance = (self.variance[moment] + more.variance[moment]).max(0.0);
+        let spare = blocks as f64 - mean;
+        spare >= 0.0 && spare * spare >= deviations * deviations * variance
+    }
+
+    /// In the mean at the moment when it is most.
+    pub(crate) fn most(&self) -> f64 {
+        self.mean.iter().copied().fold(0.0, f64::max)
+    }
 }
 
 impl Growth {
     pub(crate) fn enter(&mut self, id: ReservationId, sequence: Sequence, need: Need) {
-        self.need.add(&need, 1.0);
+        self.need.add(&need);
         self.sequences.insert(id, Growing { sequence, began: None, need });
     }
 
@@ -121,7 +152,7 @@ impl Growth {
 
     pub(crate) fn leave(&mut self, id: ReservationId) {
         if let Some(growing) = self.sequences.remove(&id) {
-            self.need.add(&growing.need, -1.0);
+            self.need.take(&growing.need);
         }
         if self.sequences.is_empty() {
             // What rounding left.
@@ -140,17 +171,40 @@ impl Growth {
             let age = began.map_or(0.0, |began| (steps - began).max(0.0)) as u32;
             let age = age.min(sequence.most);
             *need = Need::of(sequence, age, outputs, block_tokens);
-            self.need.add(need, 1.0);
+            self.need.add(need);
         }
     }
 
-    /// Whether all will probably find room in `blocks`, one with `more` beside them.
-    pub(crate) fn fits(&self, more: &Need, blocks: u64) -> bool {
-        (0..MOMENTS).all(|moment| {
-            let mean = self.need.mean[moment] + more.mean[moment];
-            let variance = (self.need.variance[moment] + more.variance[moment]).max(0.0);
-            let spare = blocks as f64 - mean;
-            spare >= 0.0 && spare * spare >= DEVIATIONS * DEVIATIONS * variance
+    /// Tokens that one has generated, if it has begun.
+    pub(crate) fn age(&self, id: ReservationId, steps: f64) -> Option<f64> {
+        let Growing { sequence, began, .. } = self.sequences.get(&id)?;
+        began.map(|began| (steps - began).clamp(0.0, sequence.most.into()))
+    }
+
+    /// Tokens in one's context.
+    pub(crate) fn tokens(&self, id: ReservationId, steps: f64) -> Option<u64> {
+        let age = self.age(id, steps)?;
+        Some(u64::from(self.sequences.get(&id)?.sequence.tokens) + age as u64)
+    }
+
+    /// Of all together,
+    pub(crate) fn need(&self) -> Need {
+        self.need
+    }
+
+    /// and of one.
+    pub(crate) fn need_of(&self, id: ReservationId) -> Option<Need> {
+        self.sequences.get(&id).map(|growing| growing.need)
+    }
+
+    /// Who is there, in order: what each is, and how many tokens it has generated, if it has begun.
+    pub(crate) fn sequences(
+        &self,
+        steps: f64,
+    ) -> impl Iterator<Item = (ReservationId, &Sequence, Option<f64>)> {
+        self.sequences.iter().map(move |(&id, growing)| {
+            let age = growing.began.map(|began| (steps - began).max(0.0));
+            (id, &growing.sequence, age.map(|age| age.min(growing.sequence.most.into())))
         })
     }
 }
@@ -198,10 +252,10 @@ mod tests {
             growth.begin(ReservationId(id), 0.0);
         }
         let newcomer = Need::of(&sequence(160, 4000), 0, &outputs, 16);
-        assert!(growth.fits(&newcomer, 400), "most of them end soon: {growth:?}");
+        assert!(growth.need.fits(&newcomer, 400, 2.5), "most of them end soon: {growth:?}");
         growth.reckon(60.0, &outputs, 16);
-        assert!(!growth.fits(&newcomer, 400), "all are long ones");
-        assert!(growth.fits(&newcomer, 2000));
+        assert!(!growth.need.fits(&newcomer, 400, 2.5), "all are long ones");
+        assert!(growth.need.fits(&newcomer, 2000, 2.5));
         for id in 0..20 {
             growth.leave(ReservationId(id));
         }

@@ -47,6 +47,7 @@ mod placer;
 mod prefix;
 mod prompts;
 mod queue;
+pub mod rebalance;
 mod request;
 mod reservation;
 mod sacrifice;

@@ -51,6 +51,8 @@ pub struct NodeView {
     /// Decode steps it should have taken since it joined, by what they were predicted to cost with
     /// the load of each moment,
     steps: f64,
+    /// and tokens that each sequence should have made,
+    made: f64,
     /// until here.
     steps_at: Time,
     /// What it lent of its time to prompts, when it decodes.
@@ -121,6 +123,7 @@ impl NodeView {
             ttft: Calibration::default(),
             tpot: Calibration::default(),
             steps: 0.0,
+            made: 0.0,
             steps_at: Time::ZERO,
             lent: Lent::default(),
             prompts: Prompts::default(),
@@ -165,12 +168,23 @@ impl NodeView {
 
     /// Decode steps it should have taken until `now`. To be asked before its load changes.
     pub(crate) fn steps(&mut self, now: Time) -> f64 {
-        let step = self.latency.decode(self.batch(), self.context_tokens()).as_secs_f64();
-        if self.batch() > 0 && step > 0.0 {
-            self.steps += now.since(self.steps_at).as_secs_f64() / step;
-        }
-        self.steps_at = now;
+        self.made = self.made_at(now);
+        (self.steps, self.steps_at) = (self.steps + self.steps_since(now), now);
         self.steps
+    }
+
+    /// Tokens that each of its sequences should have made since it joined: those steps, corrected by how
+    /// predictions of them came out.
+    pub(crate) fn made_at(&self, now: Time) -> f64 {
+        self.made + self.steps_since(now) / self.tpot.corrected(1.0)
+    }
+
+    fn steps_since(&self, now: Time) -> f64 {
+        let step = self.latency.decode(self.batch(), self.context_tokens()).as_secs_f64();
+        if self.batch() == 0 || step <= 0.0 {
+            return 0.0;
+        }
+        now.since(self.steps_at).as_secs_f64() / step
     }
 
     /// Learns from an output of `tokens`, during which so many steps were expected. That a sequence
@@ -212,6 +226,11 @@ impl NodeView {
     /// Blocks a new request can have.
     pub fn free_blocks(&self) -> u64 {
         u64::from(self.total_blocks).saturating_sub(self.reserved.blocks + self.beyond.blocks)
+    }
+
+    /// Blocks that this router's sequences can have.
+    pub(crate) fn room(&self) -> u64 {
+        u64::from(self.total_blocks).saturating_sub(self.beyond.blocks)
     }
 
     /// Blocks a sequence has there, in the mean.

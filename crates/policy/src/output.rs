@@ -97,6 +97,20 @@ impl OutputLengths {
         (outputs * seen + PRIOR * prior) / (outputs + PRIOR)
     }
 
+    /// How many tokens an output of at most `most` that has `age` of them will still have, in the mean.
+    pub(crate) fn more(&self, model: &ModelId, class: ClassId, age: u32, most: u32) -> f64 {
+        let known = self.known(model, class);
+        let there = self.longer(known, age).max(f64::MIN_POSITIVE);
+        let (mut sum, mut at, mut width) = (0.0, age, 4_u32);
+        while at < most {
+            let width_here = width.min(most - at);
+            let middle = at + width_here / 2;
+            sum += (self.longer(known, middle) / there).min(1.0) * f64::from(width_here);
+            (at, width) = (at + width_here, width + width / 2);
+        }
+        sum.max(1.0)
+    }
+
     /// What an output of at most `max` tokens will probably be, if outputs are `guess` long as long
     /// as none has ended.
     pub fn expected(&self, model: &ModelId, class: ClassId, max: u32, guess: u32) -> Expected {

@@ -29,6 +29,7 @@ use crate::{
     ClusterView, Decision, Placement, PolicyConfig, Refusal, RequestView, ReservationId, Shortage,
     decide,
     queue::{Queue, Waiting},
+    rebalance::{Proposal, Rebalancer},
 };
 
 /// A request's number at the desk, its caller's choice: none waits twice under the same. Of equals
@@ -68,6 +69,8 @@ pub struct Placer {
     look: bool,
     /// When it is, though nothing happens.
     look_at: Option<Time>,
+    /// Who fits on no decode node, though it is its turn.
+    cramped: Option<Ticket>,
 }
 
 impl Placer {
@@ -125,6 +128,15 @@ impl Placer {
         timer.into_iter().chain(self.look_at).min()
     }
 
+    /// Who is to move elsewhere.
+    pub fn rebalance(&mut self, rebalancer: &mut Rebalancer, now: Time) -> Vec<Proposal> {
+        let waiting = self.cramped.and_then(|ticket| {
+            let queue = self.queues.get(&self.tickets.get(&ticket)?.model)?;
+            Some(&queue.get(ticket)?.request)
+        });
+        rebalancer.look(&mut self.view, waiting, now)
+    }
+
     /// What can be said now, one request at a time; `None` when there is no more.
     pub fn poll(&mut self, now: Time, rng: &mut impl RngCore) -> Option<(Ticket, Verdict)> {
         while let Some(&(at, ticket)) = self.timers.first()
@@ -141,7 +153,7 @@ impl Placer {
         if !self.look && self.look_at.is_none_or(|at| at > now) {
             return None;
         }
-        (self.look, self.look_at) = (true, None);
+        (self.look, self.look_at, self.cramped) = (true, None, None);
         let models: Vec<ModelId> = self.queues.keys().cloned().collect();
         for model in models {
             if let Some(said) = self.first_of(&model, now, rng) {
@@ -171,6 +183,10 @@ impl Placer {
                 Decision::Queue(Shortage::Turn { after }) => {
                     let at = now + after.max(Duration::from_micros(100));
                     self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
+                    break;
+                }
+                Decision::Queue(Shortage::DecodeBlocks { .. }) => {
+                    self.cramped.get_or_insert(ticket);
                     break;
                 }
                 Decision::Queue(_) => break,

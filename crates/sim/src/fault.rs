@@ -27,6 +27,10 @@ pub enum Fault {
     /// The first message from one part to the other after `after_s` is lost, and with it the stream it
     /// was on: both ends hear of that. A heartbeat is only missing.
     Lose { from: String, to: String, after_s: f64 },
+    /// Any message in this time may be lost, with probability `lose`, and comes up to `late_s` late. What is
+    /// on a stream comes in order or breaks it; the words of live migration may overtake each other, and each
+    /// comes twice with probability `double`.
+    Storm { from_s: f64, to_s: f64, lose: f64, double: f64, late_s: f64 },
 }
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -79,6 +83,17 @@ impl Fault {
                 }
                 let must = "a number above 0";
                 Err(FaultError::Value { name: "factor", given: *factor, must })
+            }
+            Fault::Storm { from_s, to_s, lose, double, late_s } => {
+                span(*from_s, *to_s)?;
+                time("late_s", *late_s)?;
+                for (name, given) in [("lose", *lose), ("double", *double)] {
+                    if !(0.0..=1.0).contains(&given) {
+                        let must = "a probability, from 0 to 1";
+                        return Err(FaultError::Value { name, given, must });
+                    }
+                }
+                Ok(())
             }
             Fault::Cut { a, b, from_s, to_s } => {
                 ends(a, b)?;

@@ -6,7 +6,8 @@
 //!
 //! Real: who is placed where ([`baton_policy`]), what each step computes ([`baton_scheduler`]), which
 //! block holds what ([`baton_kv_cache`]), offers, pulls, credits, leases and refusals of pages
-//! ([`baton_transfer_protocol`]), who is a member ([`baton_membership`]). There is no second
+//! ([`baton_transfer_protocol`]), what moves a running request ([`baton_migration`]), who is a member
+//! ([`baton_membership`]). There is no second
 //! implementation of any of it. Simulated: how long a step takes (a
 //! [`LatencyProfile`](baton_types::LatencyProfile)), how long bytes take (see below), which tokens
 //! come out (made up), and the glue between the parts, which mirrors the services of the node and
@@ -43,11 +44,12 @@ pub use cluster::{Leak, simulate, simulate_while};
 pub use fault::Fault;
 pub use outcome::{End, Outcome, Parts};
 pub use report::{
-    ChartError, Distribution, PartsReport, Report, RoleReport, Scaled, ScalingReport,
+    ChartError, Distribution, MovesReport, PartsReport, Report, RoleReport, Scaled, ScalingReport,
+    Switched,
 };
 pub use scenario::{
-    ClusterConfig, LatencyConfig, MembershipConfig, ModelConfig, NetworkConfig, ScalingConfig,
-    Scenario, ScenarioError, Topology, TransferConfig, WorkerConfig,
+    ClusterConfig, LatencyConfig, MembershipConfig, ModelConfig, NetworkConfig, RolesScenario,
+    ScalingConfig, Scenario, ScenarioError, Topology, TransferConfig, WorkerConfig,
 };
 
 /// A map that is the same in every process.

@@ -51,6 +51,8 @@ struct Flow {
     supply: f64,
     rate: f64,
     cut: bool,
+    /// It never takes more.
+    limit: f64,
     version: u64,
     /// Its backlog's end is still to be told.
     draining: bool,
@@ -80,6 +82,7 @@ impl Network {
             supply: 0.0,
             rate: 0.0,
             cut,
+            limit: f64::INFINITY,
             version: 0,
             draining: false,
         };
@@ -114,6 +117,11 @@ impl Network {
     /// From now on so many bytes a second become ready.
     pub(crate) fn supply(&mut self, now: Time, id: FlowId, supply: f64) {
         self.change(now, id, |flow| flow.supply = supply);
+    }
+
+    /// From now on it takes so many bytes a second at most.
+    pub(crate) fn limit(&mut self, now: Time, id: FlowId, limit: f64) {
+        self.change(now, id, |flow| flow.limit = limit);
     }
 
     /// Whether its link is cut.
@@ -209,9 +217,9 @@ impl Flow {
         if self.cut {
             0.0
         } else if self.backlog() > 0.0 {
-            f64::INFINITY
+            self.limit
         } else {
-            self.supply
+            self.supply.min(self.limit)
         }
     }
 

@@ -3,13 +3,19 @@
 use std::{collections::VecDeque, time::Duration};
 
 use baton_kv_cache::{BlockRef, KvCache};
+use baton_migration as migration;
 use baton_scheduler::{EngineInfo, Load, Scheduler, SchedulerConfig, Submission};
 use baton_transfer_protocol::{FirstToken, OfferId, Source, SourceConfig};
 use baton_types::{
-    Epoch, Generation, LatencyProfile, NodeId, NodeLoad, SequenceKey, StepReport, StepShape, Time,
+    Capability, Epoch, Generation, LatencyProfile, NodeId, NodeLoad, SequenceKey, SequenceSpec,
+    StepReport, StepShape, Time, TokenId,
 };
 
-use crate::{Map, cluster::TransferId, scenario::WorkerConfig};
+use crate::{
+    Map,
+    cluster::{Moving, TransferId},
+    scenario::WorkerConfig,
+};
 
 /// What a worker does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +63,9 @@ pub(crate) struct Node {
     /// Sequences of the step under way whose pages are offered.
     pub(crate) followed: Vec<Followed>,
     pub(crate) decodes: Map<SequenceKey, Decode>,
+    /// Sequences that are to go elsewhere, and to come from there.
+    pub(crate) offerings: Map<Moving, Offering>,
+    pub(crate) adoptions: Map<Moving, Adoption>,
     pub(crate) pulls: u32,
     pub(crate) pulls_waiting: VecDeque<TransferId>,
     pub(crate) stats: Stats,
@@ -65,7 +74,22 @@ pub(crate) struct Node {
 #[derive(Debug)]
 pub(crate) enum Command {
     Submit(Box<Submission>),
-    Cancel { key: SequenceKey, epoch: Epoch },
+    Cancel {
+        key: SequenceKey,
+        epoch: Epoch,
+    },
+    Look(Moving),
+    Freeze(Moving),
+    Thaw {
+        key: SequenceKey,
+        epoch: Epoch,
+    },
+    Release {
+        moving: Moving,
+        epoch: Epoch,
+    },
+    /// All that was ordered before is done.
+    Leave(Moving),
 }
 
 /// A step under way.
@@ -88,7 +112,7 @@ pub(crate) struct Followed {
 #[derive(Debug)]
 pub(crate) struct Prefill {
     pub(crate) epoch: Epoch,
-    pub(crate) capability: Option<baton_types::Capability>,
+    pub(crate) capability: Option<Capability>,
     pub(crate) tokens: u32,
     pub(crate) arrived: Time,
     pub(crate) admitted: Option<Time>,
@@ -104,6 +128,41 @@ pub(crate) struct Prefill {
     pub(crate) transfer: Option<TransferId>,
 }
 
+/// `Decode.Offer`: a sequence that goes elsewhere.
+#[derive(Debug)]
+pub(crate) struct Offering {
+    /// That it runs under here.
+    pub(crate) epoch: Epoch,
+    pub(crate) machine: migration::Source,
+    /// Until it has ended.
+    pub(crate) offer: Option<OfferId>,
+    /// The sequence's table, as it was seen last.
+    pub(crate) blocks: Vec<BlockRef>,
+    /// Tokens whose pages are offered.
+    pub(crate) offered: u32,
+    pub(crate) is_last: bool,
+    pub(crate) is_computing: bool,
+    pub(crate) transfer: Option<TransferId>,
+    pub(crate) timer: Option<Time>,
+}
+
+/// `Decode.Adopt`: a sequence that comes from elsewhere.
+#[derive(Debug)]
+pub(crate) struct Adoption {
+    pub(crate) machine: migration::Destination,
+    /// As it was when it began to come.
+    pub(crate) spec: SequenceSpec,
+    pub(crate) transfer: Option<TransferId>,
+    /// When all are here.
+    pub(crate) blocks: Vec<BlockRef>,
+    pub(crate) cached_tokens: u32,
+    /// What it made meanwhile, once it is to run here.
+    pub(crate) own: Vec<TokenId>,
+    /// It does: the machine only tells of it yet.
+    pub(crate) runs: bool,
+    pub(crate) timer: Option<Time>,
+}
+
 /// `Decode.Run`, and runs of workers that do both.
 #[derive(Debug)]
 pub(crate) struct Decode {
@@ -111,6 +170,8 @@ pub(crate) struct Decode {
     pub(crate) arrived: Time,
     /// Its prompt was computed elsewhere.
     pub(crate) imported: bool,
+    /// It ran elsewhere before, under this attempt to move it.
+    pub(crate) adopted: bool,
     /// While its pages are still to come.
     pub(crate) transfer: Option<TransferId>,
     /// What was pulled for it.
@@ -186,6 +247,8 @@ impl Node {
             prefills: Map::default(),
             followed: Vec::new(),
             decodes: Map::default(),
+            offerings: Map::default(),
+            adoptions: Map::default(),
             pulls: 0,
             pulls_waiting: VecDeque::new(),
             stats: Stats::default(),
@@ -197,6 +260,8 @@ impl Node {
         self.stats.preemptions += self.scheduler.preemptions();
         self.prefills.clear();
         self.decodes.clear();
+        self.offerings.clear();
+        self.adoptions.clear();
         self.mailbox.clear();
         self.followed.clear();
         self.pulls_waiting.clear();
@@ -213,8 +278,23 @@ impl Node {
         self.stats.holds(now, 0);
     }
 
+    /// Sequences that come from elsewhere and don't run here yet.
+    pub(crate) fn coming(&self) -> usize {
+        self.adoptions.values().filter(|adoption| !adoption.runs).count()
+    }
+
+    /// It takes the other role: an empty node, and another incarnation to everybody.
+    pub(crate) fn become_other(&mut self, now: Time, work: Work, worker: &WorkerConfig) {
+        (self.work, self.profile, self.noise) = (work, worker.profile, worker.noise);
+        (self.config, self.blocks) = (worker.scheduler, worker.kv_blocks);
+        self.crash(now);
+        (self.alive, self.draining) = (true, false);
+    }
+
     pub(crate) fn is_busy(&self) -> bool {
-        !self.scheduler.is_idle() || !self.prefills.is_empty() || !self.decodes.is_empty()
+        let moves = !self.offerings.is_empty() || !self.adoptions.is_empty();
+        let runs = !self.prefills.is_empty() || !self.decodes.is_empty();
+        !self.scheduler.is_idle() || runs || moves
     }
 
     /// What it says of itself in a heartbeat.
@@ -226,7 +306,7 @@ impl Node {
             steps: self.stats.steps,
             running: self.load.running,
             waiting: self.load.waiting,
-            handing_over: (pulled + held) as u32,
+            handing_over: (pulled + held + self.coming()) as u32,
             free_blocks: usage.free,
             cached_blocks: usage.cached,
             queued_tokens: self.load.queued_tokens,

@@ -20,9 +20,13 @@ pub struct Outcome {
     /// The longest time between two of its tokens.
     pub longest_gap: Option<Duration>,
     pub slo: Slo,
+    /// Of its class.
+    pub priority: u8,
     pub parts: Parts,
     pub cached_tokens: u32,
     pub attempts: u32,
+    /// How often it changed nodes while it ran.
+    pub moves: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

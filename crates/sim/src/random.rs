@@ -15,6 +15,9 @@ pub(crate) enum Purpose {
     Contents = 3,
     Policy = 4,
     Noise = 5,
+    Moves = 6,
+    Faults = 7,
+    Classes = 8,
 }
 
 /// The draws of `purpose` under `seed`.

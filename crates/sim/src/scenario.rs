@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use baton_policy::{
     FitConfig, LatencyFit, LatencyModel, Link, PolicyConfig,
-    advice::{AdviceConfig, AdviceError},
+    advice::{AdviceConfig, AdviceError, RolesConfig},
+    rebalance::{RebalanceConfig, RebalanceError},
 };
 use baton_scheduler::SchedulerConfig;
 use baton_types::{KvDtype, KvLayout, LatencyProfile, LayoutError, Role};
@@ -22,12 +23,26 @@ pub struct Scenario {
     pub seed: u64,
     pub cluster: ClusterConfig,
     pub policy: PolicyConfig,
+    pub rebalance: RebalanceConfig,
     pub latency: LatencyConfig,
     pub workload: WorkloadConfig,
     pub slo: SloConfig,
     pub faults: Vec<Fault>,
+    /// Running requests that are made to change nodes, at random, in a second: to see that nobody notices.
+    pub forced_moves_per_s: f64,
+    /// Left out: all workers keep their roles.
+    pub roles: Option<RolesScenario>,
     /// Left out: all workers are there all the time.
     pub scaling: Option<ScalingConfig>,
+}
+
+/// Workers change roles as the load does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolesScenario {
+    pub switch: RolesConfig,
+    /// By which it is reckoned how many of each are needed.
+    pub advice: AdviceConfig,
 }
 
 /// Workers come and go as is advised. The topology's are the most there can be.
@@ -132,6 +147,10 @@ pub struct TransferConfig {
     pub streams: u32,
     /// Sequences pulled at a time.
     pub max_pulls: u32,
+    /// Running sequences that may come to a node at the same time.
+    pub max_migrations: u32,
+    /// Of a node's bandwidth, what the pages of one running sequence may take while it runs.
+    pub migration_share: f64,
 }
 
 /// As in the router's configuration.
@@ -189,7 +208,15 @@ impl Default for NetworkConfig {
 
 impl Default for TransferConfig {
     fn default() -> Self {
-        TransferConfig { lease_s: 30.0, park_s: 120.0, silence_s: 10.0, streams: 2, max_pulls: 64 }
+        TransferConfig {
+            lease_s: 30.0,
+            park_s: 120.0,
+            silence_s: 10.0,
+            streams: 2,
+            max_pulls: 64,
+            max_migrations: 8,
+            migration_share: 0.2,
+        }
     }
 }
 
@@ -218,6 +245,8 @@ pub enum ScenarioError {
         "scaling starts with {given} {role} workers; it must be from 1 to the topology's {most}"
     )]
     Scaling { role: &'static str, given: u32, most: u32 },
+    #[error(transparent)]
+    Rebalance(#[from] RebalanceError),
     #[error("scaling: {0}")]
     Advice(#[from] AdviceError),
     #[error(transparent)]
@@ -316,6 +345,16 @@ impl Scenario {
                 return Err(ScenarioError::Value { name, given, must: "a number, at least 0" });
             }
         }
+        self.rebalance.validate()?;
+        let share = transfer.migration_share;
+        if !(share > 0.0 && share <= 1.0) {
+            let (name, must) = ("cluster.transfer.migration_share", "above 0 and at most 1");
+            return Err(ScenarioError::Value { name, given: share, must });
+        }
+        if !(0.0..=1e6).contains(&self.forced_moves_per_s) {
+            let (name, given) = ("forced_moves_per_s", self.forced_moves_per_s);
+            return Err(ScenarioError::Value { name, given, must: "a number from 0 to 1e6" });
+        }
         if let Some(Link { rtt_us, bytes_per_second }) = self.latency.link {
             let name = "latency.link";
             for (given, least) in [(rtt_us, 0.0), (bytes_per_second, 1.0)] {
@@ -324,6 +363,9 @@ impl Scenario {
                     return Err(ScenarioError::Value { name, given, must });
                 }
             }
+        }
+        if let Some(roles) = &self.roles {
+            roles.advice.validate()?;
         }
         if let Some(scaling) = &self.scaling {
             scaling.validate(*topology)?;

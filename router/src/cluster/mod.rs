@@ -6,7 +6,7 @@ mod place;
 mod session;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,6 +15,7 @@ use baton_node::clock::Clock;
 use baton_policy::{
     Placer, Ticket,
     advice::{Advice, Advisor, Traffic},
+    rebalance::{Proposal, Rebalancer},
 };
 use baton_proto::v1::WatchNodesResponse;
 use baton_types::{Generation, ModelId, NodeHello, NodeId, Role};
@@ -51,8 +52,6 @@ pub(crate) struct Cluster {
     /// When something is due may have changed.
     due: Notify,
     ready: watch::Sender<bool>,
-    /// Decode nodes that are to be empty.
-    draining: watch::Sender<BTreeSet<NodeId>>,
     /// What nodes say, for those who watch.
     reports: broadcast::Sender<WatchNodesResponse>,
 }
@@ -109,7 +108,6 @@ impl Cluster {
             building: tokio::sync::Mutex::new(()),
             due: Notify::new(),
             ready: watch::Sender::new(false),
-            draining: watch::Sender::default(),
             reports: broadcast::Sender::new(REPORTS_KEPT),
         }
     }
@@ -140,9 +138,9 @@ impl Cluster {
         (nodes(Role::Prefill), nodes(Role::Decode), state.placer.waiting())
     }
 
-    /// Decode nodes that take nothing new, for they are to be empty.
-    pub(crate) fn watch_draining(&self) -> watch::Receiver<BTreeSet<NodeId>> {
-        self.draining.subscribe()
+    /// Who is to move, as things stand.
+    pub(crate) fn rebalance(&self, rebalancer: &mut Rebalancer) -> Vec<Proposal> {
+        self.lock().placer.rebalance(rebalancer, self.clock.now())
     }
 
     /// Sends nothing new to a node, or does again. None if there is no such node.
@@ -212,7 +210,6 @@ impl Cluster {
         let before = state.poll_timeout();
         let said: Said = state.verdicts(self);
         let is_other = state.poll_timeout() != before;
-        let draining = state.draining();
         drop(state);
         if is_other {
             self.due.notify_one();
@@ -222,11 +219,6 @@ impl Cluster {
             let _ = reply.send(verdict);
         }
         self.ready.send_if_modified(|before| std::mem::replace(before, ready) != ready);
-        self.draining.send_if_modified(|before| {
-            let is_other = *before != draining;
-            *before = draining;
-            is_other
-        });
     }
 }
 
@@ -237,11 +229,6 @@ impl State {
 
     fn is_ready(&self) -> bool {
         self.has_pair(|_| true)
-    }
-
-    fn draining(&self) -> BTreeSet<NodeId> {
-        let nodes = self.placer.view().nodes(Role::Decode).iter();
-        nodes.filter(|view| view.draining).map(|view| view.node.clone()).collect()
     }
 
     /// Whether a prefill and a decode node that take requests can work together on such a model.

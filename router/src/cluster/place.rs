@@ -46,7 +46,7 @@ pub(crate) struct PlaceRequest<'a> {
 #[derive(Debug)]
 pub(crate) struct Place {
     cluster: Arc<Cluster>,
-    reservation: ReservationId,
+    pub(crate) reservation: ReservationId,
     pub(crate) peers: Peers,
     pub(crate) placement: Placement,
     /// Whether the first token is here.
@@ -107,7 +107,8 @@ impl Cluster {
         let group = nodes.clone().find(|view| view.node == source.hello.node).ok_or(nobody)?;
         let (now, config) = (self.clock.now(), state.placer.config());
         let placement = destination(config, cluster, &view, &group.group, wanted, now)?;
-        let reservation = state.placer.view_mut().reserve_move(&view, &placement, now);
+        let reservation =
+            state.placer.view_mut().reserve_move(from.reservation, &view, &placement, now);
         let peers = state.peers(&placement.path);
         let (cluster, prefilled) = (Arc::clone(self), AtomicBool::new(true));
         Ok(Place { cluster, reservation, peers, placement, prefilled })

@@ -231,7 +231,7 @@ impl Run {
             decode = attempt.pair.decode.as_ref().map(tracing::field::display),
             reasons = ?place.placement.reasons, "placed"
         );
-        self.moves.is_at(attempt.pair.decode.as_ref());
+        self.moves.is_at(&place);
         loop {
             self.happen(&mut attempt, &mut place).await?;
             if let Some(reason) = self.forward(&mut attempt, &mut place).await? {

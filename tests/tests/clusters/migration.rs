@@ -293,6 +293,46 @@ async fn a_terminated_node_leaves_at_once_and_no_stream_breaks() {
     assert!(!metrics.contains("baton_router_retries_total{"), "somebody was replayed:\n{metrics}");
 }
 
+/// All run on one node, for the other takes nothing: when it does again, some of them go there by themselves.
+#[tokio::test]
+async fn a_node_that_has_all_there_is_shares_it_when_another_takes_requests_again() {
+    let options = Options::new(Engine::Sim)
+        .nodes(1, 2)
+        .set("engine.profile.decode_us=2000.0")
+        .set("engine.profile.decode_sequence_us=1500.0")
+        .router_set("rebalance.enabled=true");
+    let cluster = Cluster::start(&options).unwrap();
+    let mut reference = Reference::sim().unwrap();
+    let mut operations = operations(&cluster).await;
+    let drain = |cancel| {
+        let (node, wait_us) = ("decode-2".to_owned(), 10_000_000);
+        DrainRequest { node, wait_us, cancel }
+    };
+    assert_eq!(operations.drain(drain(false)).await.unwrap().into_inner().left, 0);
+    let asks: Vec<Ask> = (0..8).map(|i| ask(50, i, 400)).collect();
+    let running = Running::default();
+    let sharing = async {
+        while decoding(&cluster) < asks.len() as f64 {
+            tokio::task::yield_now().await;
+        }
+        operations.drain(drain(true)).await.unwrap();
+        while cluster.samples("baton_requests_running").unwrap()["decode-2"] < 3.0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(running.lock().unwrap().len() > 5, "they ended before");
+    };
+    let (generated, ()) = tokio::join!(ask_all(&cluster, "sim", &asks, &running), sharing);
+    for (ask, ours) in asks.iter().zip(&generated) {
+        assert_eq!(ours.bits(), reference.generate(ask).unwrap().bits(), "{:?}", ask.sampling);
+    }
+    let metrics = router_metrics(&cluster);
+    assert!(metrics.contains("{reason=\"balance\",outcome=\"moved\"}"), "{metrics}");
+    let hops = generated.iter().filter_map(|one| one.complete.as_ref()?.timings.as_ref());
+    let most = hops.map(|timings| timings.migrations).max();
+    assert!(most <= Some(2), "nobody goes to and fro: {most:?}");
+    cluster.wait_whole(PATIENCE).unwrap();
+}
+
 /// The commands say what happened, and what to do where nothing can.
 #[tokio::test(flavor = "multi_thread")]
 async fn by_hand() {

@@ -14,7 +14,8 @@
 //! # Why doesn't it flap?
 //!
 //! A recommendation rises when the formula needs more, and falls only to the most that was needed, of
-//! a load a threshold larger, in all of the last minutes ([`Hysteresis`]).
+//! a load a threshold larger, in all of the last minutes ([`Hysteresis`]). Nodes change roles by
+//! what is needed at the moment, when it was needed for a while ([`RoleSwitcher`]).
 
 mod advisor;
 mod baseline;
@@ -25,11 +26,13 @@ mod load;
 mod predicted;
 mod queueing;
 mod reason;
+mod roles;
 mod traffic;
 
 pub use advisor::{Advice, Advisor, RoleAdvice, Seen, Switch};
 pub use config::{AdviceConfig, AdviceError, Formula};
 pub use hysteresis::Hysteresis;
 pub use reason::{Need, Reason};
+pub use roles::{RoleChange, RoleSwitcher, RolesConfig};
 pub use traffic::Traffic;
 pub(crate) use traffic::{Asked, Ended};

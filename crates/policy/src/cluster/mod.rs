@@ -1,11 +1,17 @@
+mod decoded;
 mod reserving;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use baton_types::{
     BlockHash, Generation, KvEvents, ModelId, NodeHello, NodeId, NodeLoad, Role, StepReport, Time,
 };
 
+pub(crate) use self::decoded::Decoded;
 use self::reserving::Reservation;
 use crate::{
     LatencyFit, Link, MissedEvents, NodeView, OutputLengths, Placed, RequestView, ReservationId,
@@ -15,7 +21,7 @@ use crate::{
 };
 
 /// The router's picture of the cluster.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ClusterView {
     pub prefill: Vec<NodeView>,
     pub decode: Vec<NodeView>,
@@ -25,9 +31,31 @@ pub struct ClusterView {
     pub outputs: OutputLengths,
     /// What came lately, and what became of it.
     pub traffic: Traffic,
+    /// Standard deviations of what sequences will come to hold that are kept free: `cargo run --release -p
+    /// baton-sim --example memory` tells what they cost, and what fewer would.
+    pub deviations: f64,
     prefixes: PrefixIndex,
     reservations: HashMap<ReservationId, Reservation>,
+    /// Who is about to move, and what was reserved for it there.
+    moving: BTreeMap<ReservationId, ReservationId>,
     last: u64,
+}
+
+impl Default for ClusterView {
+    fn default() -> Self {
+        ClusterView {
+            prefill: Vec::new(),
+            decode: Vec::new(),
+            link: Link::default(),
+            outputs: OutputLengths::default(),
+            traffic: Traffic::default(),
+            deviations: 2.5,
+            prefixes: PrefixIndex::default(),
+            reservations: HashMap::new(),
+            moving: BTreeMap::new(),
+            last: 0,
+        }
+    }
 }
 
 impl ClusterView {

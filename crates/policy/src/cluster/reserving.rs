@@ -16,7 +16,8 @@ use crate::{
 pub(super) struct Reservation {
     pub(super) placement: Placement,
     model: ModelId,
-    class: ClassId,
+    pub(super) class: ClassId,
+    pub(super) priority: u8,
     /// The prompt's blocks, as its nodes name them.
     hashes: Arc<[BlockHash]>,
     /// What of it counts where.
@@ -25,7 +26,11 @@ pub(super) struct Reservation {
     /// The request's, for what became of it; none if it was tried before.
     asked: Option<(Time, Slo)>,
     placed_at: Time,
-    first_token_at: Option<Time>,
+    pub(super) first_token_at: Option<Time>,
+    /// When it came here from another node, or is to.
+    pub(super) moved_at: Option<Time>,
+    /// It is still on its way.
+    pub(super) is_coming: bool,
     /// The decode node's steps then.
     began: Option<f64>,
 }
@@ -56,12 +61,15 @@ impl ClusterView {
             },
             model: request.model.clone(),
             class: request.class.id,
+            priority: request.class.priority,
             hashes: Arc::clone(&hashes),
             prefill,
             decode,
             asked: is_counted(request).then_some((request.arrived, request.slo)),
             placed_at: now,
             first_token_at: None,
+            moved_at: None,
+            is_coming: false,
             began: None,
         };
         for ((role, placed), reserved) in placement.placed().zip(prefill.into_iter().chain(decode))
@@ -82,62 +90,75 @@ impl ClusterView {
             }
         }
         if let Some(placed) = placement.path.decode() {
-            self.grow(placed, id, request, now);
+            self.grow(placed, id, Sequence::of(request), 0, now);
         }
         self.reservations.insert(id, reservation);
         id
     }
 
-    /// Counts what a sequence that decodes already will need where it moves to, from now on; where it is now
-    /// it counts as before.
+    /// Counts what the sequence of `from`, which decodes already, will need where it moves to, from now on; where
+    /// it is now it counts as before.
     pub fn reserve_move(
         &mut self,
+        from: ReservationId,
         request: &RequestView,
         placement: &Placement,
         now: Time,
     ) -> ReservationId {
         self.last += 1;
         let (id, decode) = (ReservationId(self.last), Reserved::decoding(&placement.demand));
+        let age = self.age_of(from, now) as u32;
+        self.moving.insert(from, id);
         let hashes = self.hashes_of(request, placement);
         if let Some(placed) = placement.path.decode()
             && let Some(view) = self.placed_mut(Role::Decode, placed)
         {
-            let steps = view.steps(now);
+            view.steps(now);
+            let made = view.made_at(now);
             view.reserved.add(decode);
             view.last_placed = id.0;
             let slot = view.slot;
             self.prefixes.expect(slot, &hashes);
-            self.grow(placed, id, request, now);
+            // It is as old as it was, and as long as it was when it began.
+            let age = age.min(request.tokens.saturating_sub(1));
+            let mut sequence = Sequence::of(request);
+            (sequence.tokens, sequence.most) = (sequence.tokens - age, sequence.most + age);
+            self.grow(placed, id, sequence, age, now);
             if let Some(view) = self.placed_mut(Role::Decode, placed) {
-                view.growth.begin(id, steps);
+                view.growth.begin(id, made - f64::from(age));
             }
         }
         let reservation = Reservation {
             placement: placement.clone(),
             model: request.model.clone(),
             class: request.class.id,
+            priority: request.class.priority,
             hashes,
             prefill: None,
             decode: Some(decode),
             asked: None,
             placed_at: now,
             first_token_at: Some(now),
+            moved_at: Some(now),
+            is_coming: true,
             began: None,
         };
         self.reservations.insert(id, reservation);
         id
     }
 
-    /// The sequence of `from` runs where `to` was reserved for it: what is known of the request goes along,
-    /// and nothing counts any more where it was.
+    /// The sequence of `from` runs where `to` was reserved for it: what is known of the request goes along. Where
+    /// it was it counts until that is released, which its node must say: it gives its blocks back at a step's
+    /// boundary.
     pub fn moved(&mut self, from: ReservationId, to: ReservationId) {
+        // It has left: so it is counted until it is released.
         if let Some(old) = self.reservations.get_mut(&from) {
             let (asked, placed_at, first) = (old.asked.take(), old.placed_at, old.first_token_at);
             if let Some(new) = self.reservations.get_mut(&to) {
                 (new.asked, new.placed_at, new.first_token_at) = (asked, placed_at, first);
+                new.is_coming = false;
             }
         }
-        self.release(from);
     }
 
     /// The prompt is computed; a prefill node holds its pages until they are handed over.
@@ -172,7 +193,7 @@ impl ClusterView {
         let began = decode.and_then(|placed| self.placed_mut(Role::Decode, placed));
         let began = began.map(|view| {
             let steps = view.steps(now);
-            view.growth.begin(id, steps);
+            view.growth.begin(id, view.made_at(now));
             steps
         });
         if let Some(reservation) = self.reservations.get_mut(&id) {
@@ -236,6 +257,10 @@ impl ClusterView {
     /// Nothing of the reservation counts any more. Releasing twice is the same as once.
     pub fn release(&mut self, id: ReservationId) {
         let Some(reservation) = self.reservations.remove(&id) else { return };
+        if reservation.is_coming {
+            self.moving.retain(|_, to| *to != id);
+        }
+        self.moving.remove(&id);
         let hashes = reservation.hashes;
         let Placement { path, demand: Demand { due, .. }, .. } = reservation.placement;
         let prefill = path.prefill().zip(reservation.prefill);
@@ -253,18 +278,34 @@ impl ClusterView {
         }
     }
 
+    /// Tokens the sequence has generated, as far as is known.
+    fn age_of(&self, id: ReservationId, now: Time) -> f64 {
+        let reservation = self.reservations.get(&id);
+        let placed = reservation.and_then(|reservation| reservation.placement.path.decode());
+        let view =
+            placed.and_then(|placed| self.decode.iter().find(|view| view.node == placed.node));
+        view.and_then(|view| view.growth.age(id, view.made_at(now))).unwrap_or(0.0)
+    }
+
     /// Counts what the request will come to hold on its decode node, and how far the others there have
     /// come.
-    fn grow(&mut self, placed: &Placed, id: ReservationId, request: &RequestView, now: Time) {
+    fn grow(
+        &mut self,
+        placed: &Placed,
+        id: ReservationId,
+        sequence: Sequence,
+        age: u32,
+        now: Time,
+    ) {
         let (outputs, nodes) = (&self.outputs, &mut self.decode);
         let is =
             |view: &&mut NodeView| view.node == placed.node && view.generation == placed.generation;
         let Some(view) = nodes.iter_mut().find(is) else { return };
-        let (steps, block_tokens) = (view.steps(now), view.group.layout.block_tokens);
-        let sequence = Sequence::of(request);
-        let need = Need::of(&sequence, 0, outputs, block_tokens);
+        view.steps(now);
+        let (made, block_tokens) = (view.made_at(now), view.group.layout.block_tokens);
+        let need = Need::of(&sequence, age, outputs, block_tokens);
         view.growth.enter(id, sequence, need);
-        view.growth.reckon(steps, outputs, block_tokens);
+        view.growth.reckon(made, outputs, block_tokens);
     }
 
     /// The prompt's blocks as the placement's nodes name them.

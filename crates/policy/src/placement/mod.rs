@@ -305,9 +305,9 @@ impl<'a> Costs<'a> {
             Need::of(&sequence, 0, &self.view.outputs, block_tokens)
         });
         *growth = Some((block_tokens, need));
-        let blocks = u64::from(node.total_blocks).saturating_sub(node.beyond.blocks + spare);
+        let blocks = node.room().saturating_sub(spare);
         let leaves_room = !self.request.is_batch() || self.leaves_room(node, needed);
-        leaves_room && node.growth.fits(&need, blocks)
+        leaves_room && node.growth.need().fits(&need, blocks, self.view.deviations)
     }
 
     /// Whether those who come later find room beside the request; see [`Costs::spare`].

@@ -8,5 +8,6 @@ mod moving;
 mod overtaking;
 mod placer;
 mod properties;
+mod rebalance;
 mod shortlist;
 mod tenants;

@@ -40,12 +40,14 @@ fn it_goes_where_fewest_are_and_counts_on_both_sides_until_it_is_there() {
     assert_eq!(go(&view, Some("d9")), Err(Shortage::Nodes { role: Role::Decode }));
     assert_eq!(go(&view, Some("d1")), Err(Shortage::Nodes { role: Role::Decode }));
 
-    let to = view.reserve_move(&leaving(100), &best, Time::ZERO);
+    let to = view.reserve_move(from, &leaving(100), &best, Time::ZERO);
     let sequences = |view: &baton_policy::ClusterView| {
         view.decode.iter().map(|node| node.reserved.sequences).collect::<Vec<_>>()
     };
     assert_eq!(sequences(&view), [1, 1, 2]);
     view.moved(from, to);
+    assert_eq!(sequences(&view), [1, 1, 2], "its node hasn't given it up yet");
+    view.release(from);
     assert_eq!(sequences(&view), [0, 1, 2]);
     view.finished(to, 50, Time::ZERO + Duration::from_secs(1));
     assert_eq!(sequences(&view), [0, 0, 2]);

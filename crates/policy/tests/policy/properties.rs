@@ -165,9 +165,10 @@ impl Run {
         let Ok(to) = to else { return Ok(()) };
         let view = find(&self.view, Role::Decode, &to);
         prop_assert!(view.accepts() && view.node != source.node && view.group == group);
-        let id = self.view.reserve_move(&request, &to, Time::ZERO);
+        let id = self.view.reserve_move(from, &request, &to, Time::ZERO);
         if moves {
             self.view.moved(from, id);
+            self.view.release(from);
             self.promised[nth] = (id, to);
         } else {
             self.view.release(id);

@@ -6,7 +6,7 @@ use baton_types::Generation;
 
 use super::{
     Simulation,
-    event::{Event, Failure, Streams, ToNode, Word},
+    event::{Event, Failure, Moving, Streams, ToNode, Word},
     faults::Part,
     transfers::{Transfer, TransferId},
 };
@@ -58,7 +58,11 @@ impl Simulation<'_> {
     /// The sink's half ended badly: the router hears of it.
     pub(super) fn pull_failed(&mut self, id: TransferId) {
         let Some(transfer) = self.transfers.get(id) else { return };
-        let (to, key, epoch) = (transfer.to, transfer.key, transfer.epoch);
+        let (to, key, epoch, grows) = (transfer.to, transfer.key, transfer.epoch, transfer.grows);
+        if grows {
+            self.abort_transfer(id);
+            return self.not_pulled(to, Moving { key, attempt: epoch });
+        }
         self.nodes[to].decodes.remove(&key);
         self.abort_transfer(id);
         self.say(to, key, epoch, Word::Failed(Failure::HandOver));
@@ -82,7 +86,17 @@ impl Simulation<'_> {
     pub(super) fn forget(&mut self, id: TransferId) -> Option<Transfer> {
         self.close_flow(id);
         let transfer = self.transfers.remove(id)?;
-        let Transfer { from, to, key, began, .. } = transfer;
+        let Transfer { from, to, key, epoch, began, grows, .. } = transfer;
+        if grows {
+            let moving = Moving { key, attempt: epoch };
+            if let Some(offering) = self.nodes[from].offerings.get_mut(&moving) {
+                offering.transfer = None;
+            }
+            if let Some(adoption) = self.nodes[to].adoptions.get_mut(&moving) {
+                adoption.transfer = None;
+            }
+            return Some(transfer);
+        }
         if let Some(prefill) = self.nodes[from].prefills.get_mut(&key)
             && prefill.transfer == Some(id)
         {

@@ -11,7 +11,7 @@ use baton_types::{Epoch, SequenceKey, SequenceSpec, TokenId, blocks_for};
 
 use super::{
     NUMERICS, Simulation, TransferId,
-    event::{Failure, Source, Word},
+    event::{Failure, Moving, Source, Word},
 };
 use crate::node::{Command, Decode, Work};
 
@@ -31,7 +31,7 @@ impl Simulation<'_> {
         let Some((blocks, cached)) = self.reserve(node, &spec) else {
             return self.say(node, key, epoch, Word::Failed(Failure::Full));
         };
-        let transfer = self.open_transfer(node, spec, source, blocks, cached);
+        let transfer = self.open_transfer(node, spec, source, (blocks, cached), false);
         self.insert_decode(node, key, epoch, Some(transfer));
         if self.nodes[node].pulls < self.scenario.cluster.transfer.max_pulls {
             self.begin_pull(transfer);
@@ -49,7 +49,7 @@ impl Simulation<'_> {
         self.mail(node, Command::Submit(Box::new(submission)));
     }
 
-    fn insert_decode(
+    pub(super) fn insert_decode(
         &mut self,
         node: usize,
         key: SequenceKey,
@@ -60,6 +60,7 @@ impl Simulation<'_> {
             epoch,
             arrived: self.now,
             imported: transfer.is_some(),
+            adopted: false,
             transfer,
             bytes: 0,
             exposed: Duration::ZERO,
@@ -71,7 +72,7 @@ impl Simulation<'_> {
     }
 
     /// Blocks for all of the sequence's tokens, reusing what the prefix cache has.
-    fn reserve(&self, node: usize, spec: &SequenceSpec) -> Option<(Vec<BlockRef>, u32)> {
+    pub(super) fn reserve(&self, node: usize, spec: &SequenceSpec) -> Option<(Vec<BlockRef>, u32)> {
         let cache = &self.nodes[node].cache;
         let block_tokens = cache.block_tokens();
         let mut blocks = Vec::new();
@@ -102,7 +103,7 @@ impl Simulation<'_> {
         self.mail(node, Command::Submit(Box::new(submission)));
     }
 
-    fn cancel_older(&mut self, node: usize, key: SequenceKey) {
+    pub(super) fn cancel_older(&mut self, node: usize, key: SequenceKey) {
         if let Some(older) = self.nodes[node].decodes.get(&key).map(|older| older.epoch) {
             self.cancel_decode(node, key, older);
         }
@@ -111,11 +112,12 @@ impl Simulation<'_> {
     /// The router dropped its stream.
     pub(super) fn cancel_decode(&mut self, node: usize, key: SequenceKey, epoch: Epoch) {
         let Some(decode) = self.nodes[node].decodes.get(&key) else { return };
-        if decode.epoch != epoch {
+        // It may have been moved, and back: the router's word is about the latest.
+        if decode.epoch > epoch {
             return;
         }
-        let transfer = decode.transfer;
-        self.nodes[node].decodes.remove(&key);
+        let (transfer, epoch) = (decode.transfer, decode.epoch);
+        self.forget_decode(node, key);
         match transfer {
             Some(transfer) => self.abort_transfer(transfer),
             None => self.mail(node, Command::Cancel { key, epoch }),
@@ -128,7 +130,18 @@ impl Simulation<'_> {
         if decode.epoch != epoch {
             return;
         }
+        let adopted = decode.adopted;
         match said {
+            // Its client has tokens already.
+            Said::Admitted { .. } if adopted => {}
+            Said::Token { index, .. } if adopted => {
+                decode.tokens += 1;
+                let is_first = decode.tokens == 1;
+                self.token(node, key, epoch, index);
+                if is_first {
+                    self.adopted_began(node, Moving { key, attempt: epoch });
+                }
+            }
             Said::Admitted { cached_tokens, .. } => {
                 decode.admitted = now;
                 let (waited, queued) = (now - decode.submitted, now - decode.arrived);
@@ -163,11 +176,11 @@ impl Simulation<'_> {
                 }
             }
             Said::Finished { .. } => {
-                self.nodes[node].decodes.remove(&key);
+                self.forget_decode(node, key);
                 self.say(node, key, epoch, Word::Finished);
             }
             Said::Failed { error, .. } => {
-                self.nodes[node].decodes.remove(&key);
+                self.forget_decode(node, key);
                 self.say(node, key, epoch, Word::Failed(failure(&error)));
             }
             Said::Prefilled { .. } => debug_assert!(false, "{key}: the goal is its end"),
@@ -184,7 +197,7 @@ impl Simulation<'_> {
     ) {
         match self.nodes[node].work {
             Work::Prefill => drop(self.nodes[node].prefills.remove(&key)),
-            Work::Decode | Work::Both => drop(self.nodes[node].decodes.remove(&key)),
+            Work::Decode | Work::Both => self.forget_decode(node, key),
         }
         let failure = if refusal.is_retryable() { Failure::Full } else { Failure::Request };
         self.say(node, key, epoch, Word::Failed(failure));

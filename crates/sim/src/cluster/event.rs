@@ -2,8 +2,10 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
+use baton_migration::{FromDestination, FromSource, ToDestination, ToSource};
 use baton_types::{
     Capability, Epoch, Generation, KvEvents, NodeLoad, SequenceKey, SequenceSpec, StepReport, Time,
+    TokenId,
 };
 
 use baton_transfer_protocol::StreamId;
@@ -69,8 +71,34 @@ pub(super) enum Event {
     PullBroken {
         transfer: TransferId,
     },
+    /// A deadline of one of a move's machines.
+    OfferTimer {
+        node: usize,
+        generation: Generation,
+        moving: Moving,
+    },
+    AdoptTimer {
+        node: usize,
+        generation: Generation,
+        moving: Moving,
+    },
+    ArbiterTimer {
+        number: u64,
+    },
+    /// A sequence whose tokens are still being computed is looked at again.
+    LookAgain {
+        node: usize,
+        generation: Generation,
+        moving: Moving,
+    },
+    /// Sequences are made to move.
+    ForceMove,
+    /// The rebalancer looks at the cluster.
+    Rebalance,
     FaultBegins(usize),
     FaultEnds(usize),
+    /// Whether somebody should change roles.
+    Roles,
     /// The advisor looks at the load.
     Advise,
     /// A worker that was asked for is there.
@@ -80,7 +108,7 @@ pub(super) enum Event {
 }
 
 /// Over the control plane but for the last three.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum ToNode {
     PrefillRun {
         spec: SequenceSpec,
@@ -93,6 +121,27 @@ pub(super) enum ToNode {
     /// Prompt and output on one worker.
     WholeRun {
         spec: SequenceSpec,
+    },
+    /// Live migration: the source is to offer what runs under `epoch`,
+    Offer {
+        moving: Moving,
+        epoch: Epoch,
+        capability: Capability,
+    },
+    /// the destination to pull it;
+    Adopt {
+        spec: SequenceSpec,
+        source: Source,
+    },
+    /// and the arbiter's later words. Who is to own the sequence gets the tokens made meanwhile.
+    SourceWord {
+        moving: Moving,
+        word: ToSource,
+    },
+    DestinationWord {
+        moving: Moving,
+        word: ToDestination,
+        tokens: Vec<TokenId>,
     },
     /// The router dropped its stream.
     Cancel {
@@ -111,6 +160,13 @@ pub(super) enum ToNode {
         streams: Streams,
         broken: bool,
     },
+}
+
+/// A sequence, and the attempt to move it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Moving {
+    pub(crate) key: SequenceKey,
+    pub(crate) attempt: Epoch,
 }
 
 /// A transfer's connections: so many from the first.
@@ -133,7 +189,7 @@ pub(super) struct Source {
     pub(super) capability: Capability,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum ToRouter {
     Word {
         number: u64,
@@ -148,6 +204,21 @@ pub(super) enum ToRouter {
         reports: Vec<StepReport>,
         events: Option<KvEvents>,
     },
+    /// What one side of a move says.
+    Source {
+        node: usize,
+        moving: Moving,
+        said: FromSource,
+    },
+    Destination {
+        node: usize,
+        moving: Moving,
+        said: FromDestination,
+    },
+    /// A source's stream ended: it has nothing of the sequence any more, if that went.
+    Left {
+        moving: Moving,
+    },
     /// A node's connections broke.
     Broken {
         node: usize,
@@ -156,7 +227,7 @@ pub(super) enum ToRouter {
 }
 
 /// What a node says of an attempt.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Word {
     First {
         finished: bool,

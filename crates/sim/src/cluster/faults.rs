@@ -1,6 +1,9 @@
 //! What goes wrong, by script, and what of the network it concerns.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use baton_types::Time;
 
@@ -10,6 +13,7 @@ use super::{
 };
 use crate::{
     fault::{Fault, ROUTER},
+    random::{Draws, unit},
     scenario::{micros, seconds},
 };
 
@@ -20,7 +24,7 @@ pub(super) enum Part {
 }
 
 /// How messages travel.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Links {
     /// One way, between nodes, and between the router and a node.
     pub(super) latency: Duration,
@@ -31,11 +35,55 @@ pub(super) struct Links {
     losses: Vec<(Part, Part)>,
     /// Nodes that nobody hears break.
     dark: BTreeSet<usize>,
+    storms: Vec<Storm>,
+    /// When the last late message of a stream arrives: those after it don't overtake it.
+    latest: BTreeMap<(Part, Part), Time>,
+    draws: Draws,
+}
+
+/// What any message risks, by the index of its fault.
+#[derive(Clone, Copy, Debug)]
+struct Storm {
+    fault: usize,
+    lose: f64,
+    double: f64,
+    late: Duration,
 }
 
 impl Links {
-    /// When a message sent now arrives; never, if it is the one to be lost.
+    pub(super) fn new(draws: Draws) -> Self {
+        Links {
+            latency: Duration::ZERO,
+            router_latency: Duration::ZERO,
+            cuts: Vec::new(),
+            losses: Vec::new(),
+            dark: BTreeSet::new(),
+            storms: Vec::new(),
+            latest: BTreeMap::new(),
+            draws,
+        }
+    }
+
+    /// When a message sent on a stream now arrives; never, if it is one to be lost, and the stream with it.
     pub(super) fn deliver(&mut self, now: Time, from: Part, to: Part) -> Option<Time> {
+        let mut at = self.arrives(now, from, to)?;
+        if !self.storms.is_empty() || !self.latest.is_empty() {
+            let latest = self.latest.entry((from, to)).or_insert(at);
+            at = at.max(*latest);
+            *latest = at;
+        }
+        Some(at)
+    }
+
+    /// When one that needs no stream arrives, which may be twice.
+    pub(super) fn datagram(&mut self, now: Time, from: Part, to: Part) -> [Option<Time>; 2] {
+        let double = self.storms.iter().map(|storm| storm.double).fold(0.0, f64::max);
+        let is_double = double > 0.0 && unit(&mut self.draws) < double;
+        let once = self.arrives(now, from, to);
+        [once, is_double.then(|| self.arrives(now, from, to)).flatten()]
+    }
+
+    fn arrives(&mut self, now: Time, from: Part, to: Part) -> Option<Time> {
         if let Some(at) = self.losses.iter().position(|&loss| loss == (from, to)) {
             self.losses.swap_remove(at);
             return None;
@@ -43,7 +91,15 @@ impl Links {
         let ends = from == Part::Router || to == Part::Router;
         let latency = if ends { self.router_latency } else { self.latency };
         let leaves = self.cut_until(from, to).map_or(now, |until| until.max(now));
-        Some(leaves + latency)
+        let mut at = leaves + latency;
+        for index in 0..self.storms.len() {
+            let Storm { lose, late, .. } = self.storms[index];
+            if unit(&mut self.draws) < lose {
+                return None;
+            }
+            at += late.mul_f64(unit(&mut self.draws));
+        }
+        Some(at)
     }
 
     pub(super) fn is_cut(&self, a: Part, b: Part) -> bool {
@@ -59,7 +115,9 @@ impl Links {
     /// Whether anything is wrong on a node's way to the router.
     pub(super) fn is_disturbed(&self, node: usize) -> bool {
         let (node, router) = (Part::Node(node), Part::Router);
-        (!self.cuts.is_empty() && self.is_cut(node, router))
+        !self.storms.is_empty()
+            || !self.latest.is_empty()
+            || (!self.cuts.is_empty() && self.is_cut(node, router))
             || self.losses.contains(&(node, router))
     }
 
@@ -78,9 +136,9 @@ impl Simulation<'_> {
                 Fault::Crash { at_s, restart_after_s, .. } => {
                     (*at_s, restart_after_s.map(|after| at_s + after))
                 }
-                Fault::Slow { from_s, to_s, .. } | Fault::Cut { from_s, to_s, .. } => {
-                    (*from_s, Some(*to_s))
-                }
+                Fault::Slow { from_s, to_s, .. }
+                | Fault::Cut { from_s, to_s, .. }
+                | Fault::Storm { from_s, to_s, .. } => (*from_s, Some(*to_s)),
                 Fault::Lose { after_s, .. } => (*after_s, None),
             };
             self.queue.push(Time::ZERO + seconds(begins), Event::FaultBegins(index));
@@ -104,6 +162,10 @@ impl Simulation<'_> {
                 let (a, b) = (self.part(a), self.part(b));
                 self.links.cuts.push((a, b, Time::ZERO + seconds(*to_s)));
                 self.cut_changed(a, b, true);
+            }
+            &Fault::Storm { lose, double, late_s, .. } => {
+                let late = seconds(late_s);
+                self.links.storms.push(Storm { fault: index, lose, double, late });
             }
             Fault::Lose { from, to, .. } => {
                 let loss = (self.part(from), self.part(to));
@@ -135,6 +197,7 @@ impl Simulation<'_> {
                 let still = self.links.is_cut(a, b);
                 self.cut_changed(a, b, still);
             }
+            Fault::Storm { .. } => self.links.storms.retain(|storm| storm.fault != index),
             Fault::Lose { .. } => {}
         }
     }

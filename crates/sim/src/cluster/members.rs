@@ -1,11 +1,12 @@
 //! The registry: nodes join, speak, and are gone; as `baton-router` and `baton-node` do it.
 
 use baton_membership::Joined;
+use baton_migration::FromDestination;
 use baton_types::{Generation, KvEvents, NodeLoad, StepReport};
 
 use super::{
     Simulation,
-    event::{Event, ToNode, ToRouter},
+    event::{Event, Moving, ToNode, ToRouter},
     faults::Part,
 };
 use crate::scenario::seconds;
@@ -136,7 +137,16 @@ impl Simulation<'_> {
                 }
             }
             ToNode::Pull { transfer } => self.offer_gone(transfer),
-            ToNode::Cancel { .. } | ToNode::Release { .. } | ToNode::Abort { .. } => {}
+            ToNode::Adopt { spec, .. } => {
+                let moving = Moving { key: spec.key, attempt: spec.epoch };
+                self.heard_destination(node, moving, FromDestination::Gone);
+            }
+            ToNode::Offer { .. }
+            | ToNode::SourceWord { .. }
+            | ToNode::DestinationWord { .. }
+            | ToNode::Cancel { .. }
+            | ToNode::Release { .. }
+            | ToNode::Abort { .. } => {}
         }
     }
 }

@@ -13,9 +13,11 @@ mod decode;
 mod event;
 mod faults;
 mod members;
+mod moving;
 mod placing;
 mod prefill;
 mod requests;
+mod roles;
 mod scaling;
 mod steps;
 mod transfers;
@@ -24,7 +26,7 @@ use std::{sync::Arc, time::Duration};
 
 use baton_kv_cache::Usage;
 use baton_membership::Members;
-use baton_policy::{Placer, advice::Traffic};
+use baton_policy::{Placer, advice::Traffic, rebalance::Rebalancer};
 use baton_scheduler::{EngineInfo, Sampled};
 use baton_transfer_protocol::{PageRun, SourceConfig};
 use baton_types::{Generation, ModelId, NodeHello, NodeId, NumericsId, Role, Time};
@@ -33,9 +35,13 @@ use self::{
     event::{Event, Queue},
     faults::Links,
     requests::Live,
+    roles::Roles,
     scaling::Scaling,
     transfers::Transfers,
 };
+pub(crate) use event::Moving;
+use moving::Departure;
+pub(crate) use moving::MoveStats;
 pub(crate) use transfers::TransferId;
 
 use crate::{
@@ -44,7 +50,7 @@ use crate::{
     node::{Node, Work},
     outcome::Outcome,
     random::{Draws, Purpose, draws},
-    report::{Report, ScalingReport},
+    report::{Report, ScalingReport, Switched},
     scenario::{Scenario, ScenarioError, Topology, seconds},
     workload::{Request, Trace, Workload},
 };
@@ -108,6 +114,8 @@ pub(crate) struct Finished {
     pub(crate) leaks: Vec<Leak>,
     pub(crate) reservations: usize,
     pub(crate) scaling: Option<ScalingReport>,
+    pub(crate) moves: MoveStats,
+    pub(crate) switched: Vec<Switched>,
     pub(crate) events: u64,
 }
 
@@ -131,6 +139,11 @@ pub(crate) struct Simulation<'a> {
     router_timer: Option<Time>,
     lease_timer: bool,
     scaling: Option<Scaling>,
+    roles: Option<Roles>,
+    rebalancer: Rebalancer,
+    /// Places that sequences have left, until their nodes have given them up.
+    departures: Map<Moving, Departure>,
+    moves: MoveStats,
     workload: Workload,
     next: Option<Request>,
     offered: u64,
@@ -141,6 +154,7 @@ pub(crate) struct Simulation<'a> {
     last_ended: Time,
     policy_draws: Draws,
     noise_draws: Draws,
+    move_draws: Draws,
     // Buffers, kept from step to step.
     said: Vec<baton_scheduler::Event>,
     sampled: Vec<Sampled>,
@@ -185,7 +199,7 @@ impl<'a> Simulation<'a> {
             by_name: Map::default(),
             network: Network::new(nodes.len(), cluster.network.bytes_per_second),
             nodes,
-            links: Links::default(),
+            links: Links::new(draws(seed, Purpose::Faults)),
             transfers: Transfers::default(),
             model: ModelId::from("model"),
             placer: Placer::new(scenario.policy),
@@ -195,6 +209,10 @@ impl<'a> Simulation<'a> {
             router_timer: None,
             lease_timer: false,
             scaling,
+            roles: scenario.roles.map(Roles::new),
+            rebalancer: Rebalancer::new(scenario.rebalance),
+            departures: Map::default(),
+            moves: MoveStats::default(),
             workload,
             next: None,
             offered: 0,
@@ -204,6 +222,7 @@ impl<'a> Simulation<'a> {
             last_ended: Time::ZERO,
             policy_draws: draws(seed, Purpose::Policy),
             noise_draws: draws(seed, Purpose::Noise),
+            move_draws: draws(seed, Purpose::Moves),
             said: Vec::new(),
             sampled: Vec::new(),
             run: PageRun { layer: 0, first_block: 0, checksums: Vec::new() },
@@ -211,6 +230,9 @@ impl<'a> Simulation<'a> {
         simulation.placer.view_mut().link = scenario.link();
         if let Some(scaling) = &scenario.scaling {
             simulation.placer.view_mut().traffic = Traffic::new(scaling.advice.window);
+        }
+        if let Some(roles) = &scenario.roles {
+            simulation.placer.view_mut().traffic = Traffic::new(roles.advice.window);
         }
         simulation.begin();
         simulation
@@ -236,6 +258,10 @@ impl<'a> Simulation<'a> {
         if self.scaling.is_some() {
             self.queue.push(self.now, Event::Advise);
         }
+        if self.roles.is_some() {
+            self.queue.push(self.now, Event::Roles);
+        }
+        self.expect_moves();
         self.expect_arrival();
     }
 
@@ -314,8 +340,21 @@ impl<'a> Simulation<'a> {
             Event::LastPage { transfer } => self.last_page(transfer),
             Event::SinkTimer { transfer } => self.sink_timer(transfer),
             Event::PullBroken { transfer } => self.pull_failed(transfer),
+            Event::OfferTimer { node, generation, moving } => {
+                self.offer_timer(node, generation, moving);
+            }
+            Event::AdoptTimer { node, generation, moving } => {
+                self.adopt_timer(node, generation, moving);
+            }
+            Event::ArbiterTimer { number } => self.arbiter_timer(number),
+            Event::LookAgain { node, generation, moving } => {
+                self.look_again(node, generation, moving);
+            }
+            Event::ForceMove => self.force_move(),
+            Event::Rebalance => self.rebalance(),
             Event::FaultBegins(index) => self.fault_begins(index),
             Event::FaultEnds(index) => self.fault_ends(index),
+            Event::Roles => self.look_at_roles(),
             Event::Advise => self.advise(),
             Event::Started { node } => self.started(node),
         }
@@ -324,7 +363,8 @@ impl<'a> Simulation<'a> {
     fn is_over(&self) -> bool {
         self.next.is_none()
             && self.live.is_empty()
-            && (self.is_whole() || self.now > self.last_ended + SETTLING)
+            && (self.is_whole() && self.departures.is_empty()
+                || self.now > self.last_ended + SETTLING)
     }
 
     fn misses_too_many(&self) -> bool {
@@ -338,7 +378,8 @@ impl<'a> Simulation<'a> {
     pub(crate) fn finish(self) -> Finished {
         let leak = |node: &Node| {
             let Usage { held, .. } = node.cache.usage();
-            let sequences = node.prefills.len() + node.decodes.len();
+            let moving = node.offerings.len() + node.adoptions.len();
+            let sequences = node.prefills.len() + node.decodes.len() + moving;
             (held > 0 || sequences > 0).then(|| Leak {
                 node: node.name.to_string(),
                 held_blocks: held,
@@ -358,6 +399,8 @@ impl<'a> Simulation<'a> {
             leaks,
             reservations: self.placer.view().reservations(),
             scaling,
+            moves: self.moves,
+            switched: self.roles.map_or_else(Vec::new, |roles| roles.changes),
             events: self.events,
         }
     }

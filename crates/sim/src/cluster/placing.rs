@@ -2,7 +2,8 @@
 
 use baton_kv_cache::block_hashes;
 use baton_policy::{
-    Class, Path, Placement, PromptHashes, RequestView, ReservationId, Tenant, Ticket, Verdict,
+    Class, ClassId, Path, Placement, PromptHashes, RequestView, ReservationId, Tenant, Ticket,
+    Verdict,
 };
 use baton_types::{Capability, NodeId, NumericsId, SamplingSpec, SequenceSpec, Slo, StopTokens};
 
@@ -10,7 +11,7 @@ use super::{
     NUMERICS, Simulation,
     event::{Event, Failure, Source, ToNode, ToRouter, Word},
     faults::Part,
-    requests::{Attempt, ROUTER, key, tokens_of},
+    requests::{Attempt, Live, key, tokens_of},
     steps::stop_token,
 };
 use crate::{node::Work, outcome::End, scenario::seconds};
@@ -18,6 +19,14 @@ use crate::{node::Work, outcome::End, scenario::seconds};
 impl Simulation<'_> {
     pub(super) fn ask_for_place(&mut self, number: u64) {
         let Some(live) = self.live.get_mut(&number) else { return };
+        let exclude = std::mem::take(&mut live.exclude);
+        let Some(live) = self.live.get(&number) else { return };
+        let view = RequestView { exclude, ..self.view_of(live) };
+        self.placer.submit(Ticket(number), view);
+    }
+
+    /// The request as the policy sees it.
+    pub(super) fn view_of(&self, live: &Live) -> RequestView {
         let tokens = tokens_of(live, self.scenario.cluster.model.vocab);
         let block_tokens = self.scenario.cluster.model.block_tokens;
         let hashes: std::sync::Arc<[_]> = block_hashes(NUMERICS, 0, &tokens, block_tokens).into();
@@ -33,9 +42,13 @@ impl Simulation<'_> {
         });
         let declared = self.scenario.slo.declared;
         let slo = if declared { live.request.slo } else { Slo::default() };
-        let view = RequestView {
+        RequestView {
             model: self.model.clone(),
-            class: Class::default(),
+            class: Class {
+                id: ClassId(live.request.priority.into()),
+                priority: live.request.priority,
+                ..Class::default()
+            },
             tenant: Tenant::default(),
             tokens: tokens.len() as u32,
             max_new_tokens: live.request.max_tokens - live.emitted,
@@ -47,10 +60,9 @@ impl Simulation<'_> {
             arrived: live.request.at,
             queued_before: 0,
             follows: false,
-            exclude: std::mem::take(&mut live.exclude),
+            exclude: Vec::new(),
             hashes: hashes.collect(),
-        };
-        self.placer.submit(Ticket(number), view);
+        }
     }
 
     /// The view changed, or somebody came: whoever can be placed is.
@@ -102,11 +114,10 @@ impl Simulation<'_> {
     /// Calls the nodes, at the same time.
     fn attempt(&mut self, number: u64, reservation: ReservationId, placement: &Placement) {
         let model = &self.scenario.cluster.model;
-        let deadline = seconds(self.scenario.cluster.membership.deadline_s);
         let (prefill, decode, whole) = self.route(&placement.path);
         let Some(live) = self.live.get_mut(&number) else { return };
         if live.attempts > 0 {
-            live.epoch = live.epoch.next(ROUTER);
+            live.arbiter.draw();
         }
         if !live.placed {
             live.placed = true;
@@ -123,19 +134,10 @@ impl Simulation<'_> {
             joined: false,
             finished: false,
         });
-        let spec = SequenceSpec {
-            key: key(number),
-            epoch: live.epoch,
-            tokens: tokens_of(live, model.vocab),
-            prompt_len: live.request.prompt.len(),
-            max_tokens: live.request.max_tokens,
-            sampling: SamplingSpec::GREEDY,
-            stop_tokens: StopTokens(vec![stop_token(model.vocab)]),
-            cache_salt: 0,
-            deadline: Some(deadline.saturating_sub(self.now - live.request.at)),
-            first_token_within: placement.demand.first_token_within(self.now),
-        };
-        let capability = Capability(u128::from(number) << 64 | u128::from(live.epoch.counter));
+        let epoch = live.epoch();
+        let within = placement.demand.first_token_within(self.now);
+        let spec = SequenceSpec { first_token_within: within, ..self.spec_of(number, model.vocab) };
+        let capability = Capability(u128::from(number) << 64 | u128::from(epoch.counter));
         match (prefill, decode) {
             (Some(prefill), Some(decode)) => {
                 let generation = self.nodes[prefill].generation;
@@ -150,6 +152,24 @@ impl Simulation<'_> {
             }
             (None, Some(worker)) => self.call(number, worker, ToNode::WholeRun { spec }),
             (None, None) => {}
+        }
+    }
+
+    /// The sequence as it is by now.
+    pub(super) fn spec_of(&self, number: u64, vocab: u32) -> SequenceSpec {
+        let deadline = seconds(self.scenario.cluster.membership.deadline_s);
+        let live = &self.live[&number];
+        SequenceSpec {
+            key: key(number),
+            epoch: live.epoch(),
+            tokens: tokens_of(live, vocab),
+            prompt_len: live.request.prompt.len(),
+            max_tokens: live.request.max_tokens,
+            sampling: SamplingSpec::GREEDY,
+            stop_tokens: StopTokens(vec![stop_token(vocab)]),
+            cache_salt: 0,
+            deadline: Some(deadline.saturating_sub(self.now - live.request.at)),
+            first_token_within: None,
         }
     }
 
@@ -187,7 +207,7 @@ impl Simulation<'_> {
     pub(super) fn unreachable(&mut self, number: u64, node: usize) {
         let Some(live) = self.live.get(&number) else { return };
         let word = Word::Failed(Failure::Unreachable);
-        let word = ToRouter::Word { number, epoch: live.epoch, node, word };
+        let word = ToRouter::Word { number, epoch: live.epoch(), node, word };
         let at = self.now + self.links.router_latency;
         self.queue.push(at, Event::ToRouter(Box::new(word)));
     }

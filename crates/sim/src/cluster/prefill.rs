@@ -46,9 +46,11 @@ impl Simulation<'_> {
     /// back.
     pub(super) fn cancel_prefill(&mut self, node: usize, key: SequenceKey, epoch: Epoch) {
         let Some(prefill) = self.nodes[node].prefills.get(&key) else { return };
-        if prefill.epoch != epoch {
+        // It may have been moved since: the router's word is about the latest.
+        if prefill.epoch > epoch {
             return;
         }
+        let epoch = prefill.epoch;
         if !prefill.held {
             self.mail(node, Command::Cancel { key, epoch });
         }
@@ -60,7 +62,7 @@ impl Simulation<'_> {
         let Some(prefill) = self.nodes[node].prefills.remove(&key) else { return };
         if let Some(offer) = prefill.offer {
             self.nodes[node].source.withdraw(offer);
-            while self.nodes[node].source.poll_event().is_some() {}
+            self.offers_ended(node);
         }
         drop(prefill.offered);
         self.blocks_freed(node);
@@ -209,6 +211,9 @@ impl Simulation<'_> {
     /// Offers that ended give their blocks back.
     pub(super) fn offers_ended(&mut self, node: usize) {
         while let Some(ended) = self.nodes[node].source.poll_event() {
+            if self.growing_ended(node, &ended) {
+                continue;
+            }
             let of = |(_, prefill): &(&SequenceKey, &Prefill)| prefill.offer == Some(ended.offer);
             let Some((&key, prefill)) = self.nodes[node].prefills.iter().find(of) else { continue };
             let (epoch, transfer) = (prefill.epoch, prefill.transfer);

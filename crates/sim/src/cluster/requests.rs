@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use baton_migration::{Arbiter, ArbiterConfig, FromDestination, FromSource};
 use baton_policy::ReservationId;
 use baton_types::{
     ChoiceIndex, Epoch, Generation, NodeId, RequestId, RouterId, SequenceKey, Time, TokenId,
@@ -12,6 +13,7 @@ use super::{
     Simulation,
     event::{Event, Failure, ToNode, ToRouter, Word},
     faults::Part,
+    moving::{Attempted, Migration},
     steps::output_token,
 };
 use crate::{
@@ -31,7 +33,17 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 pub(super) struct Live {
     pub(super) number: u64,
     pub(super) request: Request,
-    pub(super) epoch: Epoch,
+    /// Of who owns it.
+    pub(super) arbiter: Arbiter,
+    pub(super) timer: Option<Time>,
+    pub(super) migration: Option<Box<Migration>>,
+    /// Every attempt to move it.
+    pub(super) attempted: Vec<Attempted>,
+    pub(super) moves: u32,
+    /// Its next token is the first of another node.
+    pub(super) handing_over: bool,
+    /// From one node's last token to another's first.
+    pub(super) gaps: Vec<Duration>,
     pub(super) attempts: u32,
     pub(super) attempt: Option<Attempt>,
     /// Those that failed the last attempt.
@@ -89,7 +101,11 @@ impl Live {
         if self.first.is_none() {
             self.first = Some(at);
         } else {
-            self.longest_gap = self.longest_gap.max(at - self.last);
+            let gap = at - self.last;
+            self.longest_gap = self.longest_gap.max(gap);
+            if std::mem::take(&mut self.handing_over) {
+                self.gaps.push(gap);
+            }
         }
         self.last = at;
         self.emitted += 1;
@@ -109,9 +125,11 @@ impl Live {
             tpot: more.zip(since_first).map(|(more, time)| time / more),
             longest_gap: more.map(|_| self.longest_gap),
             slo: self.request.slo,
+            priority: self.request.priority,
             parts: self.parts,
             cached_tokens: self.cached_tokens.unwrap_or(0),
             attempts: self.attempts,
+            moves: self.moves,
         }
     }
 }
@@ -131,7 +149,13 @@ impl Simulation<'_> {
         let live = Live {
             number,
             request,
-            epoch: Epoch::first(ROUTER),
+            arbiter: Arbiter::new(ArbiterConfig::default(), ROUTER),
+            timer: None,
+            migration: None,
+            attempted: Vec::new(),
+            moves: 0,
+            handing_over: false,
+            gaps: Vec::new(),
             attempts: 0,
             attempt: None,
             exclude: Vec::new(),
@@ -164,6 +188,14 @@ impl Simulation<'_> {
             ToNode::PrefillRun { spec, capability } => self.prefill_run(node, spec, capability),
             ToNode::DecodeRun { spec, source } => self.decode_run(node, spec, source),
             ToNode::WholeRun { spec } => self.whole_run(node, spec),
+            ToNode::Offer { moving, epoch, capability } => {
+                self.offer_run(node, moving, epoch, capability);
+            }
+            ToNode::Adopt { spec, source } => self.adopt_run(node, spec, source),
+            ToNode::SourceWord { moving, word } => self.source_hears(node, moving, word),
+            ToNode::DestinationWord { moving, word, tokens } => {
+                self.destination_hears(node, moving, word, tokens);
+            }
             ToNode::Cancel { key, epoch } => match self.nodes[node].work {
                 Work::Prefill => self.cancel_prefill(node, key, epoch),
                 Work::Decode | Work::Both => self.cancel_decode(node, key, epoch),
@@ -204,7 +236,7 @@ impl Simulation<'_> {
     /// The request, if it still goes by this epoch.
     pub(super) fn live_of(&mut self, key: SequenceKey, epoch: Epoch) -> Option<&mut Live> {
         let live = self.live.get_mut(&(key.request.0 as u64))?;
-        (live.epoch == epoch && live.attempt.is_some()).then_some(live)
+        (live.epoch() == epoch && live.attempt.is_some()).then_some(live)
     }
 
     pub(super) fn heard(&mut self, message: ToRouter) {
@@ -213,17 +245,26 @@ impl Simulation<'_> {
             ToRouter::Beat { node, generation, load, reports, events } => {
                 self.beat(node, generation, load, &reports, events.as_ref());
             }
+            ToRouter::Source { node, moving, said } => self.heard_source(node, moving, said),
+            ToRouter::Destination { node, moving, said } => {
+                self.heard_destination(node, moving, said);
+            }
+            ToRouter::Left { moving } => self.has_left(moving),
             ToRouter::Broken { node, generation } => self.node_gone(node, generation),
         }
         self.place_requests();
     }
 
     fn word(&mut self, number: u64, epoch: Epoch, node: usize, word: Word) {
-        let Some(live) = self.live.get_mut(&number).filter(|live| live.epoch == epoch) else {
+        if self.live.get(&number).is_none_or(|live| live.epoch() != epoch) {
             return;
-        };
+        }
+        if matches!(word, Word::Failed(_)) && self.failed_in_move(number, node) {
+            return;
+        }
+        let Some(live) = self.live.get_mut(&number) else { return };
         let Some(attempt) = &mut live.attempt else { return };
-        let reservation = attempt.reservation;
+        let (reservation, is_end) = (attempt.reservation, matches!(word, Word::Finished));
         match word {
             Word::First { finished } => {
                 attempt.prefilled = true;
@@ -255,6 +296,14 @@ impl Simulation<'_> {
             }
             Word::Failed(failure) => return self.attempt_failed(number, failure, &[node]),
         }
+        // It has done all before it was said that it began.
+        if is_end && live.is_granted() {
+            self.began_elsewhere(number);
+        }
+        let Some(live) = self.live.get_mut(&number) else { return };
+        let Some(reservation) = live.attempt.as_ref().map(|attempt| attempt.reservation) else {
+            return;
+        };
         let is_over = live.attempt.as_ref().is_some_and(|attempt| attempt.finished);
         if is_over && live.emitted >= live.request.output_len {
             let began = live.attempt.as_ref().map_or(0, |attempt| attempt.began);
@@ -265,14 +314,49 @@ impl Simulation<'_> {
         }
     }
 
+    /// One of the nodes a sequence moves between failed: whether its arbiter says what becomes of it. So it
+    /// is also if a node failed that has nothing to do with it any more.
+    fn failed_in_move(&mut self, number: u64, node: usize) -> bool {
+        let now = self.now;
+        let Some(live) = self.live.get_mut(&number) else { return true };
+        let Some(epoch) = live.arbiter.attempt() else {
+            let works = |attempt: &Attempt| [attempt.prefill, attempt.decode].contains(&Some(node));
+            return !live.attempt.as_ref().is_some_and(works);
+        };
+        match &live.migration {
+            Some(migration) if migration.to == node => {
+                live.arbiter.from_destination(now, epoch, FromDestination::Gone);
+            }
+            Some(migration) if migration.from == node && migration.granted => {
+                live.arbiter.from_source(now, epoch, FromSource::Gone);
+            }
+            _ => return false,
+        }
+        self.obey(number);
+        true
+    }
+
+    /// The sequence's new owner has spoken.
+    fn began_elsewhere(&mut self, number: u64) {
+        let now = self.now;
+        let Some(live) = self.live.get_mut(&number) else { return };
+        if let Some(epoch) = live.arbiter.attempt() {
+            live.arbiter.from_destination(now, epoch, FromDestination::Running);
+            self.obey(number);
+        }
+    }
+
     /// The attempt is over; another one is prepared, or the request ends.
-    fn attempt_failed(&mut self, number: u64, failure: Failure, nodes: &[usize]) {
+    pub(super) fn attempt_failed(&mut self, number: u64, failure: Failure, nodes: &[usize]) {
         let Some(live) = self.live.get(&number) else { return };
         let both = live.attempt.iter().flat_map(|attempt| [attempt.prefill, attempt.decode]);
         let both: Vec<usize> = both.flatten().collect();
         let nodes = if failure == Failure::HandOver { &both } else { nodes };
+        let is_complete = live.emitted >= live.request.output_len;
         self.drop_attempt(number);
         match failure {
+            // Only the word was lost that this is the end.
+            _ if is_complete => return self.end(number, End::Completed),
             Failure::Request | Failure::Deadline => {
                 return self.end(number, End::Failed(failure.label()));
             }
@@ -289,12 +373,12 @@ impl Simulation<'_> {
         let pause = live.attempts.checked_sub(2).map_or(Duration::ZERO, |doublings| {
             (BACKOFF * 2_u32.pow(doublings.min(8))).min(LONGEST_BACKOFF)
         });
-        let epoch = live.epoch.counter;
+        let epoch = live.epoch().counter;
         self.queue.push(self.now + pause, Event::Retry { number, epoch });
     }
 
     pub(super) fn retry(&mut self, number: u64, epoch: u64) {
-        let waits = |live: &Live| live.attempt.is_none() && live.epoch.counter == epoch;
+        let waits = |live: &Live| live.attempt.is_none() && live.epoch().counter == epoch;
         if self.live.get(&number).is_some_and(|live| waits(live)) {
             self.ask_for_place(number);
             self.place_requests();
@@ -305,8 +389,14 @@ impl Simulation<'_> {
     pub(super) fn drop_attempt(&mut self, number: u64) {
         let Some(live) = self.live.get_mut(&number) else { return };
         live.ahead.clear();
+        if live.arbiter.attempt().is_some() {
+            live.arbiter.draw();
+            self.obey(number);
+        }
+        let Some(live) = self.live.get_mut(&number) else { return };
+        live.handing_over = false;
         let Some(attempt) = live.attempt.take() else { return };
-        let epoch = live.epoch;
+        let epoch = live.epoch();
         self.placer.view_mut().release(attempt.reservation);
         for node in [attempt.prefill, attempt.decode].into_iter().flatten() {
             // A stream that breaks cancels too.
@@ -319,14 +409,19 @@ impl Simulation<'_> {
 
     /// Everything that was tried on a node comes to nothing.
     pub(super) fn attempts_lost(&mut self, node: usize) {
+        self.departures_over(node);
         let on = |live: &Live| {
             let attempt = live.attempt.as_ref();
-            attempt.is_some_and(|a| a.prefill == Some(node) || a.decode == Some(node))
+            let comes = live.migration.as_ref().is_some_and(|migration| migration.to == node);
+            comes || attempt.is_some_and(|a| a.prefill == Some(node) || a.decode == Some(node))
         };
         let mut lost: Vec<u64> =
             self.live.values().filter(|live| on(live)).map(|live| live.number).collect();
         lost.sort_unstable();
         for number in lost {
+            if self.failed_in_move(number, node) {
+                continue;
+            }
             let Some(live) = self.live.get_mut(&number) else { continue };
             match &mut live.attempt {
                 Some(attempt)
@@ -346,6 +441,7 @@ impl Simulation<'_> {
             End::Refused(_) | End::Failed(_) => self.now,
         };
         self.last_ended = self.last_ended.max(ended);
+        self.moves.gaps.extend(&live.gaps);
         let outcome = live.outcome(end, ended);
         self.misses += u64::from(!outcome.met());
         self.outcomes.push(outcome);

@@ -5,7 +5,10 @@ use std::time::Duration;
 use baton_scheduler::{Event as Said, Sampled};
 use baton_types::{Generation, StepReport, Time, TokenId};
 
-use super::{Simulation, event::Event};
+use super::{
+    Simulation,
+    event::{Event, ToRouter},
+};
 use crate::{
     node::{Command, Followed, Node, Step, Work},
     random::{mix, unit},
@@ -69,6 +72,7 @@ impl Simulation<'_> {
 
     /// Takes mail, composes a step and begins it.
     fn go_round(&mut self, node: usize) {
+        let now = self.now;
         while let Some(command) = self.nodes[node].mailbox.pop_front() {
             match command {
                 Command::Submit(submission) => {
@@ -81,9 +85,19 @@ impl Simulation<'_> {
                 Command::Cancel { key, epoch } => {
                     self.nodes[node].scheduler.cancel(key, epoch);
                 }
+                Command::Look(moving) => self.look(node, moving),
+                Command::Freeze(moving) => self.freeze(node, moving),
+                Command::Thaw { key, epoch } => self.thaw(node, key, epoch),
+                Command::Leave(moving) => {
+                    let at = now + self.links.router_latency;
+                    self.queue.push(at, Event::ToRouter(Box::new(ToRouter::Left { moving })));
+                }
+                Command::Release { moving, epoch } => {
+                    let scheduler = &mut self.nodes[node].scheduler;
+                    scheduler.release(moving.key, epoch, moving.attempt);
+                }
             }
         }
-        let now = self.now;
         let mut said = std::mem::take(&mut self.said);
         let composed = self.nodes[node].scheduler.compose(now, &mut said);
         self.deliver(node, &mut said, Duration::ZERO);

@@ -6,13 +6,15 @@
 use std::time::Duration;
 
 use baton_kv_cache::BlockRef;
-use baton_transfer_protocol::{Ending, PullRequest, Sink, SinkError, SinkSpec, StreamId, Transmit};
+use baton_transfer_protocol::{
+    Ending, GROWING, PullRequest, Sink, SinkError, SinkSpec, StreamId, Transmit,
+};
 use baton_types::{Capability, Epoch, Generation, KvLayout, SequenceKey, SequenceSpec, Time};
 
 use super::{
     Simulation,
     decode::Imported,
-    event::{Event, Source, Streams, ToNode},
+    event::{Event, Moving, Source, Streams, ToNode},
     faults::Part,
 };
 use crate::{
@@ -52,6 +54,8 @@ pub(super) struct Transfer {
     /// The sequence's whole table at the sink.
     pub(super) blocks: Vec<BlockRef>,
     pub(super) skip_blocks: u32,
+    /// The sequence runs while its pages are pulled.
+    pub(super) grows: bool,
     pub(super) sink: Sink,
     pub(super) streams: Streams,
     /// It has its turn among the sink's pulls,
@@ -130,19 +134,20 @@ impl Simulation<'_> {
         to: usize,
         spec: SequenceSpec,
         source: Source,
-        blocks: Vec<BlockRef>,
-        skip_blocks: u32,
+        (blocks, skip_blocks): (Vec<BlockRef>, u32),
+        grows: bool,
     ) -> TransferId {
         let layout = self.scenario.cluster.model.layout();
         let config = &self.scenario.cluster.transfer;
         let count = config.streams.clamp(1, layout.layers);
-        let sink = Sink::new(SinkSpec {
+        let mut sink = Sink::new(SinkSpec {
             layout,
-            tokens: spec.tokens.len() as u32,
+            tokens: if grows { GROWING } else { spec.tokens.len() as u32 },
             skip_blocks,
             streams: count,
             silence: seconds(config.silence_s),
         });
+        sink.extend(blocks.len() as u32);
         let streams = Streams { first: self.transfers.next_stream, count };
         self.transfers.next_stream += u64::from(count);
         self.transfers.opened += 1;
@@ -157,6 +162,7 @@ impl Simulation<'_> {
             spec,
             blocks,
             skip_blocks,
+            grows,
             sink,
             streams,
             began: false,
@@ -172,7 +178,9 @@ impl Simulation<'_> {
         let Some(transfer) = self.transfers.get(id) else { return };
         transfer.began = true;
         let (from, to, generation) = (transfer.from, transfer.to, transfer.from_generation);
-        self.nodes[to].pulls += 1;
+        if !transfer.grows {
+            self.nodes[to].pulls += 1;
+        }
         match self.links.deliver(self.now, Part::Node(to), Part::Node(from)) {
             Some(at) => self.post(at, from, generation, ToNode::Pull { transfer: id }),
             None => self.connections_broke(id),
@@ -191,13 +199,14 @@ impl Simulation<'_> {
                 key: transfer.key,
                 epoch: transfer.epoch,
                 capability: transfer.capability,
-                tokens: transfer.spec.tokens.len() as u32,
+                tokens: if transfer.grows { GROWING } else { transfer.spec.tokens.len() as u32 },
                 first_layer: index,
                 stride: transfer.streams.count,
                 skip_blocks: transfer.skip_blocks,
                 credits: 0,
             };
             source.pull(now, stream, request);
+            source.extended(stream, transfer.blocks.len() as u32);
         }
         let (from, first) = (transfer.from, StreamId(transfer.streams.first));
         if source.pulled_by(first).is_some() {
@@ -217,6 +226,10 @@ impl Simulation<'_> {
         let cut = self.links.is_cut(Part::Node(from), Part::Node(to));
         let flow = self.network.open(now, from, to, cut);
         transfer.flow = Some(flow);
+        if transfer.grows {
+            self.transfers.by_flow.insert(flow, id);
+            return self.begin_growing(id);
+        }
         let Some(prefill) = self.nodes[from].prefills.get_mut(&key) else { return };
         prefill.transfer = Some(id);
         let (done, held) = (prefill.done, prefill.held);
@@ -303,8 +316,11 @@ impl Simulation<'_> {
             return;
         }
         let Some(&id) = self.transfers.by_flow.get(&drain.flow) else { return };
-        if self.transfers.get(id).is_some_and(|transfer| transfer.prompt_done) {
+        let Some(&mut Transfer { prompt_done, grows, .. }) = self.transfers.get(id) else { return };
+        if prompt_done {
             self.all_sent(id);
+        } else if grows {
+            self.growth_sent(id);
         }
     }
 
@@ -342,7 +358,7 @@ impl Simulation<'_> {
         let missing = u32::MAX;
         let complete = self.pump(id, missing).is_ok();
         let Some(transfer) = self.transfers.get(id) else { return };
-        let Some((Ending::First(first), _)) = transfer.sink.complete().filter(|_| complete) else {
+        let Some((ending, _)) = transfer.sink.complete().filter(|_| complete) else {
             return self.pull_failed(id);
         };
         let exposed = self.now - transfer.first_at.unwrap_or(self.now);
@@ -353,6 +369,14 @@ impl Simulation<'_> {
             Some(at) => self.post(at, from, from_generation, ToNode::Release { streams }),
             None => self.break_streams(from, from_generation, streams),
         }
+        let first = match ending {
+            Ending::First(first) => first,
+            Ending::Last { tokens } => {
+                let cached_tokens = transfer.skip_blocks * block_tokens;
+                let moving = Moving { key: spec.key, attempt: spec.epoch };
+                return self.pulled(to, moving, blocks, tokens, cached_tokens);
+            }
+        };
         let tokens = spec.tokens.len() as u32;
         let cached_tokens = (transfer.skip_blocks * block_tokens).min(tokens);
         let imported = Imported { spec, blocks, cached_tokens, first: first.token, exposed };
@@ -360,7 +384,7 @@ impl Simulation<'_> {
     }
 
     /// Lets `pages` more pages pass from the source's machine to the sink's, and the first token.
-    fn pump(&mut self, id: TransferId, pages: u32) -> Result<(), SinkError> {
+    pub(super) fn pump(&mut self, id: TransferId, pages: u32) -> Result<(), SinkError> {
         let now = self.now;
         let Some(transfer) = self.transfers.get(id) else { return Ok(()) };
         let source = &mut self.nodes[transfer.from].source;
@@ -388,12 +412,12 @@ impl Simulation<'_> {
     }
 
     /// Pages that the network has carried since the sink last looked are credited.
-    fn credit(&mut self, id: TransferId) -> bool {
+    pub(super) fn credit(&mut self, id: TransferId) -> bool {
         let page = self.scenario.cluster.model.layout().page_bytes() as f64;
         let Some(transfer) = self.transfers.get(id) else { return false };
         let Some(flow) = transfer.flow else { return false };
         let sent = self.network.sent(self.now, flow);
-        let pages = ((sent - transfer.seen) / page) as u32;
+        let pages = ((sent - transfer.seen) / page + 1e-6) as u32;
         transfer.seen += f64::from(pages) * page;
         pages > 0 && self.pump(id, pages).is_ok()
     }

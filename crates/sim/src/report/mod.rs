@@ -11,7 +11,7 @@ use serde::Serialize;
 
 pub use self::chart::ChartError;
 use crate::{
-    cluster::{Finished, Leak},
+    cluster::{Finished, Leak, MoveStats},
     node::{Node, Work},
     outcome::{End, Outcome},
     scenario::Scenario,
@@ -55,6 +55,12 @@ pub struct Report {
     pub leaks: Vec<Leak>,
     /// Promises the router still kept at the end.
     pub leaked_reservations: usize,
+    /// If running requests changed nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub moves: Option<MovesReport>,
+    /// Workers that changed roles.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub switched: Vec<Switched>,
     /// If workers came and went.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scaling: Option<ScalingReport>,
@@ -100,6 +106,37 @@ pub struct RoleReport {
     pub steps: u64,
     /// Sent to other workers.
     pub sent_bytes: u64,
+}
+
+/// How running requests changed nodes.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MovesReport {
+    /// By what for.
+    pub moved: BTreeMap<&'static str, u64>,
+    pub not_moved: BTreeMap<&'static str, u64>,
+    /// From the last token of the one node to the first of the other.
+    pub gap_ms: Option<Distribution>,
+}
+
+impl MovesReport {
+    fn of(moves: MoveStats) -> Option<Self> {
+        let MoveStats { moved, not_moved, gaps } = moves;
+        let any = !moved.is_empty() || !not_moved.is_empty();
+        any.then(|| MovesReport { moved, not_moved, gap_ms: Distribution::of_times(gaps) })
+    }
+
+    /// All that were made.
+    pub fn count(&self) -> u64 {
+        self.moved.values().sum()
+    }
+}
+
+/// A worker took the other role.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Switched {
+    pub at_s: f64,
+    pub node: String,
+    pub to: Role,
 }
 
 /// How workers came and went.
@@ -154,8 +191,18 @@ impl Distribution {
 
 impl Report {
     pub(crate) fn new(scenario: &Scenario, finished: Finished) -> Self {
-        let Finished { outcomes, nodes, ended, over_context, leaks, reservations, scaling, events } =
-            finished;
+        let Finished {
+            outcomes,
+            nodes,
+            ended,
+            over_context,
+            leaks,
+            reservations,
+            scaling,
+            moves,
+            switched,
+            events,
+        } = finished;
         let offered = outcomes.len() as u64;
         let share = |count: usize| count as f64 / (offered as f64).max(1.0);
         let counted = |met: &dyn Fn(&Outcome) -> bool| outcomes.iter().filter(|o| met(o)).count();
@@ -213,6 +260,8 @@ impl Report {
             leaks,
             leaked_reservations: reservations,
             scaling,
+            moves: MovesReport::of(moves),
+            switched,
             events,
             outcomes,
         }

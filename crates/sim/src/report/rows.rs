@@ -30,6 +30,7 @@ struct Row {
     first_decode_step_ms: Option<f64>,
     cached_tokens: u32,
     attempts: u32,
+    moves: u32,
 }
 
 impl Report {
@@ -70,6 +71,7 @@ fn row(outcome: &Outcome) -> Row {
         first_decode_step_ms: some(parts.first_decode_step),
         cached_tokens: outcome.cached_tokens,
         attempts: outcome.attempts,
+        moves: outcome.moves,
     }
 }
 

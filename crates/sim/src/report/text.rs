@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Distribution, PartsReport, Report, RoleReport, Scaled};
+use super::{Distribution, MovesReport, PartsReport, Report, RoleReport, Scaled, Switched};
 use crate::capacity::Capacity;
 
 impl fmt::Display for Report {
@@ -47,8 +47,19 @@ impl fmt::Display for Report {
         }
         writeln!(f)?;
         self.times(f)?;
+        if let Some(MovesReport { moved, not_moved, .. }) = &self.moves {
+            writeln!(f)?;
+            for (what, counts) in [("moved", moved), ("not moved", not_moved)] {
+                for (why, count) in counts {
+                    writeln!(f, "{count} {what}: {why}")?;
+                }
+            }
+        }
         writeln!(f)?;
         self.workers(f)?;
+        for Switched { at_s, node, to } in &self.switched {
+            writeln!(f, "{at_s:>10.0} s: {node} becomes {to:?}")?;
+        }
         if let Some(scaling) = &self.scaling {
             writeln!(
                 f,
@@ -95,6 +106,7 @@ impl Report {
             ("  decode admission", decode_admission_ms),
             ("  first decode step", first_decode_step_ms),
             ("longest gap", self.longest_gap_ms),
+            ("  when moved", self.moves.as_ref().and_then(|moves| moves.gap_ms)),
         ] {
             let Some(Distribution { mean, p50, p90, p99, max, .. }) = times else { continue };
             writeln!(f, "{name:<22}{mean:>10.2}{p50:>10.2}{p90:>10.2}{p99:>10.2}{max:>10.2}")?;

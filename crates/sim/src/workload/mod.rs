@@ -42,6 +42,8 @@ pub struct Request {
     /// How many it may, as the cluster is told.
     pub max_tokens: u32,
     pub slo: Slo,
+    /// Of its class.
+    pub priority: u8,
 }
 
 /// Requests and when they come.
@@ -60,6 +62,8 @@ pub struct WorkloadConfig {
     /// Tokens of a shared beginning.
     pub shared_tokens: u32,
     pub over_context: OverContext,
+    /// The share of requests of a class above the others'.
+    pub high_share: f64,
     /// A trace's requests are moved together or apart until they come at this mean rate. Left out:
     /// as recorded.
     pub trace_rate: Option<f64>,
@@ -90,6 +94,7 @@ impl Default for WorkloadConfig {
             shared_prefixes: 0,
             shared_tokens: 0,
             over_context: OverContext::Refuse,
+            high_share: 0.0,
             trace_rate: None,
         }
     }
@@ -124,6 +129,10 @@ impl WorkloadConfig {
             let must = "a number above 0";
             return Err(WorkloadError::Value { name: "workload.trace_rate", given, must });
         }
+        if !(0.0..=1.0).contains(&self.high_share) {
+            let (name, given) = ("workload.high_share", self.high_share);
+            return Err(WorkloadError::Value { name, given, must: "a share, from 0 to 1" });
+        }
         if self.max_tokens == Some(0) {
             let must = "at least 1";
             return Err(WorkloadError::Value { name: "workload.max_tokens", given: 0.0, must });
@@ -141,6 +150,7 @@ pub struct Workload {
     source: Source,
     left: u64,
     over_context: u64,
+    classes: Draws,
 }
 
 #[derive(Debug)]
@@ -183,7 +193,8 @@ impl Workload {
             }
         };
         let (left, config) = (config.requests, config.clone());
-        Ok(Workload { config, slo, max_context, source, left, over_context: 0 })
+        let classes = draws(seed, Purpose::Classes);
+        Ok(Workload { config, slo, max_context, source, left, over_context: 0, classes })
     }
 
     /// How many requests so far were longer than the context.
@@ -227,7 +238,9 @@ impl Iterator for Workload {
             let asked = self.config.max_tokens.map(|max| max.min(room));
             let max_tokens = asked.unwrap_or(output_len).max(output_len);
             let slo = self.slo.of(prompt.len());
-            return Some(Request { at, prompt, output_len, max_tokens, slo });
+            let high = self.config.high_share;
+            let priority = u8::from(high > 0.0 && unit(&mut self.classes) < high);
+            return Some(Request { at, prompt, output_len, max_tokens, slo, priority });
         }
     }
 }

@@ -47,6 +47,15 @@ fn faults(topology: Topology) -> impl Strategy<Value = Vec<Fault>> {
             from_s,
             to_s: from_s + lasts
         }),
+        (time.clone(), 0.1..3.0, 0.0..0.02, 0.0..0.5, 0.0..0.3).prop_map(
+            |(from_s, lasts, lose, double, late_s)| Fault::Storm {
+                from_s,
+                to_s: from_s + lasts,
+                lose,
+                double,
+                late_s
+            }
+        ),
         (link, time).prop_map(|(ends, after_s)| Fault::Lose {
             from: ends[0].clone(),
             to: ends[1].clone(),
@@ -74,6 +83,8 @@ prop_compose! {
             OverContext::Refuse, OverContext::Truncate, OverContext::Skip
         ]),
         bandwidth in 1e7..1e10_f64,
+        moves in proptest::sample::select(vec![0.0, 5.0, 100.0]),
+        rebalances in any::<bool>(),
     ) -> Scenario {
         let mut scenario = Scenario { seed, faults, ..Scenario::default() };
         let cluster = &mut scenario.cluster;
@@ -87,6 +98,8 @@ prop_compose! {
             worker.scheduler.max_waiting = max_waiting;
             worker.noise = noise;
         }
+        scenario.forced_moves_per_s = moves;
+        scenario.rebalance.enabled = rebalances;
         scenario.policy.local_tokens = local;
         scenario.workload.requests = 60;
         scenario.workload.arrivals = Arrivals::Gamma { rate, cv };

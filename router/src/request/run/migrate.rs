@@ -5,11 +5,11 @@
 //! is told to it as a word.
 
 mod calls;
+mod moving;
 
 use std::time::Duration;
 
 use baton_migration::{Ended, FromDestination, FromSource, Order, ToDestination, ToSource};
-use baton_node::task;
 use baton_proto::{
     convert::{self, micros},
     node::v1::{
@@ -17,19 +17,18 @@ use baton_proto::{
         adopt_response, offer_request, offer_response,
     },
 };
-use baton_types::{Capability, Epoch, NodeId, SequenceSpec, Time};
+use baton_types::{Capability, Epoch, SequenceSpec, Time};
 use rand::Rng;
-use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use self::calls::Terms;
+pub(super) use self::moving::Moving;
+use self::{calls::Terms, moving::Migration};
 use super::{Cut, Run};
 use crate::{
     cluster::Place,
     error::RequestError,
     ledger::Noted,
-    moves::{Entry, MoveOrder, Moved, NotMoved, Why},
+    moves::{MoveOrder, Moved, NotMoved},
     request::{
         Said,
         attempt::{Attempt, Side, Word, decode_word},
@@ -39,42 +38,6 @@ use crate::{
 
 /// How long a client may take to read on while its sequence moves. Shorter than the nodes' leases.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a call that has been given its last word may take to end.
-const FAREWELL: Duration = Duration::from_secs(5);
-
-/// What of a sequence is about its moves.
-pub(super) struct Moving {
-    entry: Entry,
-    orders: mpsc::Receiver<MoveOrder>,
-    migration: Option<Migration>,
-    /// The latest one found that there were no pages to move.
-    was_bare: bool,
-    /// When the latest token came.
-    last_token: Option<Time>,
-    /// Calls that have been given their last word.
-    farewells: Vec<AbortOnDropHandle<()>>,
-}
-
-/// One attempt to move, seen from the router.
-struct Migration {
-    epoch: Epoch,
-    order: MoveOrder,
-    began: Time,
-    from: NodeId,
-    to: NodeId,
-    /// At the destination.
-    place: Place,
-    /// Tokens that the destination was told to begin with.
-    told: usize,
-    to_source: mpsc::Sender<OfferRequest>,
-    source: Side<OfferResponse>,
-    to_destination: mpsc::Sender<AdoptRequest>,
-    destination: Side<AdoptResponse>,
-    /// The destination is the owner.
-    granted: bool,
-    /// Why it comes to nothing, if it does.
-    why_not: Option<NotMoved>,
-}
 
 fn unread() -> NotMoved {
     NotMoved::Failed { why: "its client doesn't read".to_owned() }
@@ -87,35 +50,6 @@ enum Happening {
     Source(Option<Result<OfferResponse, Status>>),
     Destination(Option<Result<AdoptResponse, Status>>),
     Timeout,
-}
-
-impl Moving {
-    pub(super) fn new((entry, orders): (Entry, mpsc::Receiver<MoveOrder>)) -> Self {
-        let (migration, last_token, farewells) = (None, None, Vec::new());
-        Moving { entry, orders, migration, was_bare: false, last_token, farewells }
-    }
-
-    /// The sequence is decoded there.
-    pub(super) fn is_at(&self, node: Option<&NodeId>) {
-        self.entry.is_at(node);
-    }
-
-    pub(super) fn is_moving(&self) -> bool {
-        self.migration.is_some()
-    }
-
-    /// The sequence is placed anew: whatever was under way is over, and whoever asked hears so.
-    pub(super) fn abandon(&mut self) {
-        if let Some(migration) = self.migration.take() {
-            let why = "its node was lost meanwhile, and it was placed anew".to_owned();
-            // Whoever asked may have gone.
-            let _ = migration.order.answer.send(Err(NotMoved::Failed { why }));
-        }
-    }
-
-    fn of(&mut self, epoch: Epoch) -> Option<&mut Migration> {
-        self.migration.as_mut().filter(|migration| migration.epoch == epoch)
-    }
 }
 
 impl Migration {
@@ -356,7 +290,7 @@ impl Run {
         };
         let capability = Capability(rand::rng().random());
         let spec = SequenceSpec { epoch, ..self.spec(&there) };
-        let urgent = order.why == Why::Drain;
+        let urgent = order.why.is_urgent();
         let terms = Terms { epoch: attempt.epoch, attempt: epoch, capability, urgent };
         let (to_source, source_side) = calls::offer(&self.request, &source, terms);
         let pages = convert::Source {
@@ -452,9 +386,13 @@ impl Run {
         let answer = match ended {
             Ended::Moved => {
                 place.moved_to(&there);
-                *place = there;
+                let left = std::mem::replace(place, there);
+                let message = Some(offer_request::Message::Release(node::Release {}));
+                // One that is gone is heard of otherwise.
+                let _ = migration.to_source.try_send(OfferRequest { message });
+                self.moves.part(migration.source, (migration.to_source, left));
                 attempt.moved(to.clone(), destination.run(), epoch);
-                self.moves.is_at(Some(&to));
+                self.moves.is_at(place);
                 self.timing.moved(&to);
                 let gap = self.moves.last_token.map_or(took, |last| now - last);
                 self.moves.last_token = Some(now);
@@ -470,21 +408,16 @@ impl Run {
                 tracing::info!(%epoch, %from, %to, ?took, ?gap, why = order.why.label(), "moved");
                 Ok(Moved { from, to: Some(to), took, gap })
             }
-            Ended::Bare => Ok(Moved { from, to: None, took, gap: Duration::ZERO }),
+            Ended::Bare => {
+                metrics.placed_anew(order.why.label());
+                Ok(Moved { from, to: None, took, gap: Duration::ZERO })
+            }
             Ended::Stayed | Ended::Lost => {
                 let late = || NotMoved::Failed { why: "it took too long".to_owned() };
                 let why = migration.why_not.unwrap_or_else(late);
                 metrics.not_moved(order.why.label());
                 tracing::info!(%epoch, %from, %to, ?took, %why, "not moved");
-                // The call ends when its last word has been heard.
-                let mut source = migration.source;
-                self.moves.farewells.retain(|call| !call.is_finished());
-                self.moves.farewells.push(task::owned(async move {
-                    let ended = async { while let Some(Ok(_)) = source.next().await {} };
-                    // A call that doesn't end is dropped.
-                    let _ = tokio::time::timeout(FAREWELL, ended).await;
-                    drop(migration.to_source);
-                }));
+                self.moves.part(migration.source, migration.to_source);
                 Err(why)
             }
         };
