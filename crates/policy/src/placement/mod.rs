@@ -148,7 +148,10 @@ impl<'a> Costs<'a> {
                 self.question.due.max(sides::claims_nothing(self.config, question.now));
         }
         let ahead = self.config.queue_ahead.as_secs_f64();
-        let can_wait = || self.request.gives_way || question.can_wait(chosen.prefill(), soonest);
+        // Its turn: those that are due before it come first, whether it waits here or there.
+        let before = chosen.prefill().queue;
+        let turn = if before > ahead { before.min(soonest) } else { soonest };
+        let can_wait = || self.request.gives_way || question.can_wait(chosen.prefill(), turn);
         if !is_urgent && soonest > ahead && chosen.prefill().begins > ahead && can_wait() {
             // Who can begin elsewhere, and loses nothing by it, leaves its turn to others.
             let begins_now = |one: &&Candidate<'_>| one.prefill().begins <= ahead;
@@ -158,7 +161,7 @@ impl<'a> Costs<'a> {
                     (chosen, how) = (now, of);
                 }
                 _ => {
-                    let after = Duration::try_from_secs_f64(soonest - ahead).unwrap_or_default();
+                    let after = Duration::try_from_secs_f64(turn - ahead).unwrap_or_default();
                     return Err(Declined::Short(Shortage::Turn { after }));
                 }
             }

@@ -281,3 +281,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_comes_after_others_anyway_waits_here_however_uncertain_times_are() {
+    let config = PolicyConfig { queue_ahead: 2 * MS, ..PolicyConfig::default() };
+    let mut placer = placer(config, &["p", "d"]);
+    let mut now = 0;
+    for ticket in 0..40 {
+        placer.submit(Ticket(ticket), request(300, 9, u128::from(ticket) * 1000));
+        let [(_, id)] = placed(&said(&mut placer, at(now)))[..] else { panic!("it is idle") };
+        // 10.2 ms are predicted.
+        now += if ticket % 2 == 0 { 5 } else { 20 };
+        placer.view_mut().first_token(id, at(now));
+        placer.view_mut().release(id);
+    }
+    let long = |ticket: u64| request(260, 9, u128::from(ticket) * 1000);
+    placer.submit(Ticket(40), RequestView { arrived: at(now), ..long(40) });
+    assert_eq!(placed(&said(&mut placer, at(now))).len(), 1, "it is in no hurry and begins");
+    for ticket in 41..44 {
+        let strict =
+            RequestView { arrived: at(now), refuse_late: true, ..within(50, long(ticket)) };
+        placer.submit(Ticket(ticket), strict);
+    }
+    // One overtakes whoever is in no hurry; the others come after it, there as here.
+    let first = placed(&said(&mut placer, at(now)));
+    assert_eq!((first.len(), placer.waiting()), (1, 2));
+}
