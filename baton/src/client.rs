@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use baton_proto::v1::{
     Advice, AdviseRequest, ChatRequest, Complete, Decision, DrainRequest, ExplainRequest,
-    GenerateRequest, ListModelsRequest, Message, MigrateRequest, Migration, Model, Sampling,
-    Timings, Usage, WatchNodesRequest, WatchNodesResponse, chat_response::Event, generate_response,
-    inference_client::InferenceClient, operations_client::OperationsClient,
+    GenerateRequest, ListModelsRequest, Message, MigrateRequest, Migration, Model, Phase, Sampling,
+    SetRoleRequest, SetRoleResponse, Timings, Usage, WatchNodesRequest, WatchNodesResponse,
+    chat_response::Event, generate_response, inference_client::InferenceClient,
+    operations_client::OperationsClient,
 };
+use baton_types::Role;
 use tonic::{
     Code, Status, Streaming,
     transport::{Channel, Endpoint},
@@ -109,6 +111,20 @@ impl Client {
         let wait_us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
         let request = DrainRequest { node: node.to_owned(), wait_us, cancel };
         Ok(self.operations.drain(request).await?.into_inner().left)
+    }
+
+    /// Has a node take a role; whether it has, and the requests that it must be rid of before.
+    pub(crate) async fn set_role(
+        &mut self,
+        node: &str,
+        role: Role,
+        wait: Duration,
+    ) -> Result<(bool, u64), ClientError> {
+        let wait_us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        let role = Phase::from(role).into();
+        let request = SetRoleRequest { node: node.to_owned(), role, wait_us };
+        let SetRoleResponse { done, left } = self.operations.set_role(request).await?.into_inner();
+        Ok((done, left))
     }
 
     /// How a request was placed.

@@ -20,6 +20,7 @@ mod up;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use baton_types::Role;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal;
 
@@ -57,6 +58,8 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// Empty a node: it gets nothing new, and what it decodes goes on elsewhere.
     Drain(migrate::DrainArgs),
+    /// Have a node take the other role, without a restart: it is emptied first.
+    Role(migrate::RoleArgs),
     /// Measure what a running cluster's steps cost, for `simulate` and `plan`.
     Profile(profile::ProfileArgs),
     /// Simulate a cluster: how well it would serve a workload, and how much it could take.
@@ -113,13 +116,14 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Status(args) => Ok(status::status(args).await?),
         Command::Explain(args) => Ok(explain::explain(args).await?),
         Command::Migrate(args) => Ok(migrate::migrate(args).await?),
+        Command::Role(args) => Ok(migrate::role(args).await?),
         Command::Drain(args) => Ok(migrate::drain(args).await?),
         Command::Profile(args) => Ok(profile::profile(args).await?),
         Command::Simulate(args) => Ok(simulate::simulate(&args)?),
         Command::Plan(args) => Ok(plan::plan(&args)?),
         Command::Router(args) => part::router(args).await,
-        Command::PrefillNode(args) => part::prefill_node(args).await,
-        Command::DecodeNode(args) => part::decode_node(args).await,
+        Command::PrefillNode(args) => part::node(args, Role::Prefill).await,
+        Command::DecodeNode(args) => part::node(args, Role::Decode).await,
     }
 }
 

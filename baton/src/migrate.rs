@@ -1,7 +1,10 @@
-//! `baton migrate` and `baton drain`: requests change nodes while they are answered.
+//! `baton migrate`, `baton drain` and `baton role`: requests change nodes while they are answered, and nodes
+//! their roles.
 
 use baton_node::config::Span;
 use baton_proto::v1::Migration;
+use baton_types::Role;
+use clap::ValueEnum;
 
 use crate::client::{Client, ClientError};
 
@@ -34,6 +37,36 @@ pub(crate) struct DrainArgs {
     url: String,
 }
 
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct RoleArgs {
+    /// The prefill or decode node that is to have the role.
+    #[arg(value_name = "NODE")]
+    node: String,
+    #[arg(value_name = "ROLE")]
+    role: Wanted,
+    /// How long to wait until it has it; it changes afterwards all the same.
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    wait: Span,
+    /// Where the cluster's API listens.
+    #[arg(long, default_value = "http://127.0.0.1:8000", env = "BATON_URL")]
+    url: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Wanted {
+    Prefill,
+    Decode,
+}
+
+impl From<Wanted> for Role {
+    fn from(wanted: Wanted) -> Role {
+        match wanted {
+            Wanted::Prefill => Role::Prefill,
+            Wanted::Decode => Role::Decode,
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MigrateError {
     #[error(transparent)]
@@ -45,6 +78,11 @@ pub(crate) enum MigrateError {
          wait longer, or with --cancel to let it take requests again"
     )]
     Left { node: String, left: u64 },
+    #[error(
+        "{node} isn't a {role} node yet: {left} requests are still on it, and it changes when they are \
+         elsewhere or done; wait longer, or tell it to keep the role it has"
+    )]
+    Changing { node: String, role: Role, left: u64 },
 }
 
 /// Moves a request, and says what came of each of its sequences.
@@ -87,5 +125,18 @@ pub(crate) async fn drain(args: DrainArgs) -> Result<(), MigrateError> {
         return Err(MigrateError::Left { node, left });
     }
     println!("{node} is empty and gets no new requests");
+    Ok(())
+}
+
+/// Has a node take a role, and says whether it has.
+pub(crate) async fn role(args: RoleArgs) -> Result<(), MigrateError> {
+    let RoleArgs { node, role, wait, url } = args;
+    let role = Role::from(role);
+    let mut client = Client::connect(&url).await?;
+    let (done, left) = client.set_role(&node, role, wait.0).await?;
+    if !done {
+        return Err(MigrateError::Changing { node, role, left });
+    }
+    println!("{node} is a {role} node");
     Ok(())
 }

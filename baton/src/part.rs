@@ -5,6 +5,7 @@ use baton_node::{
     telemetry,
 };
 use baton_router::RouterFlags;
+use baton_types::Role;
 
 use crate::leash;
 
@@ -17,14 +18,9 @@ pub(crate) struct NodeArgs {
     exit_with_stdin: bool,
 }
 
-pub(crate) async fn prefill_node(args: NodeArgs) -> anyhow::Result<()> {
+pub(crate) async fn node(args: NodeArgs, role: Role) -> anyhow::Result<()> {
     let Some(config) = node_config(&args)? else { return Ok(()) };
-    baton_prefill_node::run(config, leash::shutdown(args.exit_with_stdin)?).await
-}
-
-pub(crate) async fn decode_node(args: NodeArgs) -> anyhow::Result<()> {
-    let Some(config) = node_config(&args)? else { return Ok(()) };
-    baton_decode_node::run(config, leash::shutdown(args.exit_with_stdin)?).await
+    baton_worker::run(config, role, leash::shutdown(args.exit_with_stdin)?).await
 }
 
 /// The configuration to run with; none when it was only to be printed.

@@ -23,7 +23,7 @@ use baton_proto::{
     },
 };
 use baton_scheduler::{Goal, ImportedToken, Start, Submission};
-use baton_types::{FinishReason, SequenceSpec, TokenId};
+use baton_types::{FinishReason, Role, SequenceSpec, TokenId};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -39,8 +39,9 @@ use crate::{
 /// Tokens sent in one message at most.
 const BATCH: usize = 64;
 
+/// `baton.node.v1.Decode`.
 #[derive(Debug)]
-pub(crate) struct DecodeService {
+pub struct DecodeService {
     node: Arc<Node>,
     imports: Imports,
     exporter: Exporter,
@@ -64,7 +65,7 @@ impl DecodeService {
         let Some(offer_request::Message::Start(start)) = first else {
             return Err(RunError::invalid("message", "the first must be the start"));
         };
-        self.node.gate.check(&start.model, start.generation)?;
+        self.node.gate.check(Role::Decode, &start.model, start.generation)?;
         let terms = Terms::parse(start)?;
         let slot = self.slot(&self.going, "away from")?;
         let (node, exporter) = (Arc::clone(&self.node), self.exporter.clone());
@@ -81,7 +82,7 @@ impl DecodeService {
         let Some(adopt_request::Message::Start(start)) = first else {
             return Err(RunError::invalid("message", "the first must be the start"));
         };
-        let inside = self.node.gate.enter(&start.model, start.generation)?;
+        let inside = self.node.gate.enter(Role::Decode, &start.model, start.generation)?;
         let spec = wire::sequence_spec(start.sequence)?;
         let source = start.source.ok_or_else(|| RunError::invalid("source", "it is missing"))?;
         let source = Source::parse(source)?;
@@ -109,7 +110,7 @@ impl DecodeService {
         request: DecodeRunRequest,
         trace: Option<String>,
     ) -> Result<Responses<DecodeRunResponse>, RunError> {
-        let inside = self.node.gate.enter(&request.model, request.generation)?;
+        let inside = self.node.gate.enter(Role::Decode, &request.model, request.generation)?;
         let spec = wire::sequence_spec(request.sequence)?;
         let span = tracing::info_span!("decode", request = %spec.key, epoch = %spec.epoch, trace);
         let Some(source) = request.source else {

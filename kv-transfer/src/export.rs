@@ -16,8 +16,8 @@ use std::{
 use baton_device::Arena;
 use baton_kv_cache::BlockRef;
 use baton_transfer_protocol::{
-    Ending, FirstToken, Frame, Hello, OfferError, OfferId, OfferSpec, Outcome, Source,
-    SourceConfig, StreamId, Transmit,
+    Ending, FirstToken, Frame, OfferError, OfferId, OfferSpec, Outcome, Source, SourceConfig,
+    StreamId, Transmit,
 };
 use baton_types::{Capability, Epoch, SequenceKey, blocks_for};
 use tokio::{
@@ -34,7 +34,7 @@ use crate::{
     clock::Clock,
     link::{FrameReader, Link, LinkError, send, unexpected},
     pages::send_run,
-    peer::PeerIdentity,
+    peer::SharedIdentity,
 };
 
 /// Connections served at a time; more are closed at once.
@@ -76,7 +76,7 @@ pub struct Offer {
 
 struct Shared {
     arena: Arc<Arena>,
-    hello: Hello,
+    identity: SharedIdentity,
     clock: Clock,
     state: Mutex<State>,
     /// Some stream may have something to send, or a timeout changed.
@@ -114,13 +114,13 @@ impl Exporter {
     pub fn start(
         listener: TcpListener,
         arena: Arc<Arena>,
-        identity: PeerIdentity,
+        identity: impl Into<SharedIdentity>,
         config: ExporterConfig,
     ) -> Self {
         let source = Source::new(config, *arena.layout());
         let shared = Arc::new(Shared {
             arena,
-            hello: identity.hello(),
+            identity: identity.into(),
             clock: Clock::start(),
             state: Mutex::new(State { source, held: HashMap::new(), paced_until: Instant::now() }),
             changed: Notify::new(),
@@ -139,7 +139,7 @@ impl Exporter {
     /// Offers pages. Never blocks; may be called outside a runtime.
     pub fn offer(&self, offer: Offer) -> Result<Offered, OfferError> {
         let Offer { key, epoch, capability, blocks, tokens } = offer;
-        let needed = blocks_for(tokens as usize, self.shared.hello.layout.block_tokens);
+        let needed = blocks_for(tokens as usize, self.shared.arena.layout().block_tokens);
         if blocks.len() < needed {
             return Err(OfferError::Blocks { key, tokens, needed, given: blocks.len() });
         }
@@ -292,7 +292,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 
 /// One connection's life.
 async fn serve(shared: &Arc<Shared>, stream: TcpStream) -> Result<(), LinkError> {
-    let Link { reader, writer, peer: _ } = Link::greet(stream, &shared.hello).await?;
+    let Link { reader, writer, peer: _ } = Link::greet(stream, &shared.identity.hello()).await?;
     let id = StreamId(shared.next_stream.fetch_add(1, Ordering::Relaxed));
     shared.lock().source.stream_opened(id);
     let outcome = tokio::select! {

@@ -10,7 +10,7 @@ use std::{
 use baton_device::Arena;
 use baton_kv_cache::{BlockRef, PoolFull};
 use baton_transfer_protocol::{
-    Ending, FirstToken, Frame, GROWING, Hello, PullRequest, Sink, SinkError, SinkSpec,
+    Ending, FirstToken, Frame, GROWING, PullRequest, Sink, SinkError, SinkSpec,
 };
 use baton_types::{Capability, Epoch, Generation, NodeId, SequenceKey, Time, blocks_for};
 use futures::future::try_join_all;
@@ -20,7 +20,7 @@ use crate::{
     clock::Clock,
     link::{Link, LinkError, send, unexpected},
     pages::receive_run,
-    peer::PeerIdentity,
+    peer::SharedIdentity,
 };
 
 /// Pages a stream may have on its way, and after how many more are granted.
@@ -53,7 +53,7 @@ pub struct Importer {
 
 struct Shared {
     arena: Arc<Arena>,
-    hello: Hello,
+    identity: SharedIdentity,
     config: ImporterConfig,
     clock: Clock,
     idle: Mutex<HashMap<String, Vec<Link>>>,
@@ -144,11 +144,15 @@ struct Transfer<'a> {
 }
 
 impl Importer {
-    pub fn new(arena: Arc<Arena>, identity: PeerIdentity, config: ImporterConfig) -> Self {
-        let hello = identity.hello();
+    pub fn new(
+        arena: Arc<Arena>,
+        identity: impl Into<SharedIdentity>,
+        config: ImporterConfig,
+    ) -> Self {
+        let identity = identity.into();
         let idle = Mutex::new(HashMap::new());
         let clock = Clock::start();
-        Importer { shared: Arc::new(Shared { arena, hello, config, clock, idle }) }
+        Importer { shared: Arc::new(Shared { arena, identity, config, clock, idle }) }
     }
 
     /// Pulls a sequence's pages into `blocks`. Dropping the future aborts: its connections close,
@@ -373,7 +377,7 @@ impl Shared {
             }
         }
         self.forget_dead();
-        let link = Link::connect(&pull.address, &self.hello).await?;
+        let link = Link::connect(&pull.address, &self.identity.hello()).await?;
         if link.peer.node != pull.node || link.peer.generation != pull.generation {
             return Err(PullError::Stranger {
                 address: pull.address.clone(),

@@ -14,4 +14,4 @@ pub use baton_transfer_protocol::{
 pub use export::{Exporter, ExporterConfig, Growing, GrowingOffer, Offer, Offered};
 pub use import::{Followed, Importer, ImporterConfig, Pull, PullError, Pulled, Reserve};
 pub use link::LinkError;
-pub use peer::PeerIdentity;
+pub use peer::{PeerIdentity, SharedIdentity};

@@ -22,13 +22,14 @@ use baton_proto::{
     },
 };
 use baton_scheduler::Goal;
-use baton_types::{FinishReason, SequenceSpec, TokenLogprobs};
+use baton_types::{FinishReason, Role, SequenceSpec, TokenLogprobs};
 use tonic::{Request, Response, Status};
 
 use crate::offer::{Offerer, Offering, Terms};
 
+/// `baton.node.v1.Prefill`.
 #[derive(Debug)]
-pub(crate) struct PrefillService {
+pub struct PrefillService {
     node: Arc<Node>,
     exporter: Exporter,
 }
@@ -43,7 +44,7 @@ impl PrefillService {
         request: PrefillRunRequest,
         trace: Option<String>,
     ) -> Result<Responses<PrefillRunResponse>, RunError> {
-        let inside = self.node.gate.enter(&request.model, request.generation)?;
+        let inside = self.node.gate.enter(Role::Prefill, &request.model, request.generation)?;
         let spec = wire::sequence_spec(request.sequence)?;
         let capability = match request.capability.as_slice() {
             [] => None,

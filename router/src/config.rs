@@ -5,6 +5,7 @@ mod advice;
 mod class;
 mod latency;
 mod rebalance;
+mod roles;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,7 @@ use baton_policy::{Policy, PolicyConfig};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::class::DEFAULT as DEFAULT_CLASS;
-use self::{advice::AdviceConfig, rebalance::RebalanceConfig};
+use self::{advice::AdviceConfig, rebalance::RebalanceConfig, roles::RolesConfig};
 pub use self::{class::ClassesConfig, latency::LatencyConfig};
 
 /// Prefix of the environment variables a router listens to.
@@ -42,6 +43,7 @@ pub struct RouterConfig {
     pub latency: LatencyConfig,
     pub advice: AdviceConfig,
     pub rebalance: RebalanceConfig,
+    pub roles: RolesConfig,
     pub batches: BatchesConfig,
     /// What requests may be of; see `docs/placement.md`.
     pub classes: ClassesConfig,
@@ -142,6 +144,7 @@ impl Default for RouterConfig {
             latency: LatencyConfig::default(),
             advice: AdviceConfig::default(),
             rebalance: RebalanceConfig::default(),
+            roles: RolesConfig::default(),
             batches: BatchesConfig::default(),
             classes: ClassesConfig::default(),
             tenant_shares: BTreeMap::new(),
@@ -268,6 +271,7 @@ impl RouterConfig {
         self.classes.validate()?;
         self.advice.validate()?;
         self.rebalance.validate()?;
+        self.roles.validate()?;
         self.latency.validate()
     }
 
@@ -419,6 +423,7 @@ mod tests {
             ("advice.attainment=1.0", "advice.attainment = 1"),
             ("rebalance.at_once=0", "rebalance.at_once = 0"),
             ("rebalance.link_share=2.0", "rebalance.link_share = 2"),
+            ("roles.threshold=-1.0", "roles.threshold = -1"),
             ("advice.threshold=-1.0", "advice.threshold = -1"),
             ("advice.window=0s", "advice.window = 0"),
             ("advice.up_after=10m", "advice.up_after = 600s: must be down_after at most"),

@@ -8,11 +8,11 @@ use baton_proto::{
     status::{Refuse, status},
     v1::{
         self, AdviseRequest, AdviseResponse, DrainRequest, DrainResponse, ExplainRequest,
-        ExplainResponse, MigrateRequest, MigrateResponse, WatchNodesRequest, WatchNodesResponse,
-        operations_server::Operations,
+        ExplainResponse, MigrateRequest, MigrateResponse, SetRoleRequest, SetRoleResponse,
+        WatchNodesRequest, WatchNodesResponse, operations_server::Operations,
     },
 };
-use baton_types::{NodeId, RequestId, SequenceKey};
+use baton_types::{NodeId, RequestId, Role, SequenceKey};
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tonic::{Code, Request, Response, Status};
@@ -64,27 +64,6 @@ impl Refuse for NotRunning {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("there is no node {node}; there are {}", join(nodes))]
-struct NoNode {
-    node: NodeId,
-    nodes: Vec<NodeId>,
-}
-
-fn join(nodes: &[NodeId]) -> String {
-    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-impl Refuse for NoNode {
-    fn code(&self) -> Code {
-        Code::NotFound
-    }
-
-    fn reason(&self) -> &'static str {
-        "NO_SUCH_NODE"
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
 #[error("{lost} reports of nodes are lost, for they weren't read in time; watch again")]
 struct Lagged {
     lost: u64,
@@ -132,9 +111,7 @@ impl Operations for OperationsService {
     ) -> Result<Response<DrainResponse>, Status> {
         let DrainRequest { node, wait_us, cancel } = request.into_inner();
         let (node, cluster) = (NodeId::from(&node[..]), &self.router.cluster);
-        if cluster.drain(&node, !cancel).is_none() {
-            return Err(status(&NoNode { node, nodes: cluster.nodes() }));
-        }
+        cluster.drain(&node, !cancel).map_err(|error| status(&error))?;
         let empty = async {
             while cluster.promised(&node) > 0 {
                 tokio::time::sleep(LOOK_AGAIN).await;
@@ -145,6 +122,27 @@ impl Operations for OperationsService {
             let _ = tokio::time::timeout(Duration::from_micros(wait_us), empty).await;
         }
         Ok(Response::new(DrainResponse { left: cluster.promised(&node) }))
+    }
+
+    async fn set_role(
+        &self,
+        request: Request<SetRoleRequest>,
+    ) -> Result<Response<SetRoleResponse>, Status> {
+        let request = request.into_inner();
+        let (node, cluster) = (NodeId::from(&request.node[..]), &self.router.cluster);
+        let to = Role::try_from(request.role()).map_err(|_| {
+            let message = format!("{} is no role: 1 is prefill, 2 is decode", request.role);
+            status(&RequestError::invalid("role", "invalid_value", message))
+        })?;
+        cluster.take_role(&node, to).map_err(|error| status(&error))?;
+        let taken = async {
+            while cluster.role(&node) != Some(to) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        let done = tokio::time::timeout(Duration::from_micros(request.wait_us), taken).await;
+        let left = if done.is_ok() { 0 } else { cluster.promised(&node) };
+        Ok(Response::new(SetRoleResponse { done: done.is_ok(), left }))
     }
 
     async fn explain(

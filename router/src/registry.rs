@@ -6,8 +6,8 @@ use baton_node::task;
 use baton_proto::{
     PROTOCOL_VERSION, convert,
     node::v1::{
-        JoinRequest, JoinResponse, KvSnapshotWanted, Welcome, join_request, join_response,
-        registry_server::Registry,
+        self as proto, JoinRequest, JoinResponse, KvSnapshotWanted, TakeRole, Welcome,
+        join_request, join_response, registry_server::Registry,
     },
     status::status,
 };
@@ -95,9 +95,17 @@ async fn listen(
     answer: &mpsc::Sender<Result<JoinResponse, Status>>,
 ) -> Status {
     let gone = session.peer().gone.clone();
+    let mut role = session.watch_role();
     loop {
         let message = tokio::select! {
             message = said.message() => message,
+            Ok(()) = role.changed() => {
+                let role = proto::Role::from(*role.borrow_and_update()).into();
+                let message = Some(join_response::Message::TakeRole(TakeRole { role }));
+                // A stream that is full of unread words is about to break, and the node to join again.
+                let _ = answer.try_send(Ok(JoinResponse { message }));
+                continue;
+            }
             () = gone.cancelled() => return Status::aborted("the lease is over; join again"),
             () = close.cancelled() => return status(&JoinError::ShuttingDown),
         };

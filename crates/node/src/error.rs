@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use baton_kv_cache::PoolFull;
 use baton_scheduler::{EngineError, Refusal, SequenceError};
-use baton_types::{Generation, NodeId};
+use baton_types::{Generation, NodeId, Role};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -21,6 +21,11 @@ pub enum RunError {
          take the node's latest hello"
     )]
     WrongGeneration { node: NodeId, given: Generation, current: Generation },
+    #[error(
+        "node {node} is a {current} node, the request is for a {given} node; \
+         take the node's latest hello"
+    )]
+    WrongRole { node: NodeId, given: Role, current: Role },
     #[error("model {given:?} is not served here, {served:?} is")]
     WrongModel { given: String, served: String },
     #[error("{field}: {why}")]
@@ -80,6 +85,7 @@ impl RunError {
     fn wire(&self) -> Wire {
         let (code, reason) = match self {
             RunError::WrongGeneration { .. } => (Code::FailedPrecondition, "WRONG_GENERATION"),
+            RunError::WrongRole { .. } => (Code::FailedPrecondition, "WRONG_ROLE"),
             RunError::WrongModel { .. } => (Code::NotFound, "MODEL_NOT_SERVED"),
             RunError::Invalid { .. } => (Code::InvalidArgument, "INVALID_REQUEST"),
             RunError::GrammarPanicked

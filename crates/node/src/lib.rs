@@ -10,6 +10,7 @@ mod node;
 pub mod ops;
 mod registration;
 pub mod respond;
+mod roles;
 mod serve;
 mod sim;
 pub mod steps;

@@ -5,11 +5,12 @@ use std::{fmt, sync::Arc};
 use baton_device::Arena;
 use baton_grammar::Grammars;
 use baton_kv_cache::KvCache;
-use baton_kv_transfer::PeerIdentity;
+use baton_kv_transfer::{PeerIdentity, SharedIdentity};
 use baton_proto::{convert, node::v1::Heartbeat};
 use baton_scheduler::{EngineInfo, Goal, Start, Submission};
 use baton_text::TextAssets;
 use baton_types::{Constraint, Generation, NodeId, NodeLoad, Role, SequenceSpec};
+use tokio::sync::watch;
 
 use crate::{
     clock::Clock,
@@ -26,9 +27,9 @@ use crate::{
 /// A loaded node: engine, pool and step loop run; nothing listens yet.
 pub struct Node {
     pub id: NodeId,
-    /// Drawn at this start.
-    pub generation: Generation,
-    pub role: Role,
+    identity: SharedIdentity,
+    /// The role that the router wants it to have.
+    pub(crate) wanted_role: watch::Sender<Role>,
     pub model: String,
     pub info: EngineInfo,
     pub arena: Arc<Arena>,
@@ -75,7 +76,15 @@ impl Node {
             Clock::start(),
             metrics.steps().clone(),
         )?;
-        let gate = Gate::new(id.clone(), generation, model.clone());
+        let identity = PeerIdentity {
+            node: id.clone(),
+            generation,
+            role,
+            numerics: info.numerics,
+            layout: info.layout,
+        };
+        let identity = SharedIdentity::from(identity);
+        let gate = Gate::new(identity.clone(), model.clone());
         tracing::info!(
             node = %id, %generation, %role, model, blocks = arena.blocks(), layout = %info.layout,
             numerics = %info.numerics, "loaded"
@@ -85,8 +94,8 @@ impl Node {
         Ok(Arc::new(Node {
             grammars,
             id,
-            generation,
-            role,
+            identity,
+            wanted_role: watch::Sender::new(role),
             model,
             info,
             arena,
@@ -121,15 +130,18 @@ impl Node {
         Ok(Submission { spec, start: Start::Tokens, goal, constraint })
     }
 
-    /// How the node introduces itself to those it moves pages with.
-    pub fn peer_identity(&self) -> PeerIdentity {
-        PeerIdentity {
-            node: self.id.clone(),
-            generation: self.generation,
-            role: self.role,
-            numerics: self.info.numerics,
-            layout: self.info.layout,
-        }
+    /// How the node introduces itself: to routers, and to those it moves pages with.
+    pub fn identity(&self) -> &SharedIdentity {
+        &self.identity
+    }
+
+    /// Drawn when it started or took its role.
+    pub fn generation(&self) -> Generation {
+        self.identity.get().generation
+    }
+
+    pub fn role(&self) -> Role {
+        self.identity.get().role
     }
 }
 
@@ -165,14 +177,17 @@ impl Pulse for Arc<Node> {
     fn is_busy(&self) -> bool {
         self.gate.inside() > 0
     }
+
+    fn take_role(&self, role: Role) {
+        self.wanted_role.send_replace(role);
+    }
 }
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node")
             .field("id", &self.id)
-            .field("generation", &self.generation)
-            .field("role", &self.role)
+            .field("identity", &self.identity.get())
             .field("model", &self.model)
             .finish_non_exhaustive()
     }
@@ -182,7 +197,7 @@ impl fmt::Debug for Node {
 pub(crate) struct NodeOps {
     pub(crate) node: Arc<Node>,
     /// Whether a router knows the node; always, when it has none.
-    pub(crate) joined: tokio::sync::watch::Receiver<bool>,
+    pub(crate) joined: watch::Receiver<bool>,
 }
 
 impl Operable for NodeOps {

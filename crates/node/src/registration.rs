@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use baton_kv_transfer::PeerIdentity;
 use baton_proto::{
     PROTOCOL_VERSION,
     node::v1::{
-        Heartbeat, Hello, JoinRequest, JoinResponse, join_request, join_response,
-        registry_client::RegistryClient,
+        self as proto, Heartbeat, Hello, JoinRequest, JoinResponse, TakeRole, join_request,
+        join_response, registry_client::RegistryClient,
     },
 };
+use baton_types::Role;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
@@ -24,6 +26,7 @@ const BUSY_INTERVAL: Duration = Duration::from_millis(250);
 /// An idle node says so this many times less often.
 const IDLE_FACTOR: u32 = 4;
 const WELCOME_PATIENCE: Duration = Duration::from_secs(5);
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(3);
 
@@ -34,6 +37,9 @@ pub(crate) trait Pulse: Send + Sync {
 
     /// Whether there is work, so that heartbeats come often.
     fn is_busy(&self) -> bool;
+
+    /// The router wants the node to have this role; it has, when its identity changes.
+    fn take_role(&self, role: Role);
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +54,8 @@ enum JoinError {
     Version { theirs: u32 },
     #[error("the stream ended")]
     Ended,
+    #[error("the node is another incarnation now")]
+    OtherIncarnation,
 }
 
 impl From<tonic::Status> for JoinError {
@@ -60,7 +68,10 @@ impl From<tonic::Status> for JoinError {
 /// whether a router knows the node.
 pub(crate) struct Registration<P> {
     pub(crate) router: String,
+    /// Without its incarnation,
     pub(crate) hello: Hello,
+    /// which is this one now. When it changes, the node leaves and joins as the other.
+    pub(crate) identity: watch::Receiver<PeerIdentity>,
     pub(crate) pulse: P,
     pub(crate) news: watch::Receiver<bool>,
     pub(crate) joined: watch::Sender<bool>,
@@ -78,6 +89,10 @@ impl<P: Pulse> Registration<P> {
                 outcome = attempt => outcome,
                 () = leave.cancelled() => return,
             };
+            if let JoinError::OtherIncarnation = error {
+                backoff = FIRST_BACKOFF;
+                continue;
+            }
             if was_member {
                 backoff = FIRST_BACKOFF;
                 tracing::warn!(router = self.router, %error, "lost the router; joining again");
@@ -105,7 +120,7 @@ impl<P: Pulse> Registration<P> {
         let channel = transport::dial(&self.router)?;
         let mut client = RegistryClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let (sender, receiver) = mpsc::channel(4);
-        let hello = join_request::Message::Hello(self.hello.clone());
+        let hello = join_request::Message::Hello(self.hello());
         // The receiver is right here, and the channel is empty.
         let _ = sender.try_send(JoinRequest { message: Some(hello) });
         let joining = async {
@@ -118,6 +133,12 @@ impl<P: Pulse> Registration<P> {
         self.joined.send_replace(true);
         tracing::info!(router = self.router, "joined the cluster");
         self.beat(interval, sender, answers).await
+    }
+
+    fn hello(&mut self) -> Hello {
+        let PeerIdentity { generation, role, .. } = self.identity.borrow_and_update().clone();
+        let role = proto::Role::from(role).into();
+        Hello { generation: generation.0, role, ..self.hello.clone() }
     }
 
     async fn beat(
@@ -140,10 +161,22 @@ impl<P: Pulse> Registration<P> {
                     }
                 }
                 Ok(()) = self.news.changed() => ticks.reset(),
+                Ok(()) = self.identity.changed() => {
+                    drop(sender);
+                    // The old incarnation is gone before the new one comes under its name.
+                    let goodbye = async { while let Ok(Some(_)) = answers.message().await {} };
+                    let _ = timeout(GOODBYE_PATIENCE, goodbye).await;
+                    return Err(JoinError::OtherIncarnation);
+                }
                 answer = answers.message() => match answer? {
                     Some(JoinResponse { message: Some(join_response::Message::KvSnapshot(_)) }) => {
                         known = None;
                     }
+                    Some(JoinResponse { message: Some(join_response::Message::TakeRole(order)) }) => {
+                        self.obey(&order);
+                        continue;
+                    }
+                    // Of a later version.
                     Some(_) => continue,
                     None => return Err(JoinError::Ended),
                 },
@@ -157,6 +190,17 @@ impl<P: Pulse> Registration<P> {
                 // A router that lags hears the next one; one that is gone is found by keep-alive.
                 Err(mpsc::error::TrySendError::Full(_)) => {}
                 Err(mpsc::error::TrySendError::Closed(_)) => return Err(JoinError::Ended),
+            }
+        }
+    }
+}
+
+impl<P: Pulse> Registration<P> {
+    fn obey(&self, order: &TakeRole) {
+        match Role::try_from(order.role()) {
+            Ok(role) => self.pulse.take_role(role),
+            Err(error) => {
+                tracing::warn!(router = self.router, %error, "an order was not understood")
             }
         }
     }

@@ -8,10 +8,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use baton_proto::{
-    PROTOCOL_VERSION, convert,
-    node::v1::{Hello, Role},
-};
+use baton_proto::{PROTOCOL_VERSION, convert, node::v1::Hello};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::Routes;
@@ -21,6 +18,7 @@ use crate::{
     node::{Node, NodeOps},
     ops,
     registration::Registration,
+    roles,
     steps::Ended,
     task,
     transport::{self, Bound, TransportError},
@@ -79,8 +77,10 @@ impl Node {
             let (bell, news) = self.news();
             let pulse = Arc::clone(self);
             companions.push(bell);
-            let registration = Registration { router, hello, pulse, news, joined };
+            let identity = self.identity().watch();
+            let registration = Registration { router, hello, identity, pulse, news, joined };
             companions.push(task::owned(registration.keep(close.clone())));
+            companions.push(task::owned(roles::keep(Arc::clone(self))));
         }
         let grammars = Arc::clone(&self.grammars);
         task::background("grammars", move || grammars.prepare());
@@ -100,13 +100,14 @@ impl Node {
         })
     }
 
+    /// But for its incarnation, which may be another one when it joins.
     fn hello(&self, control: &Bound, operators: &Bound, data: Option<String>) -> Hello {
         let advertise = self.config.listen.advertise.as_deref();
         Hello {
             protocol_version: PROTOCOL_VERSION,
             node: self.id.to_string(),
-            generation: self.generation.0,
-            role: Role::from(self.role).into(),
+            generation: 0,
+            role: 0,
             model: self.model.clone(),
             numerics_id: convert::to_bytes(self.info.numerics.0),
             layout: Some(self.info.layout.into()),
@@ -124,10 +125,10 @@ impl Node {
     }
 
     /// Rings when the router should hear from the node before the next heartbeat is due: when work
-    /// arrives at an idle node, and when it starts to drain.
+    /// arrives at an idle node, and when it starts or ceases to drain.
     fn news(self: &Arc<Self>) -> (AbortOnDropHandle<()>, watch::Receiver<bool>) {
         let (sender, receiver) = watch::channel(false);
-        let (mut load, mut draining) = (self.steps.watch_load(), self.gate.watch_draining());
+        let (mut load, mut door) = (self.steps.watch_load(), self.gate.watch_door());
         let bell = async move {
             let mut busy = false;
             loop {
@@ -143,7 +144,7 @@ impl Node {
                             return;
                         }
                     }
-                    Ok(()) = draining.changed() => {
+                    Ok(()) = door.changed() => {
                         sender.send_replace(true);
                     }
                 }

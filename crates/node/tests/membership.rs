@@ -12,7 +12,7 @@ use baton_node::{
 use baton_proto::{
     PROTOCOL_VERSION,
     node::v1::{
-        Heartbeat, JoinRequest, JoinResponse, KvEvents, KvSnapshotWanted, Welcome,
+        Heartbeat, JoinRequest, JoinResponse, KvEvents, KvSnapshotWanted, TakeRole, Welcome,
         join_request::Message,
         join_response,
         registry_server::{Registry, RegistryServer},
@@ -65,6 +65,22 @@ impl Registry for Handing {
 }
 
 impl Joined {
+    async fn order(&self, role: Role) {
+        let role = baton_proto::node::v1::Role::from(role).into();
+        let message = Some(join_response::Message::TakeRole(TakeRole { role }));
+        self.to.send(Ok(JoinResponse { message })).await.unwrap();
+    }
+
+    async fn until_draining(&mut self, draining: bool) {
+        loop {
+            match self.next().await {
+                Some(Message::Heartbeat(beat)) if beat.draining == draining => return,
+                Some(_) => {}
+                None => panic!("the stream ended"),
+            }
+        }
+    }
+
     /// The next that changed in the cache; whatever else is said is passed over.
     async fn events(&mut self) -> KvEvents {
         loop {
@@ -133,7 +149,7 @@ async fn a_node_introduces_itself_beats_and_leaves() {
     let Some(Message::Hello(hello)) = joined.next().await else { panic!("the hello comes first") };
     assert_eq!(hello.node, node.id.to_string());
     assert!(hello.node.starts_with("decode-"), "{}", hello.node);
-    assert_eq!(hello.generation, node.generation.0);
+    assert_eq!(hello.generation, node.generation().0);
     assert_eq!((hello.model.as_str(), hello.total_blocks), ("sim", 16));
     assert_eq!(hello.control_address, format!("http://{}", serving.control_address()));
     assert_eq!(hello.metrics_address, serving.metrics_address().to_string());
@@ -147,7 +163,7 @@ async fn a_node_introduces_itself_beats_and_leaves() {
     let shutdown = CancellationToken::new();
     let leaving = baton_node::task::owned(serving.until(shutdown.clone()));
     // Somebody is inside, so that there is something to drain.
-    let inside = node.gate.enter("sim", node.generation.0).unwrap();
+    let inside = node.gate.enter(Role::Decode, "sim", node.generation().0).unwrap();
     shutdown.cancel();
     loop {
         match joined.next().await {
@@ -156,7 +172,7 @@ async fn a_node_introduces_itself_beats_and_leaves() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(node.gate.enter("sim", node.generation.0).is_err());
+    assert!(node.gate.enter(Role::Decode, "sim", node.generation().0).is_err());
     drop(inside);
     leaving.await.unwrap().unwrap();
     while joined.next().await.is_some() {}
@@ -169,7 +185,7 @@ async fn a_node_whose_router_hangs_up_joins_again() {
     for _ in 0..3 {
         let mut joined = router.joined().await;
         let Some(Message::Hello(hello)) = joined.next().await else { panic!("no hello") };
-        assert_eq!(hello.generation, node.generation.0, "it is the same incarnation");
+        assert_eq!(hello.generation, node.generation().0, "it is the same incarnation");
     }
 }
 
@@ -200,6 +216,61 @@ async fn a_node_tells_of_its_cache_what_changed_and_all_when_asked() {
     let mut joined = router.joined().await;
     let Some(Message::Hello(_)) = joined.next().await else { panic!("the hello comes first") };
     assert_eq!(joined.events().await.since, None, "another stream begins anew");
+}
+
+/// It is another incarnation once nobody is inside, and not before.
+#[tokio::test]
+async fn a_node_takes_the_other_role_when_it_is_empty() {
+    let mut router = Router::start().await;
+    let (node, _serving) = node(Some(router.address.clone())).await;
+    let old = node.generation();
+    let inside = node.gate.enter(Role::Decode, "sim", old.0).unwrap();
+    let mut joined = router.joined().await;
+    let Some(Message::Hello(_)) = joined.next().await else { panic!("the hello comes first") };
+    joined.order(Role::Prefill).await;
+    joined.until_draining(true).await;
+    let refused = node.gate.enter(Role::Decode, "sim", old.0).unwrap_err();
+    assert!(refused.to_string().contains("draining"), "{refused}");
+    // It is told to stay after all.
+    joined.order(Role::Decode).await;
+    joined.until_draining(false).await;
+    drop(node.gate.enter(Role::Decode, "sim", old.0).unwrap());
+
+    joined.order(Role::Prefill).await;
+    joined.until_draining(true).await;
+    assert_eq!(node.generation(), old, "somebody is inside");
+    drop(inside);
+    while joined.next().await.is_some() {}
+    drop(joined);
+    let mut joined = router.joined().await;
+    let Some(Message::Hello(hello)) = joined.next().await else { panic!("the hello comes first") };
+    assert_eq!(hello.role(), baton_proto::node::v1::Role::Prefill);
+    assert_eq!(hello.node, node.id.to_string());
+    assert_ne!(hello.generation, old.0, "it is another incarnation");
+    joined.until_draining(false).await;
+    let refused = node.gate.enter(Role::Prefill, "sim", old.0).unwrap_err();
+    assert!(refused.to_string().contains("generation"), "{refused}");
+    let refused = node.gate.enter(Role::Decode, "sim", hello.generation).unwrap_err();
+    assert!(refused.to_string().contains("is a prefill node"), "{refused}");
+    drop(node.gate.enter(Role::Prefill, "sim", hello.generation).unwrap());
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_takes_no_other_role() {
+    let mut router = Router::start().await;
+    let (node, serving) = node(Some(router.address.clone())).await;
+    let old = node.generation();
+    let inside = node.gate.enter(Role::Decode, "sim", old.0).unwrap();
+    let mut joined = router.joined().await;
+    let shutdown = CancellationToken::new();
+    let leaving = baton_node::task::owned(serving.until(shutdown.clone()));
+    joined.order(Role::Prefill).await;
+    joined.until_draining(true).await;
+    shutdown.cancel();
+    drop(inside);
+    leaving.await.unwrap().unwrap();
+    while joined.next().await.is_some() {}
+    assert!(node.gate.is_draining(), "it takes nothing any more");
 }
 
 fn hashes(hashes: &[u128]) -> Vec<u8> {

@@ -103,7 +103,7 @@ impl Offered {
         tokens: u32,
         feed: impl FnOnce(&mut Source, &mut Held, OfferId),
     ) -> Result<(), OfferError> {
-        let block_tokens = self.shared.hello.layout.block_tokens;
+        let block_tokens = self.shared.arena.layout().block_tokens;
         let needed = blocks_for(tokens as usize, block_tokens);
         let mut state = self.shared.lock();
         let State { source, held, .. } = &mut *state;

@@ -25,10 +25,7 @@ pub fn node_report(
 impl From<&NodeHello> for v1::Node {
     fn from(hello: &NodeHello) -> Self {
         let KvLayout { layers, kv_heads, head_dim, block_tokens, dtype } = hello.layout;
-        let phase = match hello.role {
-            Role::Prefill => v1::Phase::Prefill,
-            Role::Decode => v1::Phase::Decode,
-        };
+        let phase = v1::Phase::from(hello.role);
         let kv_dtype = match dtype {
             KvDtype::F16 => v1::KvDtype::F16,
             KvDtype::F32 => v1::KvDtype::F32,
@@ -53,16 +50,33 @@ impl From<&NodeHello> for v1::Node {
     }
 }
 
-impl v1::Node {
-    /// Which phase's, if this version knows it.
-    pub fn role(&self) -> Result<Role, ConvertError> {
-        match self.phase() {
+impl From<Role> for v1::Phase {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Prefill => v1::Phase::Prefill,
+            Role::Decode => v1::Phase::Decode,
+        }
+    }
+}
+
+impl TryFrom<v1::Phase> for Role {
+    type Error = ConvertError;
+
+    fn try_from(phase: v1::Phase) -> Result<Self, ConvertError> {
+        match phase {
             v1::Phase::Prefill => Ok(Role::Prefill),
             v1::Phase::Decode => Ok(Role::Decode),
             v1::Phase::Unspecified => {
-                Err(ConvertError::Unknown { field: "node.phase", given: self.phase })
+                Err(ConvertError::Unknown { field: "phase", given: phase.into() })
             }
         }
+    }
+}
+
+impl v1::Node {
+    /// Which phase's, if this version knows it.
+    pub fn role(&self) -> Result<Role, ConvertError> {
+        self.phase().try_into()
     }
 
     pub fn layout(&self) -> Result<KvLayout, ConvertError> {

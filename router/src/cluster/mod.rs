@@ -3,6 +3,7 @@
 
 mod models;
 mod place;
+mod roles;
 mod session;
 
 use std::{
@@ -17,16 +18,17 @@ use baton_policy::{
     advice::{Advice, Advisor, Traffic},
     rebalance::{Proposal, Rebalancer},
 };
-use baton_proto::v1::WatchNodesResponse;
+use baton_proto::{status::Refuse, v1::WatchNodesResponse};
 use baton_types::{Generation, ModelId, NodeHello, NodeId, Role};
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 
 use self::{
     models::Language,
     place::{Reply, Said},
+    roles::Controller,
     session::Member,
 };
 pub(crate) use self::{
@@ -47,6 +49,8 @@ pub(crate) struct Cluster {
     state: Mutex<State>,
     /// Apart, for its advice takes milliseconds.
     advisor: Mutex<Advisor>,
+    /// If nodes change roles by themselves.
+    roles: Option<Mutex<Controller>>,
     /// Building a tokeniser takes long; nobody builds the same one twice.
     building: tokio::sync::Mutex<()>,
     /// When something is due may have changed.
@@ -83,6 +87,27 @@ pub(crate) struct Peer {
     pub(crate) gone: CancellationToken,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no node {node}; there are {}", join(nodes))]
+pub(crate) struct NoNode {
+    node: NodeId,
+    nodes: Vec<NodeId>,
+}
+
+fn join(nodes: &[NodeId]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Refuse for NoNode {
+    fn code(&self) -> Code {
+        Code::NotFound
+    }
+
+    fn reason(&self) -> &'static str {
+        "NO_SUCH_NODE"
+    }
+}
+
 impl Cluster {
     pub(crate) fn new(config: &RouterConfig, clock: Clock) -> Self {
         let mut placer = Placer::new(config.policy());
@@ -105,6 +130,7 @@ impl Cluster {
             latency: config.latency.clone(),
             state: Mutex::new(state),
             advisor: Mutex::new(Advisor::new(advice)),
+            roles: config.roles.policy().map(|config| Mutex::new(Controller::new(config))),
             building: tokio::sync::Mutex::new(()),
             due: Notify::new(),
             ready: watch::Sender::new(false),
@@ -143,10 +169,10 @@ impl Cluster {
         self.lock().placer.rebalance(rebalancer, self.clock.now())
     }
 
-    /// Sends nothing new to a node, or does again. None if there is no such node.
-    pub(crate) fn drain(self: &Arc<Self>, node: &NodeId, drains: bool) -> Option<Role> {
+    /// Sends nothing new to a node, or does again.
+    pub(crate) fn drain(self: &Arc<Self>, node: &NodeId, drains: bool) -> Result<(), NoNode> {
         let mut state = self.lock();
-        let member = state.sessions.get(node)?;
+        let member = state.member(node)?;
         let (role, says_so) = (member.peer.hello.role, member.drains);
         let generation = member.peer.hello.generation;
         if drains {
@@ -156,12 +182,7 @@ impl Cluster {
         }
         state.placer.view_mut().set_draining(node, role, drains || says_so);
         self.changed(state);
-        Some(role)
-    }
-
-    /// The members' names.
-    pub(crate) fn nodes(&self) -> Vec<NodeId> {
-        self.lock().sessions.keys().cloned().collect()
+        Ok(())
     }
 
     /// Requests that are promised to a node.
@@ -223,6 +244,12 @@ impl Cluster {
 }
 
 impl State {
+    fn member(&self, node: &NodeId) -> Result<&Member, NoNode> {
+        let no_node =
+            || NoNode { node: node.clone(), nodes: self.sessions.keys().cloned().collect() };
+        self.sessions.get(node).ok_or_else(no_node)
+    }
+
     fn peer(&self, node: &NodeId) -> Option<Arc<Peer>> {
         self.sessions.get(node).map(|member| Arc::clone(&member.peer))
     }

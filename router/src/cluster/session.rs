@@ -12,7 +12,8 @@ use baton_proto::{
     status::Refuse,
 };
 use baton_text::TextError;
-use baton_types::{ModelId, NodeHello, NodeId, Time};
+use baton_types::{ModelId, NodeHello, NodeId, Role, Time};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -26,6 +27,8 @@ pub(super) struct Member {
     pub(super) peer: Arc<Peer>,
     /// It says that it drains.
     pub(super) drains: bool,
+    /// The role it is to have.
+    pub(super) role: watch::Sender<Role>,
 }
 
 /// One stream's membership. Dropping it is leaving, unless the node has come back meanwhile.
@@ -34,6 +37,8 @@ pub(crate) struct Session {
     cluster: Arc<Cluster>,
     number: u64,
     peer: Arc<Peer>,
+    /// The role that the node is to have; it is told when that changes.
+    role: watch::Receiver<Role>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -125,12 +130,12 @@ impl Cluster {
                 Arc::new(Peer { hello, channel, gone: CancellationToken::new() })
             }
         };
-        state
-            .sessions
-            .insert(node, Member { session: number, peer: Arc::clone(&peer), drains: false });
+        let (role, wanted) = watch::channel(peer.hello.role);
+        let member = Member { session: number, peer: Arc::clone(&peer), drains: false, role };
+        state.sessions.insert(node, member);
         self.changed(state);
         self.due.notify_one();
-        Ok(Session { cluster: Arc::clone(self), number, peer })
+        Ok(Session { cluster: Arc::clone(self), number, peer, role: wanted })
     }
 
     /// Ends memberships whose lease is over, and waits that are, and looks at the load, for ever.
@@ -159,6 +164,7 @@ impl Cluster {
             self.changed(state);
             if let Some(seen) = seen {
                 self.advisor().advise(seen);
+                self.advised(now, &self.advice());
             }
         }
     }
@@ -190,6 +196,11 @@ impl State {
 impl Session {
     pub(crate) fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// The role that the node is to have, each time that somebody says so.
+    pub(crate) fn watch_role(&self) -> watch::Receiver<Role> {
+        self.role.clone()
     }
 
     /// The node spoke of itself, of its latest steps and of its cache.

@@ -20,5 +20,6 @@ mod profile;
 mod prompts;
 mod replay;
 mod resume;
+mod roles;
 mod same_tokens;
 mod structured;

@@ -27,7 +27,7 @@ fn prompt(length: u32, variety: u32) -> Vec<TokenId> {
 }
 
 /// Greedy, seeded, penalised, cut and held to grammars by turns; some tell log-probabilities.
-fn ask(length: u32, variety: u32, max_tokens: u32) -> Ask {
+pub(crate) fn ask(length: u32, variety: u32, max_tokens: u32) -> Ask {
     let seeded = SamplingSpec::seeded(0.9, 500 + u64::from(variety));
     let list = r#"{"type": "array", "items": {"type": "object"}, "minItems": 60}"#;
     let sampling = match variety % 5 {
@@ -51,10 +51,10 @@ fn ask(length: u32, variety: u32, max_tokens: u32) -> Ask {
 }
 
 /// Requests that run, by their ids.
-type Running = Arc<Mutex<BTreeSet<String>>>;
+pub(crate) type Running = Arc<Mutex<BTreeSet<String>>>;
 
 /// Asks everything at the same time, and keeps the ids of what runs.
-async fn ask_all(
+pub(crate) async fn ask_all(
     cluster: &Cluster,
     model: &str,
     asks: &[Ask],
@@ -76,7 +76,7 @@ async fn ask_all(
     try_join_all(all).await.unwrap()
 }
 
-async fn operations(cluster: &Cluster) -> OperationsClient<Channel> {
+pub(crate) async fn operations(cluster: &Cluster) -> OperationsClient<Channel> {
     OperationsClient::connect(cluster.url().to_owned()).await.unwrap()
 }
 
@@ -150,7 +150,7 @@ fn decoding(cluster: &Cluster) -> f64 {
     running.iter().filter(|(node, _)| node.starts_with("decode")).map(|(_, count)| count).sum()
 }
 
-fn router_metrics(cluster: &Cluster) -> String {
+pub(crate) fn router_metrics(cluster: &Cluster) -> String {
     get(&cluster.path("/metrics")).unwrap().body
 }
 

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use baton_decode_node as decode_node;
 use baton_kv_cache::KvCache;
 use baton_node::{
     Node, Serving,
     config::{EngineConfig, KvConfig, NodeConfig},
     transport,
 };
-use baton_prefill_node as prefill_node;
 use baton_proto::node::v1::{
     self as proto, DecodeRunRequest, DecodeRunResponse, PrefillRunRequest, PrefillRunResponse,
     decode_client::DecodeClient, decode_run_response, prefill_client::PrefillClient,
@@ -20,7 +18,7 @@ use baton_scheduler::{
     sim::{MemorySlots, SimConfig, SimEngine, Unpaced},
 };
 use baton_types::{
-    ChoiceIndex, Epoch, LatencyProfile, RequestId, RouterId, SamplingSpec, SequenceKey,
+    ChoiceIndex, Epoch, LatencyProfile, RequestId, Role, RouterId, SamplingSpec, SequenceKey,
     SequenceSpec, StopTokens, Time, TokenId,
 };
 use tonic::{Code, Status, Streaming, transport::Channel};
@@ -123,8 +121,8 @@ impl Pair {
     }
 
     pub(crate) async fn with(prefill: NodeConfig, decode: NodeConfig) -> Self {
-        let prefill = prefill_node::start(prefill).await.unwrap();
-        let decode = decode_node::start(decode).await.unwrap();
+        let prefill = baton_worker::start(prefill, Role::Prefill).await.unwrap();
+        let decode = baton_worker::start(decode, Role::Decode).await.unwrap();
         let dial = |serving: &Serving| {
             transport::dial(&format!("http://{}", serving.control_address())).unwrap()
         };
@@ -136,7 +134,7 @@ impl Pair {
     pub(crate) fn prefill_request(&self, spec: &SequenceSpec) -> PrefillRunRequest {
         PrefillRunRequest {
             model: "sim".to_owned(),
-            generation: self.prefill.node().generation.0,
+            generation: self.prefill.node().generation().0,
             sequence: Some(spec.clone().into()),
             capability: capability(spec),
         }
@@ -145,11 +143,11 @@ impl Pair {
     pub(crate) fn decode_request(&self, spec: &SequenceSpec) -> DecodeRunRequest {
         DecodeRunRequest {
             model: "sim".to_owned(),
-            generation: self.decode.node().generation.0,
+            generation: self.decode.node().generation().0,
             sequence: Some(spec.clone().into()),
             source: Some(proto::Source {
                 node: self.prefill.node().id.to_string(),
-                generation: self.prefill.node().generation.0,
+                generation: self.prefill.node().generation().0,
                 address: self.prefill.data_address().unwrap().to_owned(),
                 capability: capability(spec),
             }),
@@ -168,6 +166,15 @@ impl Pair {
         request: DecodeRunRequest,
     ) -> Result<Streaming<DecodeRunResponse>, Status> {
         Ok(self.decode_client.clone().run(request).await?.into_inner())
+    }
+
+    pub(crate) async fn decode_by_prefill_node(
+        &self,
+        request: DecodeRunRequest,
+    ) -> Result<Streaming<DecodeRunResponse>, Status> {
+        let address = format!("http://{}", self.prefill.control_address());
+        let mut client = DecodeClient::new(transport::dial(&address).unwrap());
+        Ok(client.run(request).await?.into_inner())
     }
 
     pub(crate) async fn prefill(&self, spec: &SequenceSpec) -> Streaming<PrefillRunResponse> {

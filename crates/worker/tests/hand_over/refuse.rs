@@ -54,6 +54,17 @@ async fn another_incarnation_and_another_model() {
     let status = refusal(pair.send_decode(request).await);
     assert_eq!(why(&status), (Code::FailedPrecondition, "WRONG_GENERATION".to_owned()));
 
+    // Each could do it, and is registered for the other.
+    let request = pair.prefill_request(&spec);
+    let swapped = proto::DecodeRunRequest {
+        model: request.model.clone(),
+        generation: request.generation,
+        sequence: request.sequence.clone(),
+        source: None,
+    };
+    let status = refusal(pair.decode_by_prefill_node(swapped).await);
+    assert_eq!(why(&status), (Code::FailedPrecondition, "WRONG_ROLE".to_owned()));
+
     let request =
         proto::PrefillRunRequest { model: "other".to_owned(), ..pair.prefill_request(&spec) };
     let status = refusal(pair.send_prefill(request).await);
