@@ -76,7 +76,8 @@ impl TryFrom<v1::Phase> for Role {
 impl v1::Node {
     /// Which phase's, if this version knows it.
     pub fn role(&self) -> Result<Role, ConvertError> {
-        self.phase().try_into()
+        let unknown = |_| ConvertError::Unknown { field: "node.phase", given: self.phase };
+        self.phase().try_into().map_err(unknown)
     }
 
     pub fn layout(&self) -> Result<KvLayout, ConvertError> {
