@@ -1,11 +1,8 @@
 //! One mapping that holds every KV page of a node.
 
 use std::{
-    fmt,
-    fs::File,
-    io,
+    fmt, io,
     ops::{Deref, DerefMut},
-    os::fd::{FromRawFd, OwnedFd},
     ptr::NonNull,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -15,7 +12,7 @@ use baton_types::{BlockId, KvLayout, LayoutError};
 /// A page's state: `WRITER`, or the number of readers.
 const WRITER: u32 = 1 << 31;
 
-/// The KV pages of one node, in one memfd mapping, layer-major: page `(layer, block)` starts at
+/// The KV pages of one node, in one mapping, layer-major: page `(layer, block)` starts at
 /// `(layer · blocks + block) · page_bytes`.
 ///
 /// # Who may touch a page?
@@ -29,7 +26,6 @@ pub struct Arena {
     layout: KvLayout,
     blocks: u32,
     states: Box<[AtomicU32]>,
-    _memfd: OwnedFd,
 }
 
 // SAFETY: the mapping lives as long as the arena, and all access to its bytes goes through guards
@@ -72,10 +68,25 @@ impl Arena {
             .checked_mul(blocks as usize)
             .filter(|&bytes| isize::try_from(bytes).is_ok())
             .ok_or(ArenaError::TooLarge { blocks, block_bytes })?;
-        let (memfd, base) = map(bytes).map_err(|source| ArenaError::Memory { bytes, source })?;
+        let base = map(bytes).map_err(|source| ArenaError::Memory { bytes, source })?;
         let states =
             (0..layout.layers as usize * blocks as usize).map(|_| AtomicU32::new(0)).collect();
-        Ok(Arena { base, bytes, layout, blocks, states, _memfd: memfd })
+        Ok(Arena { base, bytes, layout, blocks, states })
+    }
+
+    /// Takes all memory now, in huge pages where the system has them: a step reads all of a long context, and finds
+    /// its way there through a table of as many entries as there are pages. A system that knows neither goes on
+    /// as it was.
+    pub fn prefault(&self) -> Result<(), ArenaError> {
+        for advice in [libc::MADV_HUGEPAGE, libc::MADV_POPULATE_WRITE] {
+            // SAFETY: the whole of the mapping that `map` made; neither changes its contents.
+            let advised = unsafe { libc::madvise(self.base.as_ptr().cast(), self.bytes, advice) };
+            let source = io::Error::last_os_error();
+            if advised != 0 && source.raw_os_error() != Some(libc::EINVAL) {
+                return Err(ArenaError::Memory { bytes: self.bytes, source });
+            }
+        }
+        Ok(())
     }
 
     pub fn layout(&self) -> &KvLayout {
@@ -231,25 +242,16 @@ impl fmt::Debug for PageWrite<'_> {
     }
 }
 
-/// A memfd of `bytes` zero bytes and its mapping.
-fn map(bytes: usize) -> io::Result<(OwnedFd, NonNull<u8>)> {
-    // SAFETY: the name is a valid C string; the call has no other precondition.
-    let fd = unsafe { libc::memfd_create(c"baton-kv".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `fd` was just made and is owned by nobody else.
-    let memfd = unsafe { File::from_raw_fd(fd) };
-    memfd.set_len(bytes as u64)?;
+/// `bytes` zero bytes.
+fn map(bytes: usize) -> io::Result<NonNull<u8>> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a fresh shared mapping of a descriptor that is `bytes` long.
-    let base =
-        unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, libc::MAP_SHARED, fd, 0) };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a fresh mapping, of no descriptor, at no address in particular.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
     if base == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave null"))?;
-    Ok((memfd.into(), base))
+    NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave null"))
 }
 
 #[cfg(test)]
@@ -267,6 +269,15 @@ mod tests {
             dtype: KvDtype::F16,
         };
         Arena::new(layout, 3).expect("a small arena")
+    }
+
+    #[test]
+    fn memory_that_was_taken_at_once_is_as_empty_and_stays_as_it_is_written() {
+        let arena = arena();
+        arena.write(1, BlockId(0)).unwrap().fill(7);
+        arena.prefault().unwrap();
+        assert!(arena.read(1, BlockId(0)).unwrap().iter().all(|&byte| byte == 7));
+        assert!(arena.read(1, BlockId(2)).unwrap().iter().all(|&byte| byte == 0));
     }
 
     #[test]

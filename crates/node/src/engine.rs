@@ -60,7 +60,7 @@ fn load_llama(llama: &LlamaConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
     let kernels = Kernels::new(isa)?;
     let model = Arc::new(Model::load(&llama.model)?);
     let layout = TransformerEngine::layout(&model, llama.block_tokens, llama.kv_dtype);
-    let arena = Arc::new(Arena::new(layout, pool_blocks(kv, &layout)?)?);
+    let arena = arena(layout, kv)?;
     let threads = llama.threads.unwrap_or_else(all_cores);
     tracing::info!(
         model = %llama.model.display(), weight_bytes = model.weight_bytes(), %isa, threads,
@@ -85,10 +85,18 @@ fn all_cores() -> usize {
 }
 
 fn load_sim(sim: &SimConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
-    let arena = Arc::new(Arena::new(sim.layout, pool_blocks(kv, &sim.layout)?)?);
+    let arena = arena(sim.layout, kv)?;
     let slots = ArenaSlots(Arc::clone(&arena));
     let engine = SimEngine::new(sim.clone(), slots, RealPace::new())?;
     Ok(Loaded { engine: Box::new(engine), arena, text: TextAssets::bytes(), weights_bytes: 0 })
+}
+
+fn arena(layout: KvLayout, kv: &KvConfig) -> Result<Arc<Arena>, LoadError> {
+    let arena = Arena::new(layout, pool_blocks(kv, &layout)?)?;
+    if kv.prefault {
+        arena.prefault()?;
+    }
+    Ok(Arc::new(arena))
 }
 
 /// Blocks of the pool: as configured, or what fits modestly.
@@ -128,7 +136,8 @@ mod tests {
         let layout = SimConfig::default().layout;
         let block = layout.block_bytes() as u64;
         let blocks = |size, blocks| {
-            pool_blocks(&KvConfig { size, blocks }, &layout).map_err(|error| error.to_string())
+            pool_blocks(&KvConfig { size, blocks, prefault: false }, &layout)
+                .map_err(|error| error.to_string())
         };
         assert_eq!(blocks(None, Some(7)), Ok(7));
         assert_eq!(blocks(Some(ByteSize(3 * block + 1)), None), Ok(3));

@@ -46,7 +46,7 @@ pub(crate) type Seen = (u32, u32, u64);
 pub(crate) fn config() -> NodeConfig {
     let sim = SimConfig { profile: LatencyProfile::FREE, ..SimConfig::default() };
     let mut config = NodeConfig::new(EngineConfig::Sim(sim));
-    config.kv = KvConfig { size: None, blocks: Some(256) };
+    config.kv = KvConfig { blocks: Some(256), ..KvConfig::default() };
     config
 }
 
