@@ -62,7 +62,17 @@ fn a_measured_profile_has_what_steps_cost_and_can_be_simulated_and_planned_with(
         assert!((0.5..2.0).contains(&(found / cost)), "{name}: {found} for {cost}\n{text}");
     }
 
-    let simulated = run(&["simulate", "--profile", path, "--rate=5", "--requests=50", "--json"]);
+    // Nothing is refused as too late, however long steps were here.
+    let simulated = run(&[
+        "simulate",
+        "--profile",
+        path,
+        "--rate=5",
+        "--requests=50",
+        "--ttft-ms=60000",
+        "--tpot-ms=60000",
+        "--json",
+    ]);
     assert!(simulated.status.success(), "{}", String::from_utf8_lossy(&simulated.stderr));
     let report: serde_json::Value = serde_json::from_slice(&simulated.stdout).unwrap();
     assert_eq!(report["completed"], 50);
