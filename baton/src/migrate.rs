@@ -97,16 +97,19 @@ pub(crate) async fn migrate(args: MigrateArgs) -> Result<(), MigrateError> {
 }
 
 fn told(migration: &Migration) -> String {
-    let Migration { choice, stays, from, to, took_us, gap_us } = migration;
+    let Migration { choice, stays, from, to, took_us, gap_us, tail_us, step_us } = migration;
     let ms = |us: &u64| format!("{:.1} ms", *us as f64 / 1e3);
     match (&stays[..], &to[..]) {
         ("", "") => {
             format!("sequence {choice}: it had no pages on {from} and begins anew elsewhere")
         }
         ("", to) => format!(
-            "sequence {choice}: from {from} to {to} in {}; {} between two tokens",
+            "sequence {choice}: from {from} to {to} in {}; {} between two tokens: {} for the last pages, {} for the \
+             first step",
             ms(took_us),
-            ms(gap_us)
+            ms(gap_us),
+            ms(tail_us),
+            ms(step_us)
         ),
         (why, _) => format!("sequence {choice} stays: {why}"),
     }

@@ -73,8 +73,18 @@ pub(crate) struct Moved {
     pub(crate) to: Option<NodeId>,
     /// From the order to the destination's first token.
     pub(crate) took: Duration,
+    pub(crate) gap: Gap,
+}
+
+/// How long its client has waited for the next token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gap {
     /// From the last token of the one to the first of the other.
-    pub(crate) gap: Duration,
+    pub(crate) whole: Duration,
+    /// Of that, until the destination had all pages.
+    pub(crate) tail: Duration,
+    /// Of that, the destination's first step.
+    pub(crate) step: Duration,
 }
 
 /// Why one hasn't. It runs where it ran.

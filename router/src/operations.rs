@@ -204,7 +204,9 @@ fn migration(key: SequenceKey, moved: Result<Moved, NotMoved>) -> v1::Migration 
             from: from.to_string(),
             to: to.map(|to| to.to_string()).unwrap_or_default(),
             took_us: micros(took),
-            gap_us: micros(gap),
+            gap_us: micros(gap.whole),
+            tail_us: micros(gap.tail),
+            step_us: micros(gap.step),
         },
         Err(why) => v1::Migration { choice, stays: why.to_string(), ..v1::Migration::default() },
     }

@@ -53,6 +53,9 @@ const BETWEEN: usize = 12;
 struct Moved {
     /// From the source's last token to the destination's first, less the destination's median step.
     downtime: f64,
+    /// Of it: until the destination had all pages; what its first step took beyond its median one; the rest.
+    tail: f64,
+    first_step: f64,
     took: f64,
     /// Mean time between tokens while it moved and was still decoded at the source, and before. Milliseconds.
     during: Option<f64>,
@@ -63,8 +66,9 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     println!(
-        "| context | moves | downtime P50, ms | P99, ms | took, ms | steps while moving, ms | before, ms | \
-         longer |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+        "| context | moves | downtime P50, ms | P99, ms | tail P50 / P99, ms | first step P50 / P99, ms | rest \
+         P50 / P99, ms | took, ms | steps while moving, ms | before, ms | longer |\n| --- | --- | --- | --- | \
+         --- | --- | --- | --- | --- | --- | --- |"
     );
     let mut options = Options { kv_size: "1GiB", ..Options::new(Engine::Llama) }
         .set("engine.threads=1")
@@ -88,13 +92,19 @@ fn main() -> anyhow::Result<()> {
         }
         let of = |value: &dyn Fn(&Moved) -> f64| sorted(moves.iter().map(value).collect());
         let (downtime, took) = (of(&|moved| moved.downtime), of(&|moved| moved.took));
+        let part = |value: &dyn Fn(&Moved) -> f64| {
+            let values = of(value);
+            format!("{:.1} / {:.1}", rank(&values, 0.5), rank(&values, 0.99))
+        };
+        let (tail, first_step) = (part(&|moved| moved.tail), part(&|moved| moved.first_step));
+        let rest = part(&|moved| moved.downtime - moved.tail - moved.first_step);
         let pairs: Vec<(f64, f64)> =
             moves.iter().filter_map(|moved| Some((moved.during?, moved.before))).collect();
         let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len().max(1) as f64;
         let during = mean(pairs.iter().map(|pair| pair.0).collect());
         let before = mean(pairs.iter().map(|pair| pair.1).collect());
         println!(
-            "| {context} | {} | {:.1} | {:.1} | {:.0} | {during:.2} | {before:.2} | {:+.1} % |",
+            "| {context} | {} | {:.1} | {:.1} | {tail} | {first_step} | {rest} | {:.0} | {during:.2} | {before:.2} | {:+.1} % |",
             moves.len(),
             rank(&downtime, 0.5),
             rank(&downtime, 0.99),
@@ -184,9 +194,8 @@ async fn one_answer(
     while moves.len() < wanted && !answer.is_over && answer.at.len() < most {
         answer.read(BETWEEN).await?;
         let from = answer.at.len();
-        let Some((took, gap)) = go(&mut operations, &id, DESTINATION, &mut answer).await? else {
-            break;
-        };
+        let gone = go(&mut operations, &id, DESTINATION, &mut answer).await?;
+        let Some(Gone { took, gap, tail, step: first_step }) = gone else { break };
         let during = answer.gaps(from, answer.at.len());
         answer.read(BETWEEN).await?;
         let step =
@@ -196,7 +205,9 @@ async fn one_answer(
         // The last of them is the gap between the two nodes.
         let steps = &during[..during.len().saturating_sub(2)];
         moves.push(Moved {
-            downtime: (gap - step).max(0.0),
+            downtime: gap - step,
+            tail,
+            first_step: first_step - step,
             took,
             during: (!steps.is_empty()).then(|| mean(steps)),
             before: mean(&before),
@@ -208,14 +219,21 @@ async fn one_answer(
     Ok(())
 }
 
-/// Moves the answer and takes in its tokens meanwhile: what it took, and the gap, in milliseconds. None if it
-/// has ended.
+/// What a move told of itself, in milliseconds.
+struct Gone {
+    took: f64,
+    gap: f64,
+    tail: f64,
+    step: f64,
+}
+
+/// Moves the answer and takes in its tokens meanwhile. None if it has ended.
 async fn go(
     operations: &mut OperationsClient<Channel>,
     id: &str,
     node: &str,
     answer: &mut Answer,
-) -> anyhow::Result<Option<(f64, f64)>> {
+) -> anyhow::Result<Option<Gone>> {
     let request = MigrateRequest { request_id: id.to_owned(), node: node.to_owned() };
     let mut operations = operations.clone();
     let moving =
@@ -237,7 +255,9 @@ async fn go(
         ensure!(answer.is_over || one.stays.contains("already"), "it stays: {}", one.stays);
         return Ok(None);
     }
-    Ok(Some((one.took_us as f64 / 1e3, one.gap_us as f64 / 1e3)))
+    let ms = |us: u64| us as f64 / 1e3;
+    let (took, gap, tail, step) = (one.took_us, one.gap_us, one.tail_us, one.step_us);
+    Ok(Some(Gone { took: ms(took), gap: ms(gap), tail: ms(tail), step: ms(step) }))
 }
 
 /// Binds all of a process's threads to a core; those to come inherit it.

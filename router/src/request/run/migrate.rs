@@ -28,7 +28,7 @@ use crate::{
     cluster::Place,
     error::RequestError,
     ledger::Noted,
-    moves::{MoveOrder, Moved, NotMoved},
+    moves::{Gap, MoveOrder, Moved, NotMoved},
     request::{
         Said,
         attempt::{Attempt, Side, Word, decode_word},
@@ -185,6 +185,7 @@ impl Run {
         };
         let word = match said {
             Ok(adopt_response::Event::Prepared(node::Prepared { tokens, .. })) => {
+                migration.prepared = Some(now);
                 let prepared = FromDestination::Prepared { tokens };
                 self.arbiter.from_destination(now, epoch, prepared);
                 return Ok(());
@@ -198,7 +199,8 @@ impl Run {
             Ok(Word::Joined(_)) => {}
             Ok(word @ (Word::Tokens { .. } | Word::Finished(_))) if granted => {
                 let taken = match word {
-                    Word::Tokens { tokens, .. } => {
+                    Word::Tokens { tokens, step_us } => {
+                        migration.first_step = Duration::from_micros(step_us);
                         tokens.into_iter().try_for_each(|token| self.accept(epoch, token))
                     }
                     Word::Finished(reason) => {
@@ -315,6 +317,8 @@ impl Run {
             source: source_side,
             to_destination,
             destination: destination_side,
+            prepared: None,
+            first_step: Duration::ZERO,
             granted: false,
             why_not: None,
         });
@@ -382,6 +386,7 @@ impl Run {
         let Some(migration) = self.moves.migration.take() else { return };
         let now = self.router.clock.now();
         let Migration { epoch, order, began, from, to, place: there, destination, .. } = migration;
+        let (prepared, first_step) = (migration.prepared, migration.first_step);
         let (took, metrics) = (now - began, &self.router.metrics);
         let answer = match ended {
             Ended::Moved => {
@@ -394,9 +399,10 @@ impl Run {
                 attempt.moved(to.clone(), destination.run(), epoch);
                 self.moves.is_at(place);
                 self.timing.moved(&to);
-                let gap = self.moves.last_token.map_or(took, |last| now - last);
-                self.moves.last_token = Some(now);
-                metrics.moved(order.why.label(), took, gap);
+                let last = self.moves.last_token.replace(now).unwrap_or(began);
+                let tail = prepared.map_or(Duration::ZERO, |prepared| prepared.since(last));
+                let gap = Gap { whole: now - last, tail, step: first_step };
+                metrics.moved(order.why.label(), took, gap.whole);
                 self.router.ledger.note(Noted {
                     key: self.request.key,
                     attempt: self.attempts,
@@ -410,7 +416,7 @@ impl Run {
             }
             Ended::Bare => {
                 metrics.placed_anew(order.why.label());
-                Ok(Moved { from, to: None, took, gap: Duration::ZERO })
+                Ok(Moved { from, to: None, took, gap: Gap::default() })
             }
             Ended::Stayed | Ended::Lost => {
                 let late = || NotMoved::Failed { why: "it took too long".to_owned() };

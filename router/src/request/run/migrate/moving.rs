@@ -45,6 +45,10 @@ pub(super) struct Migration {
     pub(super) source: Side<OfferResponse>,
     pub(super) to_destination: mpsc::Sender<AdoptRequest>,
     pub(super) destination: Side<AdoptResponse>,
+    /// When it had all pages,
+    pub(super) prepared: Option<Time>,
+    /// and what its first step took.
+    pub(super) first_step: Duration,
     /// The destination is the owner.
     pub(super) granted: bool,
     /// Why it comes to nothing, if it does.
