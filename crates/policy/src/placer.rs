@@ -69,8 +69,8 @@ pub struct Placer {
     look: bool,
     /// When it is, though nothing happens.
     look_at: Option<Time>,
-    /// Who fits on no decode node, though it is its turn.
-    cramped: Option<Ticket>,
+    /// Who fits on no decode node, though it is its turn, and the blocks that it needs.
+    cramped: Option<(Ticket, u64)>,
 }
 
 impl Placer {
@@ -128,9 +128,22 @@ impl Placer {
         timer.into_iter().chain(self.look_at).min()
     }
 
+    /// Of all decode nodes' blocks, those that are free and of no use: whoever is next in line would fit into them
+    /// together, and fits on no node (Llumnix, OSDI'24, §3). What is kept for sequences to grow counts as free.
+    pub fn fragmented(&self) -> f64 {
+        let Some((ticket, needed)) = self.cramped else { return 0.0 };
+        let Some(known) = self.tickets.get(&ticket) else { return 0.0 };
+        let nodes = self.view.decode.iter();
+        let able = nodes.filter(|node| node.accepts() && node.group.model == known.model);
+        let (free, all) = able.fold((0, 0), |(free, all), node| {
+            (free + node.free_blocks(), all + u64::from(node.total_blocks))
+        });
+        if free < needed { 0.0 } else { free as f64 / (all as f64).max(1.0) }
+    }
+
     /// Who is to move elsewhere.
     pub fn rebalance(&mut self, rebalancer: &mut Rebalancer, now: Time) -> Vec<Proposal> {
-        let waiting = self.cramped.and_then(|ticket| {
+        let waiting = self.cramped.and_then(|(ticket, _)| {
             let queue = self.queues.get(&self.tickets.get(&ticket)?.model)?;
             Some(&queue.get(ticket)?.request)
         });
@@ -185,8 +198,8 @@ impl Placer {
                     self.look_at = Some(self.look_at.map_or(at, |before| before.min(at)));
                     break;
                 }
-                Decision::Queue(Shortage::DecodeBlocks { .. }) => {
-                    self.cramped.get_or_insert(ticket);
+                Decision::Queue(Shortage::DecodeBlocks { needed, .. }) => {
+                    self.cramped.get_or_insert((ticket, needed));
                     break;
                 }
                 Decision::Queue(_) => break,

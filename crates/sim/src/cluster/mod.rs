@@ -116,6 +116,7 @@ pub(crate) struct Finished {
     pub(crate) scaling: Option<ScalingReport>,
     pub(crate) moves: MoveStats,
     pub(crate) switched: Vec<Switched>,
+    pub(crate) fragmented: f64,
     pub(crate) events: u64,
 }
 
@@ -144,6 +145,9 @@ pub(crate) struct Simulation<'a> {
     /// Places that sequences have left, until their nodes have given them up.
     departures: Map<Moving, Departure>,
     moves: MoveStats,
+    /// Of decode pools, what is free and of no use: its integral over time so far, in seconds, and since when it is
+    /// what.
+    fragmented: (f64, Time, f64),
     workload: Workload,
     next: Option<Request>,
     offered: u64,
@@ -213,6 +217,7 @@ impl<'a> Simulation<'a> {
             rebalancer: Rebalancer::new(scenario.rebalance),
             departures: Map::default(),
             moves: MoveStats::default(),
+            fragmented: (0.0, Time::ZERO, 0.0),
             workload,
             next: None,
             offered: 0,
@@ -391,15 +396,17 @@ impl<'a> Simulation<'a> {
         let scaling = self.scaling.map(|scaling| scaling.report(&nodes, self.last_ended));
         outcomes.sort_by_key(|outcome| outcome.number);
         nodes.iter_mut().for_each(|node| node.stats.holds(now, 0));
+        let ended = self.last_ended;
         Finished {
             outcomes,
             nodes,
-            ended: self.last_ended,
+            ended,
             over_context: self.workload.over_context(),
             leaks,
             reservations: self.placer.view().reservations(),
             scaling,
             moves: self.moves,
+            fragmented: self.fragmented.0 / ended.since(Time::ZERO).as_secs_f64().max(1e-9),
             switched: self.roles.map_or_else(Vec::new, |roles| roles.changes),
             events: self.events,
         }

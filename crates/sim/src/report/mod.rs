@@ -61,6 +61,9 @@ pub struct Report {
     /// Workers that changed roles.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub switched: Vec<Switched>,
+    /// Of decode pools, what was free in the mean and of no use: who was next in line would have fitted into it
+    /// together, and fitted on no worker.
+    pub fragmented: f64,
     /// If workers came and went.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scaling: Option<ScalingReport>,
@@ -201,6 +204,7 @@ impl Report {
             scaling,
             moves,
             switched,
+            fragmented,
             events,
         } = finished;
         let offered = outcomes.len() as u64;
@@ -262,6 +266,7 @@ impl Report {
             scaling,
             moves: MovesReport::of(moves),
             switched,
+            fragmented,
             events,
             outcomes,
         }

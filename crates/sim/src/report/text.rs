@@ -37,6 +37,9 @@ impl fmt::Display for Report {
         if self.cached_share > 0.0 {
             writeln!(f, "cached     {:.1} % of prompt tokens", 100.0 * self.cached_share)?;
         }
+        if self.fragmented > 0.0 {
+            writeln!(f, "fragmented {:.1} % of decode pools", 100.0 * self.fragmented)?;
+        }
         if self.out_of_reach > 0 {
             writeln!(
                 f,
