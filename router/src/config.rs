@@ -104,6 +104,9 @@ pub struct PlacementConfig {
     /// Whether nodes that decode compute longer prompts too when no prefill node can be in time, as
     /// far as they can spare it.
     pub lend: bool,
+    /// What is a request's of a class counts so many times as much as what is one's of the class below: the time
+    /// that others cost it, and its objective.
+    pub priority_weight: f64,
 }
 
 /// The files and batches a router keeps; see `docs/batches.md`.
@@ -199,7 +202,8 @@ impl Default for PlacementConfig {
     fn default() -> Self {
         let PolicyConfig { policy, max_waiting, expected_output_tokens, near_equal, .. } =
             PolicyConfig::default();
-        let PolicyConfig { queue_ahead, local_tokens, lend, .. } = PolicyConfig::default();
+        let PolicyConfig { queue_ahead, local_tokens, lend, priority_weight, .. } =
+            PolicyConfig::default();
         let queue_ahead = Span(queue_ahead);
         PlacementConfig {
             policy,
@@ -209,6 +213,7 @@ impl Default for PlacementConfig {
             queue_ahead,
             local_tokens,
             lend,
+            priority_weight,
         }
     }
 }
@@ -262,6 +267,11 @@ impl RouterConfig {
                 return Err(ConfigError::invalid(key, share, "must be a share from 0 to 1"));
             }
         }
+        let weight = self.policy.priority_weight;
+        if !(1.0..=16.0).contains(&weight) {
+            let why = "must be from 1 to 16";
+            return Err(ConfigError::invalid("policy.priority_weight", weight, why));
+        }
         for (tenant, &share) in &self.tenant_shares {
             if !SHARES.contains(&share) {
                 let why = format!("the share of {tenant:?} must be from 0.001 to 1000");
@@ -285,6 +295,7 @@ impl RouterConfig {
             queue_ahead,
             local_tokens,
             lend,
+            priority_weight,
         } = self.policy;
         PolicyConfig {
             policy,
@@ -294,6 +305,7 @@ impl RouterConfig {
             queue_ahead: queue_ahead.0,
             local_tokens,
             lend,
+            priority_weight,
             max_queued: self.limits.max_queued as usize,
             max_queue_time: self.timeouts.queue.0,
             batch_prompts: self.batches.max_prompts,
@@ -408,6 +420,7 @@ mod tests {
             ("timeouts.lease=1ms", "timeouts.lease = 1ms"),
             ("timeouts.lease=1s", "timeouts.lease = 1s"),
             ("policy.near_equal=2.0", "policy.near_equal = 2"),
+            ("policy.priority_weight=0.5", "policy.priority_weight = 0.5"),
             ("batches.spare=-0.5", "batches.spare = -0.5"),
             ("batches.window=25h", "batches.window = 25h"),
             ("batches.max_running=0", "batches.max_running = 0"),

@@ -30,6 +30,9 @@ pub struct PolicyConfig {
     pub batch_prompts: u32,
     /// and on nodes where this share of all blocks stays free.
     pub batch_spare: f64,
+    /// What is a request's of a class counts so many times as much as what is one's of the class below: the time
+    /// that others cost it, and its objective.
+    pub priority_weight: f64,
 }
 
 /// How nodes are chosen. All but [`Policy::Joint`] are there to be compared with: they choose each
@@ -83,6 +86,7 @@ impl Default for PolicyConfig {
             shortlist: 16,
             batch_prompts: 1,
             batch_spare: 0.25,
+            priority_weight: 4.0,
         }
     }
 }

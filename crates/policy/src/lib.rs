@@ -67,4 +67,4 @@ pub use placement::{decide, destination};
 pub use placer::{Placer, Ticket, Verdict};
 pub use prefix::MissedEvents;
 pub use request::{PromptHashes, RequestView};
-pub use reservation::{Demand, ReservationId, Reserved};
+pub use reservation::{Demand, ReservationId, Reserved, Weight};

@@ -28,6 +28,32 @@ pub struct Demand {
     pub decode_blocks: u64,
     /// What each output token may take, if the client said.
     pub tpot: Option<Duration>,
+    pub weight: Weight,
+}
+
+/// How much a request counts beside others, in thousandths: sums of it are exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weight(u64);
+
+impl Weight {
+    const ONE: u64 = 1000;
+
+    /// `base` to the power of the class's priority.
+    pub fn of(base: f64, priority: u8) -> Self {
+        let weight = base.max(1.0).powi(priority.min(8).into());
+        Weight((weight * Weight::ONE as f64).round() as u64)
+    }
+
+    pub fn value(self) -> f64 {
+        self.0 as f64 / Weight::ONE as f64
+    }
+}
+
+/// Of the lowest class.
+impl Default for Weight {
+    fn default() -> Self {
+        Weight(Weight::ONE)
+    }
 }
 
 impl Demand {
@@ -52,6 +78,8 @@ pub struct Reserved {
     pub objectives: u64,
     /// and the sum of its logarithms: of nanoseconds, in millionths.
     objective_logs: i64,
+    /// Of those that decode, in thousandths.
+    weights: u64,
 }
 
 impl Reserved {
@@ -79,6 +107,7 @@ impl Reserved {
             blocks: demand.decode_blocks,
             objectives: demand.tpot.is_some().into(),
             objective_logs: demand.tpot.map_or(0, log),
+            weights: demand.weight.0,
             ..Reserved::default()
         }
     }
@@ -97,6 +126,14 @@ impl Reserved {
             .then(|| (self.objective_logs as f64 / self.objectives as f64 / 1e6).exp() / 1e9)
     }
 
+    /// How much one that decodes counts in the mean.
+    pub(crate) fn mean_weight(&self) -> f64 {
+        match self.sequences {
+            0 => 1.0,
+            sequences => Weight(self.weights).value() / sequences as f64,
+        }
+    }
+
     pub(crate) fn add(&mut self, other: Reserved) {
         self.sequences += other.sequences;
         self.queued += other.queued;
@@ -105,6 +142,7 @@ impl Reserved {
         self.blocks += other.blocks;
         self.objectives += other.objectives;
         self.objective_logs += other.objective_logs;
+        self.weights += other.weights;
     }
 
     pub(crate) fn take(&mut self, other: Reserved) {
@@ -115,6 +153,7 @@ impl Reserved {
         self.blocks -= other.blocks;
         self.objectives -= other.objectives;
         self.objective_logs -= other.objective_logs;
+        self.weights -= other.weights;
     }
 }
 

@@ -20,8 +20,6 @@ pub struct RebalanceConfig {
     pub faster: f64,
     /// A pool is too full if it has less room than its sequences are reckoned to need within this time.
     pub ahead: Span,
-    /// How many times as much an objective counts as one of the class below.
-    pub priority_weight: f64,
     /// Of a link, what the pages of a request that moves are reckoned to get.
     pub link_share: f64,
 }
@@ -36,7 +34,6 @@ impl Default for RebalanceConfig {
             objectives,
             faster,
             ahead,
-            priority_weight,
             link_share,
             ..
         } = rebalance::RebalanceConfig::default();
@@ -48,7 +45,6 @@ impl Default for RebalanceConfig {
             objectives,
             faster,
             ahead: Span(ahead),
-            priority_weight,
             link_share,
         }
     }
@@ -64,15 +60,7 @@ impl RebalanceConfig {
 
     /// What the policy is told.
     pub(crate) fn policy(&self) -> rebalance::RebalanceConfig {
-        let RebalanceConfig {
-            enabled,
-            at_once,
-            objectives,
-            faster,
-            priority_weight,
-            link_share,
-            ..
-        } = *self;
+        let RebalanceConfig { enabled, at_once, objectives, faster, link_share, .. } = *self;
         rebalance::RebalanceConfig {
             enabled,
             every: self.every.0,
@@ -81,7 +69,6 @@ impl RebalanceConfig {
             objectives,
             faster,
             ahead: self.ahead.0,
-            priority_weight,
             link_share,
             ..rebalance::RebalanceConfig::default()
         }

@@ -13,6 +13,7 @@ pub(crate) struct Decoded {
     pub(crate) id: ReservationId,
     pub(crate) class: ClassId,
     pub(crate) priority: u8,
+    pub(crate) weight: f64,
     /// Seconds for each token after the first.
     pub(crate) tpot: Option<f64>,
     /// Seconds since its first token,
@@ -47,6 +48,7 @@ impl ClusterView {
                 id,
                 class: reservation.class,
                 priority: reservation.priority,
+                weight: reservation.placement.demand.weight.value(),
                 tpot: tpot.map(|tpot| tpot.as_secs_f64()),
                 since_first: first.map_or(0.0, |first| now.since(first).as_secs_f64()),
                 age: age.unwrap_or(0.0),

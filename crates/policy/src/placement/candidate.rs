@@ -74,7 +74,7 @@ impl<'a> Candidate<'a> {
         let mut prefill = question.prefill(node);
         let alone = prefill.compute;
         let mut stall = 0.0;
-        if decode.others > 0 {
+        if decode.others > 0.0 {
             let new_tokens = u64::from(question.request.tokens - prefill.cached);
             prefill.compute += node.latency.steps(new_tokens) as f64 * decode.before;
             prefill = question.timed(prefill);
@@ -92,7 +92,7 @@ impl<'a> Candidate<'a> {
             cost: prefill.ttft
                 + prefill.harm()
                 + more * (decode.step + decode.harm())
-                + alone * decode.others as f64,
+                + alone * decode.others,
         }
     }
 
@@ -171,6 +171,7 @@ impl<'a> Candidate<'a> {
                 prefill_blocks: question.prefill_blocks(prefill.node),
                 decode_blocks: decode.map_or(0, |decode| question.decode_blocks(decode.node)),
                 tpot: question.request.slo.tpot.filter(|_| decode.is_some()),
+                weight: question.weight,
             },
             predicted: self.predicted(),
             alternatives: Vec::new(),
@@ -194,7 +195,7 @@ impl PrefillSide<'_> {
 impl DecodeSide<'_> {
     /// What the request adds to each step, over all of the others.
     pub(super) fn harm(&self) -> f64 {
-        self.share * self.others as f64
+        self.share * self.others
     }
 }
 

@@ -71,6 +71,7 @@ fn placement(question: &Question<'_>, side: &DecodeSide<'_>, candidates: u32) ->
             prefill_blocks: 0,
             decode_blocks: question.decode_blocks(node),
             tpot: question.request.slo.tpot,
+            weight: question.weight,
         },
         predicted: Prediction {
             tpot: seconds(side.step),

@@ -216,7 +216,7 @@ impl<'a> Costs<'a> {
     /// Whether the prompt fits into what those who decode there can spare while an output lasts, less
     /// what was lent of that lately.
     fn has_spare_time(&self, side: &DecodeSide<'_>) -> bool {
-        if side.others == 0 {
+        if side.others == 0.0 {
             return true;
         }
         let spare = side.node.spare();

@@ -6,7 +6,7 @@ use baton_types::{Role, Time, blocks_for};
 
 use crate::{
     Expected, NodeView, Policy, PolicyConfig, RequestView, chance::chance, prefix::Matches,
-    prompts::Ahead,
+    prompts::Ahead, reservation::Weight,
 };
 
 /// Attainments that differ by less are as good.
@@ -46,8 +46,8 @@ pub(super) struct PrefillSide<'a> {
 pub(super) struct DecodeSide<'a> {
     pub(super) node: &'a NodeView,
     pub(super) cached: u32,
-    /// Those already there.
-    pub(super) others: u64,
+    /// Those already there, each by its weight beside the request's own.
+    pub(super) others: f64,
     /// A step before the request has joined,
     pub(super) before: f64,
     /// and after it.
@@ -71,6 +71,7 @@ pub(super) struct Question<'a> {
     /// Seconds left for the first token, and seconds for each of the others.
     pub(super) ttft: Option<f64>,
     pub(super) tpot: Option<f64>,
+    pub(super) weight: Weight,
 }
 
 impl<'a> Question<'a> {
@@ -85,7 +86,8 @@ impl<'a> Question<'a> {
         let waited = now.since(request.arrived).as_secs_f64();
         let ttft = request.slo.ttft.map(|ttft| ttft.as_secs_f64() - waited);
         let tpot = request.slo.tpot.map(|tpot| tpot.as_secs_f64());
-        Question { request, matches, expected, now, due, ttft, tpot }
+        let weight = Weight::of(config.priority_weight, request.class.priority);
+        Question { request, matches, expected, now, due, ttft, tpot, weight }
     }
 
     /// Tokens after the first.
@@ -156,7 +158,7 @@ impl<'a> Question<'a> {
         let mut side = DecodeSide {
             node,
             cached: self.cached(node),
-            others,
+            others: others as f64 * node.reserved.mean_weight() / self.weight.value(),
             before,
             step: after,
             share: node.latency.decode_share(own).as_secs_f64(),

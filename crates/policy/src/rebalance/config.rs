@@ -22,8 +22,6 @@ pub struct RebalanceConfig {
     pub ahead: Duration,
     /// in the mean and so many standard deviations.
     pub deviations: f64,
-    /// An objective counts so many times as much as one of the class below.
-    pub priority_weight: f64,
     /// Of a link, what the pages of a request that moves get,
     pub link_share: f64,
     /// and what copying them takes of its node's steps.
@@ -41,7 +39,6 @@ impl Default for RebalanceConfig {
             faster: 0.02,
             ahead: Duration::from_secs(2),
             deviations: 1.0,
-            priority_weight: 4.0,
             link_share: 0.2,
             overhead: 0.02,
         }
@@ -80,13 +77,6 @@ impl RebalanceConfig {
         }
         if !(self.link_share > 0.0 && self.link_share <= 1.0) {
             return error("rebalance.link_share", self.link_share, "above 0 and at most 1");
-        }
-        if !(self.priority_weight >= 1.0 && self.priority_weight <= 16.0) {
-            return error(
-                "rebalance.priority_weight",
-                self.priority_weight,
-                "a number from 1 to 16",
-            );
         }
         Ok(())
     }

@@ -104,14 +104,15 @@ impl<'a> Side<'a> {
             let block_tokens = self.view.group.layout.block_tokens.max(1);
             let all = cluster.decoded_on(self.view, now).into_iter();
             let running = all.filter(|sequence| !sequence.is_leaving).map(|sequence| {
-                let Decoded { id, priority, tpot, since_first, age, tokens, most, .. } = sequence;
+                let Decoded { id, priority, weight, tpot, since_first, age, tokens, most, .. } =
+                    sequence;
                 let context = u64::from(tokens) + age as u64;
                 let model = &self.view.group.model;
                 let is_cooling = sequence.is_cooling(now, config.cool_down);
                 Running {
                     id,
                     priority,
-                    weight: config.priority_weight.powi(priority.min(8).into()),
+                    weight,
                     tpot,
                     elapsed: since_first,
                     done: age,
@@ -177,6 +178,16 @@ impl<'a> Side<'a> {
     /// The same of all, as things are.
     pub(super) fn met_now(&self) -> f64 {
         *self.met.get_or_init(|| self.met(self.step, None))
+    }
+
+    /// Its sequences, those on their way included,
+    pub(super) fn count(&self) -> f64 {
+        self.batch as f64
+    }
+
+    /// and about how much they weigh.
+    pub(super) fn load(&self) -> f64 {
+        self.batch as f64 * self.view.reserved.mean_weight()
     }
 
     /// Of all its sequences.

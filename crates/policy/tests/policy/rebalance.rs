@@ -185,6 +185,42 @@ fn a_lower_class_makes_way_for_a_higher_one() {
     assert_ne!(proposals[0].reservation, high);
 }
 
+/// Every node has eight of the lower class, and some have one of a class that counts 16 times as much, or a few:
+/// these are faster afterwards by more than the others are slower.
+#[test]
+fn higher_classes_come_together_where_steps_are_short() {
+    let mut world = World::new(&["d1", "d2", "d3", "d4"]);
+    for (node, high) in [("d1", 3), ("d2", 1), ("d3", 0), ("d4", 1)] {
+        for priority in std::iter::repeat_n(2, high).chain([0; 8]) {
+            let request = world.request(30, 60);
+            world.put(node, RequestView { class: class(priority), ..request });
+        }
+    }
+    // In the mean over those of a class, in milliseconds.
+    let steps = |world: &World, priority: u8| {
+        let all = world.running.values().filter(|(_, request)| request.class.priority == priority);
+        let steps: Vec<f64> =
+            all.map(|(node, _)| world.step(&node.to_string()).as_secs_f64() * 1e3).collect();
+        steps.iter().sum::<f64>() / steps.len() as f64
+    };
+    let (high, low) = (steps(&world, 2), steps(&world, 0));
+    for _ in 0..40 {
+        for proposal in world.look(None) {
+            world.make(&proposal);
+        }
+    }
+    let (high_after, low_after) = (steps(&world, 2), steps(&world, 0));
+    assert!(high_after < 0.75 * high, "from {high:.2} to {high_after:.2} ms");
+    assert!(low_after < 1.3 * low, "from {low:.2} to {low_after:.2} ms");
+    // Whoever comes of the lower class goes elsewhere, and whoever comes of the higher one there.
+    let of = |world: &World, priority| {
+        let request = RequestView { class: class(priority), ..request(30, 60, 999_000) };
+        placed(ask(&world.view, &request, 1)).path.decode().expect("a decode node").node.clone()
+    };
+    let (high, low) = (of(&world, 2), of(&world, 0));
+    assert!(high != low && world.step(&high.to_string()) < world.step(&low.to_string()));
+}
+
 /// 100 blocks each: 60 in use by three on either node, and one waits that needs 50.
 #[test]
 fn one_who_fits_nowhere_is_made_room_for() {
