@@ -94,8 +94,8 @@ pub(crate) fn section(inputs: &Inputs, scale: Scale) -> Result<String, EvalError
     }
     let mut out = String::from(
         "| workers | trace | dispatch, load | moving | attainment, % | TTFT P99, ms | TPOT P99, ms | \
-         longest gap P99, ms | preemptions | moves |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+         longest gap P99, ms | preemptions | fragmented, % | moves |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for place in &places {
         moving(place, scale, &mut out)?;
@@ -118,7 +118,7 @@ fn moving(place: &Place, scale: Scale, out: &mut String) -> Result<(), EvalError
             let preempted =
                 |report: &Report| report.roles.iter().map(|role| role.preemptions as f64).sum();
             let row = format!(
-                "| {} | {} | {}, {load} × | {} | {:.1} | {:.0} | {:.1} | {:.0} | {:.0} | {:.0} |",
+                "| {} | {} | {}, {load} × | {} | {:.1} | {:.0} | {:.1} | {:.0} | {:.0} | {:.1} | {:.0} |",
                 place.cell.world.workers,
                 place.name(),
                 System { policy, shape: Shape::Split }.policy_name(),
@@ -128,6 +128,7 @@ fn moving(place: &Place, scale: Scale, out: &mut String) -> Result<(), EvalError
                 mean(&|report| p99(report.tpot_ms)),
                 mean(&|report| p99(report.longest_gap_ms)),
                 mean(&preempted),
+                mean(&|report| 100.0 * report.fragmented),
                 mean(&moves),
             );
             eprintln!("{row}");

@@ -183,6 +183,10 @@ impl<P: Pulse> Registration<P> {
             }
             last = Some(Instant::now());
             let beat = self.pulse.heartbeat(known);
+            // What it says then is the other's, which isn't registered yet.
+            if self.identity.has_changed().unwrap_or(false) {
+                continue;
+            }
             let told = beat.kv_events.as_ref().map(|events| events.upto);
             let message = join_request::Message::Heartbeat(beat);
             match sender.try_send(JoinRequest { message: Some(message) }) {
