@@ -158,7 +158,10 @@ impl Offer {
         match order {
             SourceOrder::Look => {
                 let snapshot = steps.look(key, epoch).await;
-                let standing = standing(snapshot.as_ref());
+                let standing = snapshot.as_ref().map_or(Standing::Gone, |snapshot| {
+                    let Snapshot { has_place, is_decoding, cached, .. } = *snapshot;
+                    Standing::here(has_place, is_decoding, cached)
+                });
                 self.is_computing = matches!(standing, Standing::Computing { .. });
                 self.blocks = snapshot.map_or_else(Vec::new, |snapshot| snapshot.blocks);
                 self.source.stands(standing);
@@ -190,15 +193,6 @@ impl Offer {
             SourceOrder::Release => steps.release(key, epoch, attempt).await,
         }
         Ok(())
-    }
-}
-
-fn standing(snapshot: Option<&Snapshot>) -> Standing {
-    match snapshot {
-        None => Standing::Gone,
-        Some(Snapshot { has_place: false, .. }) => Standing::Waiting,
-        Some(Snapshot { cached, is_decoding: true, .. }) => Standing::Decoding { cached: *cached },
-        Some(Snapshot { cached, .. }) => Standing::Computing { cached: *cached },
     }
 }
 

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use baton_transfer_protocol::{Hello, VERSION};
 use baton_types::{Generation, KvLayout, NodeId, NumericsId, Role};
 use tokio::sync::watch;
@@ -17,7 +15,7 @@ pub struct PeerIdentity {
 /// A node's identity, as everything in its process sees it: it changes when the node takes another role. Streams
 /// that have said hello keep what they said.
 #[derive(Clone, Debug)]
-pub struct SharedIdentity(Arc<watch::Sender<PeerIdentity>>);
+pub struct SharedIdentity(watch::Sender<PeerIdentity>);
 
 impl SharedIdentity {
     pub fn get(&self) -> PeerIdentity {
@@ -45,6 +43,6 @@ impl SharedIdentity {
 
 impl From<PeerIdentity> for SharedIdentity {
     fn from(identity: PeerIdentity) -> Self {
-        SharedIdentity(Arc::new(watch::Sender::new(identity)))
+        SharedIdentity(watch::Sender::new(identity))
     }
 }

@@ -43,6 +43,17 @@ pub enum Standing {
     Gone,
 }
 
+impl Standing {
+    /// Of a sequence that is here, with so many tokens in the cache if it has a place there.
+    pub fn here(has_place: bool, is_decoding: bool, cached: u32) -> Self {
+        match (has_place, is_decoding) {
+            (false, _) => Standing::Waiting,
+            (true, true) => Standing::Decoding { cached },
+            (true, false) => Standing::Computing { cached },
+        }
+    }
+}
+
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceOrder {

@@ -141,6 +141,15 @@ impl<P: Pulse> Registration<P> {
         Hello { generation: generation.0, role, ..self.hello.clone() }
     }
 
+    fn obey(&self, order: &TakeRole) {
+        match Role::try_from(order.role()) {
+            Ok(role) => self.pulse.take_role(role),
+            Err(error) => {
+                tracing::warn!(router = self.router, %error, "an order was not understood")
+            }
+        }
+    }
+
     async fn beat(
         &mut self,
         busy: Duration,
@@ -194,17 +203,6 @@ impl<P: Pulse> Registration<P> {
                 // A router that lags hears the next one; one that is gone is found by keep-alive.
                 Err(mpsc::error::TrySendError::Full(_)) => {}
                 Err(mpsc::error::TrySendError::Closed(_)) => return Err(JoinError::Ended),
-            }
-        }
-    }
-}
-
-impl<P: Pulse> Registration<P> {
-    fn obey(&self, order: &TakeRole) {
-        match Role::try_from(order.role()) {
-            Ok(role) => self.pulse.take_role(role),
-            Err(error) => {
-                tracing::warn!(router = self.router, %error, "an order was not understood")
             }
         }
     }

@@ -190,23 +190,40 @@ pub(crate) struct Stats {
     pub(crate) busy: Duration,
     pub(crate) preemptions: u64,
     pub(crate) sent_bytes: u64,
-    /// Of held blocks over time, in block-nanoseconds.
-    held: f64,
+    held: OverTime,
     pub(crate) peak_held: u32,
+}
+
+/// What a value is in the mean.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OverTime {
+    /// So far, in nanoseconds of it,
+    sum: f64,
+    /// and since when it is what.
     seen: Time,
-    last_held: u32,
+    last: f64,
+}
+
+impl OverTime {
+    /// From now on it is this.
+    pub(crate) fn is(&mut self, now: Time, value: f64) {
+        self.sum += self.last * now.since(self.seen).as_nanos() as f64;
+        (self.seen, self.last) = (now, value);
+    }
+
+    pub(crate) fn mean(&self, over: Duration) -> f64 {
+        self.sum / (over.as_nanos() as f64).max(1.0)
+    }
 }
 
 impl Stats {
     pub(crate) fn holds(&mut self, now: Time, held: u32) {
-        self.held += f64::from(self.last_held) * now.since(self.seen).as_nanos() as f64;
-        self.seen = now;
-        self.last_held = held;
+        self.held.is(now, held.into());
         self.peak_held = self.peak_held.max(held);
     }
 
     pub(crate) fn mean_held(&self, over: Duration) -> f64 {
-        self.held / (over.as_nanos() as f64).max(1.0)
+        self.held.mean(over)
     }
 }
 

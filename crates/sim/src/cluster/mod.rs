@@ -47,7 +47,7 @@ pub(crate) use transfers::TransferId;
 use crate::{
     Map,
     network::Network,
-    node::{Node, Work},
+    node::{Node, OverTime, Work},
     outcome::Outcome,
     random::{Draws, Purpose, draws},
     report::{Report, ScalingReport, Switched},
@@ -145,9 +145,8 @@ pub(crate) struct Simulation<'a> {
     /// Places that sequences have left, until their nodes have given them up.
     departures: Map<Moving, Departure>,
     moves: MoveStats,
-    /// Of decode pools, what is free and of no use: its integral over time so far, in seconds, and since when it is
-    /// what.
-    fragmented: (f64, Time, f64),
+    /// Of decode pools, what is free and of no use.
+    fragmented: OverTime,
     workload: Workload,
     next: Option<Request>,
     offered: u64,
@@ -217,7 +216,7 @@ impl<'a> Simulation<'a> {
             rebalancer: Rebalancer::new(scenario.rebalance),
             departures: Map::default(),
             moves: MoveStats::default(),
-            fragmented: (0.0, Time::ZERO, 0.0),
+            fragmented: OverTime::default(),
             workload,
             next: None,
             offered: 0,
@@ -406,7 +405,7 @@ impl<'a> Simulation<'a> {
             reservations: self.placer.view().reservations(),
             scaling,
             moves: self.moves,
-            fragmented: self.fragmented.0 / ended.since(Time::ZERO).as_secs_f64().max(1e-9),
+            fragmented: self.fragmented.mean(ended - Time::ZERO),
             switched: self.roles.map_or_else(Vec::new, |roles| roles.changes),
             events: self.events,
         }

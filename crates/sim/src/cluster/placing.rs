@@ -79,9 +79,7 @@ impl Simulation<'_> {
                 Verdict::Refused(refusal) => self.end(number, End::Failed(refusal.reason())),
             }
         }
-        let (sum, since, was) = self.fragmented;
-        let sum = sum + was * self.now.since(since).as_secs_f64();
-        self.fragmented = (sum, self.now, self.placer.fragmented());
+        self.fragmented.is(self.now, self.placer.fragmented());
         let waits = self.placer.poll_timeout();
         let lives = self.deadlines.front().map(|&(deadline, _)| deadline);
         if let Some(at) = waits.into_iter().chain(lives).min()

@@ -85,7 +85,10 @@ impl Simulation<'_> {
         let Node { scheduler, offerings, .. } = &mut self.nodes[node];
         let Some(offering) = offerings.get_mut(&moving) else { return };
         let snapshot = scheduler.snapshot(moving.key, offering.epoch);
-        let standing = standing(snapshot.as_ref());
+        let standing = snapshot.as_ref().map_or(Standing::Gone, |snapshot| {
+            let Snapshot { has_place, is_decoding, cached, .. } = *snapshot;
+            Standing::here(has_place, is_decoding, cached)
+        });
         offering.is_computing = matches!(standing, Standing::Computing { .. });
         offering.blocks = snapshot.map_or_else(Vec::new, |snapshot| snapshot.blocks);
         offering.machine.stands(standing);
@@ -219,14 +222,5 @@ impl Simulation<'_> {
             return self.queue.push(self.now + COMPUTING, event);
         }
         self.offering_sent(node, moving);
-    }
-}
-
-fn standing(snapshot: Option<&Snapshot>) -> Standing {
-    match snapshot {
-        None => Standing::Gone,
-        Some(Snapshot { has_place: false, .. }) => Standing::Waiting,
-        Some(Snapshot { cached, is_decoding: true, .. }) => Standing::Decoding { cached: *cached },
-        Some(Snapshot { cached, .. }) => Standing::Computing { cached: *cached },
     }
 }
