@@ -35,6 +35,11 @@ impl Pid {
         Ok(kill_process(self.raw, Signal::TERM)?)
     }
 
+    /// Ends it in a way that makes runtimes say where they are.
+    pub fn abort(&self) -> io::Result<()> {
+        Ok(kill_process(self.raw, Signal::ABORT)?)
+    }
+
     /// As `kill -9` does.
     pub fn kill(&self) -> io::Result<()> {
         Ok(kill_process(self.raw, Signal::KILL)?)

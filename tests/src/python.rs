@@ -1,7 +1,15 @@
 //! Clients in Python, as their users have them.
 
-use std::process::{Command, Stdio};
+use std::{
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
 
+use crate::Pid;
+
+/// How long a script may take; it is a matter of seconds, even when others use the cores.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// What documents call a cluster.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8000";
 
@@ -30,7 +38,16 @@ pub fn python_example(document: &str, address: &str) {
 }
 
 fn run(python: &mut Command) {
-    let output = python.stdin(Stdio::null()).output().expect("python3 starts");
+    let python = python.env("PYTHONFAULTHANDLER", "1").stdin(Stdio::null());
+    let child = python.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = child.expect("python3 starts");
+    let pid = Pid::new(child.id()).expect("a child has an id");
+    let output = thread::spawn(|| child.wait_with_output());
+    if !pid.wait_end(PATIENCE) {
+        // It says where each of its threads is.
+        pid.abort().expect("a child that runs can be ended");
+    }
+    let output = output.join().expect("waiting doesn't panic").expect("python3 can be read");
     let (said, errors) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(
