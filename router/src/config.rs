@@ -14,7 +14,7 @@ use std::{
 };
 
 use baton_node::{
-    config::{ByteSize, ConfigError, Sources, Span},
+    config::{ByteSize, ConfigError, RegistryConfig, Sources, Span},
     telemetry::{LogConfig, LogFormat},
 };
 use baton_policy::{Policy, PolicyConfig};
@@ -37,6 +37,12 @@ pub struct RouterConfig {
     pub listen: SocketAddr,
     /// Where nodes register.
     pub control_listen: SocketAddr,
+    /// The host that nodes reach the control port at. Needed with a registry when the port listens on all
+    /// addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// Where nodes find this router and the others, and where one of them is elected.
+    pub registry: RegistryConfig,
     pub limits: LimitsConfig,
     pub timeouts: TimeoutsConfig,
     pub policy: PlacementConfig,
@@ -141,6 +147,8 @@ impl Default for RouterConfig {
         RouterConfig {
             listen: local(8000),
             control_listen: local(8001),
+            advertise: None,
+            registry: RegistryConfig::default(),
             limits: LimitsConfig::default(),
             timeouts: TimeoutsConfig::default(),
             policy: PlacementConfig::default(),
@@ -278,6 +286,13 @@ impl RouterConfig {
                 return Err(ConfigError::invalid("tenant_shares", share, why));
             }
         }
+        if !self.registry.etcd.is_empty()
+            && self.advertise.is_none()
+            && self.control_listen.ip().is_unspecified()
+        {
+            let why = "set advertise to the host that nodes reach this router at";
+            return Err(ConfigError::invalid("control_listen", self.control_listen, why));
+        }
         self.classes.validate()?;
         self.advice.validate()?;
         self.rebalance.validate()?;
@@ -328,6 +343,12 @@ pub struct RouterFlags {
     /// Where nodes register.
     #[arg(long, value_name = "IP:PORT")]
     pub control: Option<SocketAddr>,
+    /// An etcd endpoint, where nodes find this router. Repeatable, for the members of one etcd cluster.
+    #[arg(long, value_name = "http://HOST:PORT")]
+    pub etcd: Vec<String>,
+    /// The host nodes reach the control port at.
+    #[arg(long, value_name = "HOST")]
+    pub advertise: Option<String>,
     /// Folder for uploaded files and batches, this router's alone.
     #[arg(long, value_name = "DIR")]
     pub batch_dir: Option<PathBuf>,
@@ -353,6 +374,8 @@ impl RouterFlags {
             .environment(ENVIRONMENT, environment)
             .flag("--listen", "listen", self.listen)
             .flag("--control", "control_listen", self.control)
+            .flag("--etcd", "registry.etcd", Some(&self.etcd).filter(|etcd| !etcd.is_empty()))
+            .flag("--advertise", "advertise", self.advertise.as_ref())
             .flag("--batch-dir", "batches.directory", self.batch_dir.clone())
             .flag("--log-format", "log.format", self.log_format)
             .set(&self.set)?
@@ -408,6 +431,15 @@ mod tests {
         }
         let printed = baton_node::config::to_toml(&config).unwrap();
         assert!(printed.contains("[latency.models.\"m-1.5\"]"), "{printed}");
+    }
+
+    #[test]
+    fn with_a_registry_others_must_know_where_the_router_is() {
+        let set = ["registry.etcd=[\"http://e:2379\"]", "control_listen=\"0.0.0.0:8001\""];
+        let error = load(&[], &set).unwrap_err();
+        assert!(error.contains("control_listen = 0.0.0.0:8001: set advertise"), "{error}");
+        let advertised = [set[0], set[1], "advertise=\"router-0\""];
+        assert_eq!(load(&[], &advertised).unwrap().advertise.as_deref(), Some("router-0"));
     }
 
     #[test]

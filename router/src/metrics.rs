@@ -20,7 +20,7 @@ use prometheus_client::{
 
 use self::latency::Latencies;
 pub(crate) use self::latency::NodeLatency;
-use crate::error::Outcome;
+use crate::{cluster::Counts, error::Outcome};
 
 /// A router's metrics. Clones share them.
 #[derive(Clone)]
@@ -37,6 +37,7 @@ pub(crate) struct RouterMetrics {
     migration_time: Histogram,
     migration_gap: Histogram,
     nodes: Family<RoleLabel, Gauge>,
+    leads: Gauge,
     recommended: Family<ModelRoleLabel, Gauge>,
     batch_lines: Family<BatchLabel, Counter>,
     batch_lines_running: Gauge,
@@ -142,6 +143,7 @@ impl RouterMetrics {
             migration_time: Histogram::new(exponential_buckets(1e-3, 2.0, 17)),
             migration_gap: Histogram::new(exponential_buckets(2.5e-4, 2.0, 16)),
             nodes: Family::default(),
+            leads: Gauge::default(),
             recommended: Family::default(),
             batch_lines: Family::default(),
             batch_lines_running: Gauge::default(),
@@ -180,6 +182,7 @@ impl RouterMetrics {
         let help = "From the source's last token to the destination's first";
         router.register("migration_gap_seconds", help, self.migration_gap.clone());
         router.register("nodes", "Nodes that are members, by role", self.nodes.clone());
+        router.register("leads", "Whether this router leads the others", self.leads.clone());
         let (lines, running) = (self.batch_lines.clone(), self.batch_lines_running.clone());
         router.register("batch_lines", "Lines of batches that ended, by outcome", lines);
         router.register("batch_lines_running", "Lines of batches that run", running);
@@ -244,19 +247,14 @@ impl RouterMetrics {
     }
 
     /// Everything in the OpenMetrics text format, with the cluster's counts as of now.
-    pub(crate) fn render(
-        &self,
-        prefill: usize,
-        decode: usize,
-        queued: usize,
-        latencies: Vec<NodeLatency>,
-    ) -> String {
-        for (role, nodes) in [("prefill", prefill), ("decode", decode)] {
+    pub(crate) fn render(&self, counts: &Counts, latencies: Vec<NodeLatency>) -> String {
+        for (role, nodes) in [("prefill", counts.prefill), ("decode", counts.decode)] {
             let nodes = i64::try_from(nodes).unwrap_or(i64::MAX);
             self.nodes.get_or_create(&RoleLabel { role }).set(nodes);
         }
         self.latencies.set(latencies);
-        self.queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
+        self.queued.set(i64::try_from(counts.queued).unwrap_or(i64::MAX));
+        self.leads.set(counts.leads.into());
         encode(&self.registry)
     }
 }
@@ -317,19 +315,21 @@ mod tests {
     fn what_operators_ask_for_is_there() {
         let metrics = RouterMetrics::new();
         let mut tally = metrics.enter("default");
-        let running = metrics.render(1, 2, 3, Vec::new());
+        let counts = Counts { prefill: 1, decode: 2, queued: 3, leads: true };
+        let running = metrics.render(&counts, Vec::new());
         assert!(running.contains("baton_router_in_flight 1\n"), "{running}");
         tally.ended(Outcome::ok, Some(Duration::from_millis(9)), None);
         drop(tally);
         drop(metrics.enter("default"));
         metrics.retried("full");
-        let text = metrics.render(1, 2, 3, Vec::new());
+        let text = metrics.render(&counts, Vec::new());
         for line in [
             "baton_router_requests_total{outcome=\"ok\"} 1",
             "baton_router_requests_total{outcome=\"cancelled\"} 1",
             "baton_router_ttft_seconds_count{class=\"default\"} 1",
             "baton_router_in_flight 0",
             "baton_router_queued 3",
+            "baton_router_leads 1",
             "baton_router_retries_total{reason=\"full\"} 1",
             "baton_router_nodes{role=\"decode\"} 2",
         ] {

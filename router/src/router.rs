@@ -56,9 +56,8 @@ impl Router {
 
 impl Operable for Router {
     fn metrics(&self) -> String {
-        let (prefill, decode, queued) = self.cluster.counts();
         self.metrics.recommend(&self.cluster.advice());
-        self.metrics.render(prefill, decode, queued, self.cluster.latencies())
+        self.metrics.render(&self.cluster.counts(), self.cluster.latencies())
     }
 
     fn unhealthy(&self) -> Option<String> {

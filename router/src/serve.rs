@@ -18,6 +18,7 @@ use baton_proto::{
     oip::grpc_inference_service_server::GrpcInferenceServiceServer,
     v1::{inference_server::InferenceServer, operations_server::OperationsServer},
 };
+use baton_registry::{Announced, Announcement, RegistryError};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -50,6 +51,8 @@ pub enum ServeError {
     Transport(#[from] TransportError),
     #[error("the API port ended: {0}")]
     Api(#[from] std::io::Error),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
     #[error("the {port} server ended by itself")]
@@ -68,6 +71,8 @@ pub struct Serving {
     close_control: CancellationToken,
     /// `grpc.health.v1`.
     health: HealthReporter,
+    /// Its place in the registry, if there is one.
+    announced: Option<Announced>,
     /// They run while the router serves.
     batches: AbortOnDropHandle<()>,
     /// Leases, readiness and draining nodes: whatever else runs until the end.
@@ -81,6 +86,8 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
     let api = Bound::new("API", listen.ip(), listen.port()).await?;
     let control = Bound::new("registry", control_listen.ip(), control_listen.port()).await?;
     let (api_address, control_address) = (api.address, control.address);
+    let outside = control.advertised(config.advertise.as_deref());
+    let shared = config.registry.options()?;
     let router = Arc::new(Router::new(config)?);
     let (close_api, close_control) = (CancellationToken::new(), CancellationToken::new());
 
@@ -105,6 +112,12 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
     let control_server =
         task::owned(transport::serve(control, Routes::new(registry), close_control.clone()));
 
+    let announcement = Announcement { id: router.id, control_address: format!("http://{outside}") };
+    let announced = shared.map(|shared| Announced::keep(shared, announcement)).transpose()?;
+    if let Some(announced) = &announced {
+        router.cluster.leads_when(announced.leads.clone());
+    }
+
     let cluster = Arc::clone(&router.cluster);
     let leases = task::owned(async move { cluster.keep_time().await });
     let rebalancer = task::owned(rebalance::keep(Arc::clone(&router)));
@@ -123,6 +136,7 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
         close_api,
         close_control,
         health,
+        announced,
         batches,
         _companions: [leases, readiness, rebalancer],
     })
@@ -208,6 +222,9 @@ impl Serving {
             let _ = tokio::time::timeout(CLOSING_PATIENCE, &mut self.api_server).await;
         }
         self.api_server.abort();
+        if let Some(announced) = self.announced.take() {
+            announced.leave().await;
+        }
         self.close_control.cancel();
         // Streams still open end with the server's task.
         let _ = tokio::time::timeout(CLOSING_PATIENCE, &mut self.control_server).await;

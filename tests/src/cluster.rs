@@ -32,6 +32,9 @@ pub struct Options {
     pub engine: Engine,
     pub prefill: u32,
     pub decode: u32,
+    pub routers: u32,
+    /// An etcd endpoint where they find each other; none: nodes are told the routers' addresses.
+    pub etcd: Option<String>,
     /// Keys of every node's configuration.
     pub node_set: Vec<String>,
     /// Keys of the router's.
@@ -48,6 +51,8 @@ impl Options {
             engine,
             prefill: 1,
             decode: 2,
+            routers: 1,
+            etcd: None,
             node_set: Vec::new(),
             router_set: Vec::new(),
             kv_size: "256MiB",
@@ -76,7 +81,7 @@ impl Options {
 #[derive(Debug)]
 pub struct Cluster {
     up: Child,
-    url: String,
+    urls: Vec<String>,
     logs: TempDir,
     /// Where files and batches are, unless the options say where.
     _data: TempDir,
@@ -121,6 +126,8 @@ impl Cluster {
             .args(["up", "--no-demo", "--port=0", "--control-port=0"])
             .arg(format!("--prefill={}", options.prefill))
             .arg(format!("--decode={}", options.decode))
+            .arg(format!("--routers={}", options.routers))
+            .args(options.etcd.iter().map(|etcd| format!("--etcd={etcd}")))
             .arg(format!("--kv-size={}", options.kv_size))
             .arg("--data-dir")
             .arg(options.data.as_deref().unwrap_or(data.path()))
@@ -140,23 +147,27 @@ impl Cluster {
             .context("starting `baton up`")?;
         let stdout = up.stdout.take().context("standard output is a pipe")?;
         // From here on dropping ends everything.
-        let mut cluster =
-            Cluster { up, url: String::new(), logs, _data: data, children: Vec::new() };
-        cluster.url = serving_at(stdout).with_context(|| cluster.last_words())?;
+        let mut cluster = Cluster { up, urls: Vec::new(), logs, _data: data, children: Vec::new() };
+        cluster.urls = serving_at(stdout).with_context(|| cluster.last_words())?;
         cluster.children = children_of(cluster.up.id());
-        let expected = 1 + options.prefill + options.decode;
+        let expected = options.routers + options.prefill + options.decode;
         let found = cluster.children.len();
         ensure!(found == expected as usize, "{expected} children expected, {found} found");
         Ok(cluster)
     }
 
-    /// `http://host:port` of the API.
+    /// `http://host:port` of the API, the first router's.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.urls[0]
+    }
+
+    /// Of each router's.
+    pub fn urls(&self) -> &[String] {
+        &self.urls
     }
 
     pub fn path(&self, path: &str) -> String {
-        format!("{}{path}", self.url)
+        format!("{}{path}", self.url())
     }
 
     /// Id of the `baton up` process.
@@ -175,6 +186,12 @@ impl Cluster {
         self.children.iter().find(is_router).context("no child is a router")
     }
 
+    /// The process of the router that serves there.
+    pub fn router_at(&self, url: &str) -> anyhow::Result<&Pid> {
+        let address = url.strip_prefix("http://").context("a url")?;
+        self.child(address)
+    }
+
     /// Waits for `baton up` to end and returns its exit code.
     pub fn wait(&mut self) -> anyhow::Result<Option<i32>> {
         Ok(self.up.wait()?.code())
@@ -184,7 +201,7 @@ impl Cluster {
     pub fn nodes(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let mut nodes = BTreeMap::new();
         for (name, log) in self.logs()? {
-            if name != "router" {
+            if !name.starts_with("router") {
                 let address = metrics_address(&log);
                 nodes.insert(name.clone(), address.with_context(|| format!("{name} names none"))?);
             }
@@ -203,7 +220,7 @@ impl Cluster {
         Ok(logs)
     }
 
-    /// The child that was started under `name`, such as `decode-1`.
+    /// The child that was started with `name` among its arguments, such as `decode-1`.
     pub fn child(&self, name: &str) -> anyhow::Result<&Pid> {
         let is_named = |child: &&Pid| {
             let line = fs::read(format!("/proc/{}/cmdline", child.id())).unwrap_or_default();
@@ -283,13 +300,13 @@ impl Drop for Cluster {
 
 /// Reads `baton up`'s output until it says where it serves; afterwards somebody must go on
 /// reading, or the pipe fills.
-fn serving_at(stdout: ChildStdout) -> anyhow::Result<String> {
+fn serving_at(stdout: ChildStdout) -> anyhow::Result<Vec<String>> {
     let (tell, told) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            let url = line.split_whitespace().find(|word| word.starts_with("http://"));
-            if let (true, Some(url)) = (line.starts_with("Serving"), url) {
-                let _ = tell.send(url.to_owned());
+            if line.starts_with("Serving") {
+                let urls = line.split_whitespace().filter(|word| word.starts_with("http://"));
+                let _ = tell.send(urls.map(str::to_owned).collect());
             }
         }
     });

@@ -5,6 +5,7 @@
 //! tests; `cargo xtask test` builds it first.
 
 mod cluster;
+mod etcd;
 mod generate;
 mod http;
 mod process;
@@ -12,6 +13,7 @@ mod python;
 mod reference;
 
 pub use cluster::{Cluster, Engine, Options, baton, model};
+pub use etcd::Etcd;
 pub use generate::{Ask, Begun, Generated, begin, generate, generate_all, generate_known};
 pub use http::{
     Event, Reply, delete, events, get, numbered_events, post, post_bytes, post_with, upload,

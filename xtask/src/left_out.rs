@@ -5,16 +5,18 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::Context;
 
-use crate::step;
+use crate::{step, tools::Tools};
 
 /// The ignored tests of the workspace as `binary name`, from nextest's own list.
-pub(crate) fn ignored(nextest: &Path) -> anyhow::Result<Vec<String>> {
+pub(crate) fn ignored(tools: &Tools, features: &[&str]) -> anyhow::Result<Vec<String>> {
     let list = step::output(
         "listing what is left out",
-        Command::new(nextest)
+        Command::new(&tools.nextest)
+            .env("PROTOC", &tools.protoc)
             .current_dir(step::root())
             .args(["nextest", "list", "--workspace", "--locked", "--run-ignored", "only"])
-            .args(["--message-format", "json", "--cargo-quiet"]),
+            .args(["--message-format", "json", "--cargo-quiet"])
+            .args(features),
     )?;
     let list: serde_json::Value = serde_json::from_str(&list).context("nextest's list")?;
     Ok(matching(&list))

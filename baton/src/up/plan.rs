@@ -28,13 +28,20 @@ pub(crate) struct UpArgs {
     /// Decode nodes.
     #[arg(long, value_name = "M", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     decode: u16,
+    /// Routers. Each serves the API; requests go to any of them.
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+    routers: u16,
+    /// An etcd endpoint, where nodes find the routers and the routers elect one of them. Left out: nodes are
+    /// told the routers' addresses. Repeatable, for the members of one etcd cluster.
+    #[arg(long, value_name = "http://HOST:PORT")]
+    etcd: Vec<String>,
     /// Address everything listens on.
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     host: IpAddr,
-    /// Port of the API, HTTP and gRPC; 0 takes a free one.
+    /// Port of the API, HTTP and gRPC, of the first router; 0 takes a free one, as the others do.
     #[arg(long, default_value_t = 8000)]
     port: u16,
-    /// Port the nodes register at; 0 takes a free one.
+    /// Port the nodes register at, of the first router; 0 takes a free one, as the others do.
     #[arg(long, default_value_t = 8001)]
     control_port: u16,
     /// What computes.
@@ -84,9 +91,10 @@ impl UpArgs {
 /// A cluster that fits this machine.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// The router first.
+    /// The routers first.
     pub(super) processes: Vec<Process>,
-    pub(super) api: SocketAddr,
+    /// Where each router serves.
+    pub(super) apis: Vec<SocketAddr>,
     pub(super) prefill: u32,
     pub(super) decode: u32,
     model: String,
@@ -105,21 +113,34 @@ pub(super) fn plan(args: &UpArgs, model: Option<PathBuf>, data: &Path) -> Result
     if let Some(path) = &model {
         check_memory(args, path)?;
     }
-    let (api, control) = free_ports(args)?;
+    let ports = free_ports(args)?;
     let nodes = usize::from(args.prefill) + usize::from(args.decode);
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = args.threads.map_or((cores / nodes).max(1), NonZeroUsize::get);
 
-    let mut processes = vec![router(api, control, data)];
-    let set = args.router_set.iter().flat_map(|set| words(&["--set", set]));
-    processes[0].arguments.extend(set);
+    let etcd: Vec<String> = args.etcd.iter().flat_map(|etcd| words(&["--etcd", etcd])).collect();
+    let mut processes = Vec::new();
+    for (number, &(api, control)) in ports.iter().enumerate() {
+        let mut process = router(number, api, control, data);
+        process.arguments.extend_from_slice(&etcd);
+        let set = args.router_set.iter().flat_map(|set| words(&["--set", set]));
+        process.arguments.extend(set);
+        processes.push(process);
+    }
+    let found: Vec<String> = match etcd.is_empty() {
+        true => ports
+            .iter()
+            .flat_map(|(_, control)| words(&["--router", &format!("http://{control}")]))
+            .collect(),
+        false => etcd,
+    };
     let roles = [("prefill", args.prefill), ("decode", args.decode)];
     for (role, number) in
         roles.iter().flat_map(|(role, count)| (1..=*count).map(move |i| (role, i)))
     {
         let name = format!("{role}-{number}");
         let mut arguments = words(&[&format!("{role}-node"), "--exit-with-stdin", "--name", &name]);
-        arguments.extend(words(&["--router", &format!("http://{control}")]));
+        arguments.extend_from_slice(&found);
         arguments.extend(words(&["--host", &args.host.to_string()]));
         arguments.extend(words(&["--kv-size", &args.kv_size.to_string()]));
         match &model {
@@ -136,7 +157,7 @@ pub(super) fn plan(args: &UpArgs, model: Option<PathBuf>, data: &Path) -> Result
     }
     Ok(Plan {
         processes,
-        api,
+        apis: ports.into_iter().map(|(api, _)| api).collect(),
         prefill: args.prefill.into(),
         decode: args.decode.into(),
         model: model.map_or_else(|| "the simulated engine".to_owned(), |path| file_name(&path)),
@@ -144,11 +165,13 @@ pub(super) fn plan(args: &UpArgs, model: Option<PathBuf>, data: &Path) -> Result
     })
 }
 
-fn router(api: SocketAddr, control: SocketAddr, data: &Path) -> Process {
+fn router(number: usize, api: SocketAddr, control: SocketAddr, data: &Path) -> Process {
     let (api, control) = (api.to_string(), control.to_string());
-    let batches = data.join("batches");
+    // The first has the name that it has alone.
+    let suffix = if number == 0 { String::new() } else { format!("-{}", number + 1) };
+    let batches = data.join(format!("batches{suffix}"));
     Process {
-        name: ROUTER.to_owned(),
+        name: format!("{ROUTER}{suffix}"),
         arguments: words(&[
             "router",
             "--exit-with-stdin",
@@ -174,7 +197,9 @@ impl Plan {
     pub(super) fn summary(&self) -> String {
         let plural = |count: u32| if count == 1 { "" } else { "s" };
         format!(
-            "1 router, {} prefill node{}, {} decode node{}; {}, {} thread{} each",
+            "{} router{}, {} prefill node{}, {} decode node{}; {}, {} thread{} each",
+            self.apis.len(),
+            plural(self.apis.len() as u32),
             self.prefill,
             plural(self.prefill),
             self.decode,
@@ -185,13 +210,14 @@ impl Plan {
         )
     }
 
-    pub(super) fn url(&self) -> String {
-        format!("http://{}", self.api)
+    /// Where the routers serve, the first one first.
+    pub(super) fn urls(&self) -> Vec<String> {
+        self.apis.iter().map(|api| format!("http://{api}")).collect()
     }
 }
 
-/// The API's and the control address, neither taken by anybody at this moment.
-fn free_ports(args: &UpArgs) -> Result<(SocketAddr, SocketAddr), UpError> {
+/// Each router's API and control address, none taken by anybody at this moment.
+fn free_ports(args: &UpArgs) -> Result<Vec<(SocketAddr, SocketAddr)>, UpError> {
     if args.port == args.control_port && args.port != 0 {
         return Err(UpError::SamePort { port: args.port });
     }
@@ -206,13 +232,19 @@ fn free_ports(args: &UpArgs) -> Result<(SocketAddr, SocketAddr), UpError> {
             flag,
         })
     };
-    // Both are held until both are known, so that two zeros become two ports.
-    let api = free(args.port, "--port")?;
-    let control = free(args.control_port, "--control-port")?;
+    // All are held until all are known, so that as many zeros become as many ports.
+    let mut held = Vec::new();
+    for number in 0..args.routers {
+        let port = |first: u16| if number == 0 { first } else { 0 };
+        held.push((
+            free(port(args.port), "--port")?,
+            free(port(args.control_port), "--control-port")?,
+        ));
+    }
     let address = |listener: &TcpListener| {
         listener.local_addr().map_err(super::io_error("address of a listening socket"))
     };
-    Ok((address(&api)?, address(&control)?))
+    held.iter().map(|(api, control)| Ok((address(api)?, address(control)?))).collect()
 }
 
 /// Refuses a cluster whose pools and weights can't fit.

@@ -1,4 +1,4 @@
-//! When is a cluster ready? When its router knows every node and answers for a model.
+//! When is a cluster ready? When each router knows every node and answers for a model.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,27 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Waits until every node has registered. A child that ends meanwhile ends the wait at once.
+/// Waits until every node has registered with every router; the first one's client. A child that ends
+/// meanwhile ends the wait at once.
 pub(super) async fn wait(plan: &Plan, children: &mut Children) -> Result<Client, UpError> {
     let started = Instant::now();
+    let urls = plan.urls();
+    let first = wait_for(&urls[0], plan, children, started).await?;
+    for url in &urls[1..] {
+        wait_for(url, plan, children, started).await?;
+    }
+    Ok(first)
+}
+
+async fn wait_for(
+    url: &str,
+    plan: &Plan,
+    children: &mut Children,
+    started: Instant,
+) -> Result<Client, UpError> {
     let mut pause = FIRST_PAUSE;
     loop {
-        let seen = match look(plan).await {
+        let seen = match look(url, plan).await {
             Look::Ready(client) => return Ok(client),
             Look::NotYet(seen) => seen,
         };
@@ -38,9 +53,9 @@ enum Look {
     NotYet(String),
 }
 
-async fn look(plan: &Plan) -> Look {
-    let Ok(mut client) = Client::connect(&plan.url()).await else {
-        return Look::NotYet("the router doesn't answer".to_owned());
+async fn look(url: &str, plan: &Plan) -> Look {
+    let Ok(mut client) = Client::connect(url).await else {
+        return Look::NotYet(format!("the router at {url} doesn't answer"));
     };
     let models = match client.models().await {
         Ok(models) => models,

@@ -49,9 +49,11 @@ pub(super) fn report(complete: &Complete) -> String {
 }
 
 /// How to talk to the cluster.
-pub(super) fn invitation(url: &str, model: &str) -> String {
+/// `urls`: where the routers serve, one at least.
+pub(super) fn invitation(urls: &[String], model: &str) -> String {
+    let (url, all) = (&urls[0], urls.join(" and "));
     format!(
-        "\nServing OpenAI HTTP and gRPC at {url} until Ctrl-C. Try:\n\n  \
+        "\nServing OpenAI HTTP and gRPC at {all} until Ctrl-C. Try:\n\n  \
          curl {url}/v1/chat/completions -H 'content-type: application/json' \\\n    \
          -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'\n  \
          baton chat --url {url}\n"

@@ -11,6 +11,7 @@ pub mod ops;
 mod registration;
 pub mod respond;
 mod roles;
+mod routers;
 mod serve;
 mod sim;
 pub mod steps;

@@ -20,7 +20,7 @@ use crate::{
     gate::Gate,
     metrics::NodeMetrics,
     ops::Operable,
-    registration::Pulse,
+    registration::{Pulse, Told},
     steps::Steps,
 };
 
@@ -153,11 +153,14 @@ impl Drop for Node {
 }
 
 impl Pulse for Arc<Node> {
-    fn heartbeat(&self, since: Option<u64>) -> Heartbeat {
+    fn heartbeat(&self, told: Told) -> (Heartbeat, Told) {
         let (load, usage) = (self.steps.load(), self.cache.usage());
-        let events = self.cache.events(since);
+        let (reports, steps) = self.steps.reports(told.steps);
+        let events = Some(self.cache.events(told.events)).filter(|events| !events.is_empty());
+        let upto = events.as_ref().map(|events| events.upto);
+        let told = Told { steps, events: upto.or(told.events) };
         let load = NodeLoad {
-            steps: self.steps.count(),
+            steps,
             running: load.running,
             waiting: load.waiting,
             handing_over: self.metrics.transfers().held(),
@@ -167,11 +170,7 @@ impl Pulse for Arc<Node> {
             context_tokens: load.context_tokens,
             draining: self.gate.is_draining(),
         };
-        convert::heartbeat(convert::Heartbeat {
-            load,
-            reports: self.steps.take_reports(),
-            events: Some(events).filter(|events| !events.is_empty()),
-        })
+        (convert::heartbeat(convert::Heartbeat { load, reports, events }), told)
     }
 
     fn is_busy(&self) -> bool {
@@ -196,8 +195,8 @@ impl fmt::Debug for Node {
 /// A node as its operators see it.
 pub(crate) struct NodeOps {
     pub(crate) node: Arc<Node>,
-    /// Whether a router knows the node; always, when it has none.
-    pub(crate) joined: watch::Receiver<bool>,
+    /// How many routers know the node; none: it has none.
+    pub(crate) known_to: Option<watch::Receiver<usize>>,
 }
 
 impl Operable for NodeOps {
@@ -213,7 +212,7 @@ impl Operable for NodeOps {
         if self.node.gate.is_draining() {
             return Some("draining".to_owned());
         }
-        if !*self.joined.borrow() {
+        if self.known_to.as_ref().is_some_and(|routers| *routers.borrow() == 0) {
             return Some("not joined to a router yet".to_owned());
         }
         self.unhealthy()

@@ -1,4 +1,4 @@
-//! Being a member: a node joins the router's registry, tells how it is, and joins again whenever
+//! Being a member: a node joins a router's registry, tells how it is, and joins again whenever
 //! the stream breaks. A node whose router is gone keeps serving.
 
 use std::time::Duration;
@@ -32,14 +32,23 @@ const LAST_BACKOFF: Duration = Duration::from_secs(3);
 
 /// How the node is doing, asked for each heartbeat.
 pub(crate) trait Pulse: Send + Sync {
-    /// With what changed in its cache after the change numbered `since`.
-    fn heartbeat(&self, since: Option<u64>) -> Heartbeat;
+    /// What is new since a router was `told`, and what it will have been told with this.
+    fn heartbeat(&self, told: Told) -> (Heartbeat, Told);
 
     /// Whether there is work, so that heartbeats come often.
     fn is_busy(&self) -> bool;
 
     /// The router wants the node to have this role; it has, when its identity changes.
     fn take_role(&self, role: Role);
+}
+
+/// What a router knows of the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Steps that it has heard of.
+    pub(crate) steps: u64,
+    /// Changes of the cache; none: it needs a snapshot.
+    pub(crate) events: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +73,8 @@ impl From<tonic::Status> for JoinError {
     }
 }
 
-/// Keeps the node registered until `leave`. `news` wakes the next heartbeat at once; `joined` says
-/// whether a router knows the node.
+/// Keeps the node registered with one router. `news` wakes the next heartbeat at once.
+#[derive(Clone)]
 pub(crate) struct Registration<P> {
     pub(crate) router: String,
     /// Without its incarnation,
@@ -74,24 +83,44 @@ pub(crate) struct Registration<P> {
     pub(crate) identity: watch::Receiver<PeerIdentity>,
     pub(crate) pulse: P,
     pub(crate) news: watch::Receiver<bool>,
-    pub(crate) joined: watch::Sender<bool>,
+    /// How many routers know the node.
+    pub(crate) known_to: watch::Sender<usize>,
+    pub(crate) told: Told,
+}
+
+/// One of the routers that know the node.
+struct Known<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Known<'a> {
+    fn new(known_to: &'a watch::Sender<usize>) -> Self {
+        known_to.send_modify(|routers| *routers += 1);
+        Known(known_to)
+    }
+}
+
+impl Drop for Known<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|routers| *routers -= 1);
+    }
 }
 
 impl<P: Pulse> Registration<P> {
-    pub(crate) async fn keep(mut self, leave: CancellationToken) {
+    /// Until `leave`, or until the router is gone and isn't `listed` any more.
+    pub(crate) async fn keep(mut self, listed: watch::Receiver<bool>, leave: CancellationToken) {
         let mut backoff = FIRST_BACKOFF;
         loop {
-            let attempt = async {
-                let error = self.join().await;
-                (self.joined.send_replace(false), error)
-            };
-            let (was_member, error) = tokio::select! {
-                outcome = attempt => outcome,
+            let mut was_member = false;
+            let error = tokio::select! {
+                error = self.join(&mut was_member) => error,
                 () = leave.cancelled() => return,
             };
             if let JoinError::OtherIncarnation = error {
                 backoff = FIRST_BACKOFF;
                 continue;
+            }
+            if !*listed.borrow() {
+                tracing::info!(router = self.router, %error, "the router is gone");
+                return;
             }
             if was_member {
                 backoff = FIRST_BACKOFF;
@@ -109,14 +138,17 @@ impl<P: Pulse> Registration<P> {
     }
 
     /// Joins once and stays until it ends, which always has a reason.
-    async fn join(&mut self) -> JoinError {
-        match self.try_join().await {
+    async fn join(&mut self, was_member: &mut bool) -> JoinError {
+        match self.try_join(was_member).await {
             Ok(never) => match never {},
             Err(error) => error,
         }
     }
 
-    async fn try_join(&mut self) -> Result<std::convert::Infallible, JoinError> {
+    async fn try_join(
+        &mut self,
+        was_member: &mut bool,
+    ) -> Result<std::convert::Infallible, JoinError> {
         let channel = transport::dial(&self.router)?;
         let mut client = RegistryClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let (sender, receiver) = mpsc::channel(4);
@@ -130,7 +162,9 @@ impl<P: Pulse> Registration<P> {
         };
         let (answers, interval) =
             timeout(WELCOME_PATIENCE, joining).await.map_err(|_late| JoinError::NoWelcome)??;
-        self.joined.send_replace(true);
+        *was_member = true;
+        let known_to = self.known_to.clone();
+        let _known = Known::new(&known_to);
         tracing::info!(router = self.router, "joined the cluster");
         self.beat(interval, sender, answers).await
     }
@@ -159,8 +193,7 @@ impl<P: Pulse> Registration<P> {
         let mut ticks = interval(busy);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last: Option<Instant> = None;
-        // What the router knows of the cache.
-        let mut known: Option<u64> = None;
+        self.told.events = None;
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
@@ -179,7 +212,7 @@ impl<P: Pulse> Registration<P> {
                 }
                 answer = answers.message() => match answer? {
                     Some(JoinResponse { message: Some(join_response::Message::KvSnapshot(_)) }) => {
-                        known = None;
+                        self.told.events = None;
                     }
                     Some(JoinResponse { message: Some(join_response::Message::TakeRole(order)) }) => {
                         self.obey(&order);
@@ -191,15 +224,14 @@ impl<P: Pulse> Registration<P> {
                 },
             }
             last = Some(Instant::now());
-            let beat = self.pulse.heartbeat(known);
+            let (beat, told) = self.pulse.heartbeat(self.told);
             // What it says then is the other's, which isn't registered yet.
             if self.identity.has_changed().unwrap_or(false) {
                 continue;
             }
-            let told = beat.kv_events.as_ref().map(|events| events.upto);
             let message = join_request::Message::Heartbeat(beat);
             match sender.try_send(JoinRequest { message: Some(message) }) {
-                Ok(()) => known = told.or(known),
+                Ok(()) => self.told = told,
                 // A router that lags hears the next one; one that is gone is found by keep-alive.
                 Err(mpsc::error::TrySendError::Full(_)) => {}
                 Err(mpsc::error::TrySendError::Closed(_)) => return Err(JoinError::Ended),

@@ -9,16 +9,18 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use baton_proto::{PROTOCOL_VERSION, convert, node::v1::Hello};
+use baton_registry::{Directory, RegistryError, Routers};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
+    config::ConfigError,
     node::{Node, NodeOps},
     ops,
-    registration::Registration,
-    roles,
+    registration::{Registration, Told},
+    roles, routers,
     steps::Ended,
     task,
     transport::{self, Bound, TransportError},
@@ -31,6 +33,10 @@ const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
 pub enum ServeError {
     #[error(transparent)]
     Transport(#[from] TransportError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     #[error("the step loop panicked: {message}")]
     StepLoopPanicked { message: String },
     #[error("the gRPC server ended by itself")]
@@ -70,16 +76,27 @@ impl Node {
         let routes = routes.add_service(health_service);
         let close = CancellationToken::new();
         let server = task::owned(transport::serve(control, routes, close.clone()));
-        let joined = watch::Sender::new(self.config.router.is_none());
-        let ops = NodeOps { node: Arc::clone(self), joined: joined.subscribe() };
+        let fixed: Routers = self.config.routers.iter().cloned().collect();
+        let directory = self.config.registry.options()?.map(Directory::watch).transpose()?;
+        let known_to = watch::Sender::new(0);
+        let is_alone = fixed.is_empty() && directory.is_none();
+        let ops =
+            NodeOps { node: Arc::clone(self), known_to: (!is_alone).then(|| known_to.subscribe()) };
         let mut companions = vec![task::owned(serve_operators(operators, ops))];
-        if let Some(router) = self.config.router.clone() {
+        if !is_alone {
             let (bell, news) = self.news();
-            let pulse = Arc::clone(self);
             companions.push(bell);
-            let identity = self.identity().watch();
-            let registration = Registration { router, hello, identity, pulse, news, joined };
-            companions.push(task::owned(registration.keep(close.clone())));
+            let registration = Registration {
+                router: String::new(),
+                hello,
+                identity: self.identity().watch(),
+                pulse: Arc::clone(self),
+                news,
+                known_to,
+                told: Told::default(),
+            };
+            let keeping = routers::keep(registration, fixed, directory, close.clone());
+            companions.push(task::owned(keeping));
             companions.push(task::owned(roles::keep(Arc::clone(self))));
         }
         let grammars = Arc::clone(&self.grammars);

@@ -124,7 +124,7 @@ impl Router {
 async fn node(router: Option<String>) -> (Arc<Node>, Serving) {
     let mut config = NodeConfig::new(EngineConfig::Sim(SimConfig::default()));
     config.kv = KvConfig { blocks: Some(16), ..KvConfig::default() };
-    config.router = router;
+    config.routers = router.into_iter().collect();
     let node = Node::load(config, Role::Decode).await.unwrap();
     let serving = node.serve(Routes::default(), None).await.unwrap();
     (node, serving)

@@ -112,8 +112,11 @@ async fn events_come_in_order_and_end_with_a_last_one() {
     eventually("the pool is whole", || cache.usage().held == 0).await;
     // One step of prefill, four of decode, and none while idle.
     assert_eq!(steps.count(), 5);
-    assert_eq!(steps.take_reports().len(), 5);
-    assert!(steps.take_reports().is_empty(), "each report is given out once");
+    let reports = |since| {
+        let (reports, upto) = steps.reports(since);
+        (reports.len(), upto)
+    };
+    assert_eq!([reports(0), reports(3), reports(5)], [(5, 5), (2, 5), (0, 5)]);
 }
 
 #[tokio::test]

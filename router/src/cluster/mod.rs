@@ -8,7 +8,7 @@ mod session;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use baton_membership::Members;
@@ -51,6 +51,8 @@ pub(crate) struct Cluster {
     advisor: Mutex<Advisor>,
     /// If nodes change roles by themselves.
     roles: Option<Mutex<Controller>>,
+    /// Whether this router leads, where there may be others.
+    leads: OnceLock<watch::Receiver<bool>>,
     /// Building a tokeniser takes long; nobody builds the same one twice.
     building: tokio::sync::Mutex<()>,
     /// When something is due may have changed.
@@ -76,6 +78,18 @@ struct State {
     /// Incarnations of nodes that somebody wants to be empty; they needn't know.
     drained: BTreeMap<NodeId, Generation>,
     rng: SmallRng,
+}
+
+/// The cluster in numbers, as of now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Members, by role.
+    pub(crate) prefill: usize,
+    pub(crate) decode: usize,
+    /// Requests that wait for a place.
+    pub(crate) queued: usize,
+    /// Whether this router looks after the whole cluster.
+    pub(crate) leads: bool,
 }
 
 /// How to reach a node while it is a member.
@@ -131,6 +145,7 @@ impl Cluster {
             state: Mutex::new(state),
             advisor: Mutex::new(Advisor::new(advice)),
             roles: config.roles.policy().map(|config| Mutex::new(Controller::new(config))),
+            leads: OnceLock::new(),
             building: tokio::sync::Mutex::new(()),
             due: Notify::new(),
             ready: watch::Sender::new(false),
@@ -157,11 +172,12 @@ impl Cluster {
         self.reports.subscribe()
     }
 
-    /// Nodes of a role that are members, and requests that wait for a place.
-    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+    pub(crate) fn counts(&self) -> Counts {
+        let leads = self.leads();
         let state = self.lock();
         let nodes = |role| state.placer.view().nodes(role).len();
-        (nodes(Role::Prefill), nodes(Role::Decode), state.placer.waiting())
+        let (prefill, decode) = (nodes(Role::Prefill), nodes(Role::Decode));
+        Counts { prefill, decode, queued: state.placer.waiting(), leads }
     }
 
     /// Who is to move, as things stand.

@@ -8,6 +8,7 @@ use std::{
 use baton_policy::advice::{Advice, RoleChange, RoleSwitcher, RolesConfig};
 use baton_proto::status::Refuse;
 use baton_types::{ModelId, NodeHello, NodeId, Role, Time};
+use tokio::sync::watch;
 use tonic::Code;
 
 use super::{Cluster, NoNode, State, session::Member};
@@ -64,9 +65,19 @@ impl Cluster {
         self.lock().sessions.get(node).map(|member| member.peer.hello.role)
     }
 
+    /// There may be other routers, and this one leads when it is told so. To be said once.
+    pub(crate) fn leads_when(&self, leads: watch::Receiver<bool>) {
+        let _ = self.leads.set(leads);
+    }
+
+    /// Whether this router is the one that looks after the whole cluster.
+    pub(crate) fn leads(&self) -> bool {
+        self.leads.get().is_none_or(|leads| *leads.borrow())
+    }
+
     /// The load was looked at: somebody may have to change roles.
     pub(super) fn advised(self: &Arc<Self>, now: Time, advice: &[Advice]) {
-        let Some(controller) = &self.roles else { return };
+        let Some(controller) = self.roles.as_ref().filter(|_| self.leads()) else { return };
         let mut controller = controller.lock().unwrap_or_else(PoisonError::into_inner);
         let Controller { config, switchers } = &mut *controller;
         for advice in advice {

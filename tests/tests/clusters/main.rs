@@ -21,5 +21,6 @@ mod prompts;
 mod replay;
 mod resume;
 mod roles;
+mod routers;
 mod same_tokens;
 mod structured;

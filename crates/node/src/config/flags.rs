@@ -18,9 +18,12 @@ pub struct NodeFlags {
     /// Name of this node, unique in the cluster.
     #[arg(long)]
     pub name: Option<String>,
-    /// The router's control address.
+    /// A router's control address. Repeatable: the node registers with each.
     #[arg(long, value_name = "http://HOST:PORT")]
-    pub router: Option<String>,
+    pub router: Vec<String>,
+    /// An etcd endpoint, where routers are found. Repeatable, for the members of one etcd cluster.
+    #[arg(long, value_name = "http://HOST:PORT")]
+    pub etcd: Vec<String>,
     /// Address to listen on.
     #[arg(long, value_name = "IP")]
     pub host: Option<IpAddr>,
@@ -61,7 +64,8 @@ impl NodeFlags {
         let config: NodeConfig = Sources::new(self.config.as_deref())
             .environment(ENVIRONMENT, environment)
             .flag("--name", "name", self.name.as_ref())
-            .flag("--router", "router", self.router.as_ref())
+            .flag("--router", "routers", some(&self.router))
+            .flag("--etcd", "registry.etcd", some(&self.etcd))
             .flag("--host", "listen.host", self.host.as_ref())
             .flag(if self.sim { "--sim" } else { "--model" }, "engine.kind", kind)
             .flag("--model", "engine.model", self.model.as_ref())
@@ -75,4 +79,9 @@ impl NodeFlags {
         config.validate()?;
         Ok(config)
     }
+}
+
+/// A repeatable flag, if it was given.
+fn some(given: &[String]) -> Option<&[String]> {
+    (!given.is_empty()).then_some(given)
 }

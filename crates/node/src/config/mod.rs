@@ -3,6 +3,7 @@
 
 mod flags;
 mod load;
+mod registry;
 mod units;
 
 use std::{
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     flags::NodeFlags,
     load::{ConfigError, Sources, to_toml},
+    registry::RegistryConfig,
     units::{ByteSize, Span, UnitError},
 };
 use crate::telemetry::LogConfig;
@@ -33,13 +35,17 @@ pub struct NodeConfig {
     /// name, or `sim`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// The router's control address, `http://host:port`. Unset: the node serves whoever calls.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub router: Option<String>,
+    /// Control addresses of routers, `http://host:port`. Without any, and without a registry, the node
+    /// serves whoever calls.
+    #[serde(default)]
+    pub routers: Vec<String>,
     /// How long running requests may finish after the signal to stop.
     #[serde(default = "default_drain")]
     pub drain: Span,
     pub engine: EngineConfig,
+    /// Where routers are found besides.
+    #[serde(default)]
+    pub registry: RegistryConfig,
     #[serde(default)]
     pub listen: ListenConfig,
     #[serde(default)]
@@ -180,9 +186,10 @@ impl NodeConfig {
         NodeConfig {
             name: None,
             model: None,
-            router: None,
+            routers: Vec::new(),
             drain: default_drain(),
             engine,
+            registry: RegistryConfig::default(),
             listen: ListenConfig::default(),
             kv: KvConfig::default(),
             scheduler: SchedulerConfig::default(),
@@ -219,10 +226,8 @@ impl NodeConfig {
         {
             return refuse("name", name, "use 1 to 63 letters, digits, `-`, `_` or `.`");
         }
-        if let Some(router) = &self.router
-            && !is_http_address(router)
-        {
-            return refuse("router", router, "expected http://host:port");
+        if let Some(router) = self.routers.iter().find(|router| !is_http_address(router)) {
+            return refuse("routers", router, "expected http://host:port");
         }
         if self.listen.host.is_unspecified() && self.listen.advertise.is_none() {
             let why = "set listen.advertise to the host others reach this node at";

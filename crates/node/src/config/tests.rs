@@ -69,7 +69,7 @@ fn bad_values_are_refused_by_key_and_value() {
         ("kv.size=1GB", &["kv.size", "1GB"]),
         ("kv.blocks=0", &["kv.blocks = 0"]),
         ("name=a b", &["name = a b"]),
-        ("router=localhost", &["router = localhost", "http://host:port"]),
+        ("routers=[\"localhost\"]", &["routers = localhost", "http://host:port"]),
         ("scheduler.max_running=0", &["scheduler.max_running = 0"]),
         ("transfer.lease=1ms", &["transfer.lease = 1ms"]),
         ("engine.layout.block_tokens=24", &["engine.layout", "24 tokens"]),

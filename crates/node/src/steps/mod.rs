@@ -174,9 +174,9 @@ impl Steps {
         self.shared.progress.watch()
     }
 
-    /// Reports of the latest steps, each given out once.
-    pub fn take_reports(&self) -> Vec<StepReport> {
-        self.shared.progress.take_reports()
+    /// Reports of the latest steps, of those done after the first `since`; and how many were done by now.
+    pub fn reports(&self, since: u64) -> (Vec<StepReport>, u64) {
+        self.shared.progress.reports(since)
     }
 
     /// Tells the thread to end at the next step boundary, dropping what still runs.

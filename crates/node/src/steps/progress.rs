@@ -2,34 +2,34 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use baton_scheduler::Load;
 use baton_types::StepReport;
 use tokio::sync::watch;
 
-/// Reports kept for the next heartbeat; older ones give way.
+/// Reports kept for the next heartbeats; older ones give way.
 const MAX_REPORTS: usize = 256;
 
 /// Written by the step thread alone.
 #[derive(Debug)]
 pub(super) struct Progress {
-    steps: AtomicU64,
     load: watch::Sender<Load>,
-    reports: Mutex<VecDeque<StepReport>>,
+    steps: Mutex<Steps>,
+}
+
+#[derive(Debug)]
+struct Steps {
+    done: u64,
+    /// Of the latest.
+    reports: VecDeque<StepReport>,
 }
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Progress {
-            steps: AtomicU64::new(0),
-            load: watch::Sender::new(Load::default()),
-            reports: Mutex::new(VecDeque::with_capacity(MAX_REPORTS)),
-        }
+        let steps = Steps { done: 0, reports: VecDeque::with_capacity(MAX_REPORTS) };
+        Progress { load: watch::Sender::new(Load::default()), steps: Mutex::new(steps) }
     }
 
     pub(super) fn publish(&self, load: Load) {
@@ -41,17 +41,29 @@ impl Progress {
     }
 
     pub(super) fn record(&self, report: StepReport) {
-        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        if reports.len() == MAX_REPORTS {
-            reports.pop_front();
+        let mut steps = self.lock();
+        if steps.reports.len() == MAX_REPORTS {
+            steps.reports.pop_front();
         }
-        reports.push_back(report);
-        drop(reports);
-        self.steps.fetch_add(1, Relaxed);
+        steps.reports.push_back(report);
+        steps.done += 1;
     }
 
+    /// Steps done.
     pub(super) fn steps(&self) -> u64 {
-        self.steps.load(Relaxed)
+        self.lock().done
+    }
+
+    /// Reports of the latest steps, of those done after the first `since`; and how many were done by now.
+    pub(super) fn reports(&self, since: u64) -> (Vec<StepReport>, u64) {
+        let steps = self.lock();
+        let wanted = usize::try_from(steps.done.saturating_sub(since)).unwrap_or(usize::MAX);
+        let skipped = steps.reports.len().saturating_sub(wanted);
+        (steps.reports.iter().skip(skipped).copied().collect(), steps.done)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Steps> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn load(&self) -> Load {
@@ -60,10 +72,5 @@ impl Progress {
 
     pub(super) fn watch(&self) -> watch::Receiver<Load> {
         self.load.subscribe()
-    }
-
-    pub(super) fn take_reports(&self) -> Vec<StepReport> {
-        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        reports.drain(..).collect()
     }
 }

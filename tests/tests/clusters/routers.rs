@@ -1,0 +1,161 @@
+//! Several routers share the nodes: each answers for its own requests, and none needs another.
+
+use std::time::Duration;
+
+use baton_proto::v1::{MigrateRequest, Phase, SetRoleRequest, operations_client::OperationsClient};
+use baton_tests::{
+    Ask, Cluster, Engine, Etcd, Generated, Options, Reference, begin, generate_all, get,
+};
+use tokio::time::{Instant, sleep};
+
+use crate::migration::ask;
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn sample(url: &str, name: &str) -> Option<f64> {
+    let metrics = get(&format!("{url}/metrics")).ok()?.body;
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+/// Nodes that a router knows.
+fn nodes(url: &str) -> f64 {
+    let of = |role| sample(url, &format!("baton_router_nodes{{role=\"{role}\"}}"));
+    of("prefill").unwrap_or(0.0) + of("decode").unwrap_or(0.0)
+}
+
+/// The routers that lead, of those that answer.
+fn leaders(urls: &[String]) -> Vec<&str> {
+    let leads = |url: &&String| sample(url, "baton_router_leads") == Some(1.0);
+    urls.iter().filter(leads).map(String::as_str).collect()
+}
+
+async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn check(asks: &[Ask], generated: &[Generated], reference: &mut Reference) {
+    for (ask, ours) in asks.iter().zip(generated) {
+        assert_eq!(ours.bits(), reference.generate(ask).unwrap().bits(), "{:?}", ask.sampling);
+    }
+}
+
+fn options() -> Options {
+    let options = Options::new(Engine::Sim).nodes(1, 2).set("engine.profile.decode_us=3000.0");
+    Options { routers: 2, ..options }
+}
+
+#[tokio::test]
+async fn routers_share_nodes_and_the_death_of_one_costs_the_others_nothing() {
+    let cluster = Cluster::start(&options()).unwrap();
+    let mut reference = Reference::sim().unwrap();
+    let [first, second] = cluster.urls() else { panic!("two routers") };
+    assert_eq!((nodes(first), nodes(second)), (3.0, 3.0));
+
+    let asks: Vec<Ask> = (0..8).map(|i| ask(50, i, 300)).collect();
+    let (ours, others) =
+        tokio::join!(generate_all(first, "sim", &asks), generate_all(second, "sim", &asks));
+    check(&asks, &ours.unwrap(), &mut reference);
+    check(&asks, &others.unwrap(), &mut reference);
+
+    // Each moves its own.
+    let begun = begin(second, "sim", &asks[0]).await.unwrap();
+    let request_id = begun.request_id.clone();
+    let request = MigrateRequest { request_id, node: String::new() };
+    let mut strangers = OperationsClient::connect(first.clone()).await.unwrap();
+    assert!(strangers.migrate(request.clone()).await.is_err(), "it is the other's");
+    let mut owners = OperationsClient::connect(second.clone()).await.unwrap();
+    let moved = owners.migrate(request).await.unwrap().into_inner();
+    assert_eq!(moved.migrations.len(), 1, "{moved:?}");
+    check(&asks[..1], &[begun.rest().await.unwrap()], &mut reference);
+
+    let lost: Vec<_> = {
+        let begun = asks.iter().map(|ask| begin(second, "sim", ask));
+        futures::future::try_join_all(begun).await.unwrap()
+    };
+    let (ours, ()) = tokio::join!(generate_all(first, "sim", &asks), async {
+        cluster.router_at(second).unwrap().kill().unwrap();
+    });
+    check(&asks, &ours.unwrap(), &mut reference);
+    for begun in lost {
+        assert!(begun.rest().await.is_err(), "its router is dead");
+    }
+    // What it had asked for is given back.
+    cluster.wait_whole(PATIENCE).unwrap();
+}
+
+/// Every router hears that a node drains to take another role, and each moves its own requests.
+#[tokio::test]
+async fn a_node_that_changes_roles_is_left_by_the_requests_of_all_routers() {
+    let cluster = Cluster::start(&options()).unwrap();
+    let mut reference = Reference::sim().unwrap();
+    let [first, second] = cluster.urls() else { panic!("two routers") };
+    let asks: Vec<Ask> = (0..6).map(|i| ask(50, i, 400)).collect();
+    let changing = async {
+        let decoding = || sample(first, "baton_router_in_flight") == Some(6.0);
+        eventually("all run", decoding).await;
+        let mut operations = OperationsClient::connect(first.clone()).await.unwrap();
+        let (node, role) = ("decode-1".to_owned(), Phase::Prefill.into());
+        let request = SetRoleRequest { node, role, wait_us: 10_000_000 };
+        let changed = operations.set_role(request).await.unwrap().into_inner();
+        assert!(changed.done, "{changed:?}");
+    };
+    let (ours, others, ()) = tokio::join!(
+        generate_all(first, "sim", &asks),
+        generate_all(second, "sim", &asks),
+        changing
+    );
+    check(&asks, &ours.unwrap(), &mut reference);
+    check(&asks, &others.unwrap(), &mut reference);
+    for url in [first, second] {
+        let prefill = || sample(url, "baton_router_nodes{role=\"prefill\"}") == Some(2.0);
+        eventually("each knows its new role", prefill).await;
+    }
+    cluster.wait_whole(PATIENCE).unwrap();
+}
+
+#[tokio::test]
+async fn routers_and_nodes_find_each_other_in_etcd_and_outlive_it() {
+    let mut etcd = Etcd::start().unwrap();
+    let options = Options { etcd: Some(etcd.url()), ..options() }
+        .set("registry.lease=\"2s\"")
+        .router_set("registry.lease=\"2s\"");
+    let cluster = Cluster::start(&options).unwrap();
+    let mut reference = Reference::sim().unwrap();
+    let urls = cluster.urls();
+    eventually("one leads", || leaders(urls).len() == 1).await;
+
+    let asks: Vec<Ask> = (0..4).map(|i| ask(50, i, 300)).collect();
+    let generations = || cluster.samples("baton_steps_total").unwrap();
+    let before = generations();
+    for empty in [false, true] {
+        etcd.kill().unwrap();
+        if empty {
+            etcd.wipe().unwrap();
+        }
+        // Longer than a lease: nobody leads, and everybody is served.
+        eventually("nobody leads", || leaders(urls).is_empty()).await;
+        for url in urls {
+            check(&asks, &generate_all(url, "sim", &asks).await.unwrap(), &mut reference);
+            assert_eq!(nodes(url), 3.0, "everybody goes on with what was known last");
+        }
+        etcd.restart().unwrap();
+        eventually("one leads again", || leaders(urls).len() == 1).await;
+        for url in urls {
+            check(&asks, &generate_all(url, "sim", &asks).await.unwrap(), &mut reference);
+            assert_eq!(nodes(url), 3.0);
+        }
+    }
+    let after = generations();
+    assert!(before.iter().all(|(node, steps)| after[node] > *steps), "nobody was restarted");
+
+    let leader = leaders(urls)[0].to_owned();
+    let other = urls.iter().find(|url| **url != leader).unwrap();
+    cluster.router_at(&leader).unwrap().kill().unwrap();
+    eventually("the other leads", || leaders(urls) == [other]).await;
+    check(&asks, &generate_all(other, "sim", &asks).await.unwrap(), &mut reference);
+    cluster.wait_whole(PATIENCE).unwrap();
+}
