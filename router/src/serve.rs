@@ -115,7 +115,7 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
     let announcement = Announcement { id: router.id, control_address: format!("http://{outside}") };
     let announced = shared.map(|shared| Announced::keep(shared, announcement)).transpose()?;
     if let Some(announced) = &announced {
-        router.cluster.leads_when(announced.leads.clone());
+        router.cluster.has_fellows(announced.fellows.clone());
     }
 
     let cluster = Arc::clone(&router.cluster);

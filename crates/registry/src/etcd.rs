@@ -1,7 +1,7 @@
 //! etcd v3: a key of each router under its lease, and an election among them.
 //!
-//! `PREFIX/routers/ID` holds a router's record; `PREFIX/leader` is the name of etcd's own election. Both hang on
-//! one lease, so that a router that is gone is neither found nor the leader any more.
+//! `PREFIX/routers/ID` holds a router's record, `PREFIX/rates/ID` what comes to it; `PREFIX/leader` is the name of
+//! etcd's own election. All hang on one lease, so that a router that is gone is neither found nor the leader any more.
 //!
 //! A registry that is away, was restarted, compacted or emptied costs nothing but a new beginning: who
 //! follows reads all keys again, who is announced takes another lease.
@@ -15,18 +15,19 @@ use std::{
     time::Duration,
 };
 
+use baton_types::RouterId;
 use etcd_client::{
     Certificate, Client, ConnectOptions, EventType, GetOptions, Identity, KeyValue, PutOptions,
     TlsOptions, WatchOptions,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Announcement, EtcdOptions, Routers};
+use crate::{Announcement, EtcdOptions, Rates, Routers};
 
 /// How long etcd may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -59,152 +60,202 @@ enum Lost {
 }
 
 /// Tells which routers there are, for ever.
-pub(crate) async fn follow(options: EtcdOptions, routers: watch::Sender<Routers>) {
-    let mut backoff = FIRST_BACKOFF;
-    loop {
-        let begun = Instant::now();
-        let Err(lost) = follow_once(&options, &routers).await;
-        if begun.elapsed() > PATIENCE {
-            backoff = FIRST_BACKOFF;
-        }
-        tracing::warn!(error = %lost, "lost etcd; going on with the routers known");
-        sleep(jittered(backoff)).await;
-        backoff = (backoff * 2).min(LAST_BACKOFF);
-    }
+pub(crate) async fn routers(options: EtcdOptions, routers: watch::Sender<Routers>) {
+    let tell = |known: &BTreeMap<String, Record>| {
+        send(&routers, known.values().map(|record| record.control_address.clone()).collect());
+    };
+    follow(&options, "routers", tell).await
 }
 
-async fn follow_once(
-    options: &EtcdOptions,
-    routers: &watch::Sender<Routers>,
-) -> Result<Infallible, Lost> {
-    let mut client = connect(options).await?;
-    let prefix = format!("{}/routers/", options.prefix);
-    let all = GetOptions::new().with_prefix();
-    let all = within(client.get(prefix.as_bytes(), Some(all))).await?;
-    let revision = all.header().map_or(0, |header| header.revision());
-    let mut known = BTreeMap::new();
-    for entry in all.kvs() {
-        known.extend(read(entry));
-    }
-    tell(routers, &known);
-    let changes = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
-    let mut changes = within(client.watch(prefix.as_bytes(), Some(changes))).await?;
-    tracing::info!(routers = known.len(), "following etcd");
-    while let Some(said) = changes.message().await? {
-        if said.canceled() {
-            return Err(Lost::Ended { reason: said.cancel_reason().to_owned() });
+/// Tells what comes to all routers but one, for ever.
+pub(crate) async fn rates_but_of(options: EtcdOptions, own: RouterId, rates: watch::Sender<Rates>) {
+    let own = id(own);
+    let tell = |known: &BTreeMap<String, Rates>| {
+        let mut sum = Rates::new();
+        let others = known.iter().filter(|(id, _)| **id != own);
+        for (model, rate) in others.flat_map(|(_, rates)| rates) {
+            *sum.entry(model.clone()).or_default() += rate;
         }
-        for event in said.events() {
-            let Some(entry) = event.kv() else { continue };
-            match event.event_type() {
-                EventType::Put => known.extend(read(entry)),
-                EventType::Delete => {
-                    known.remove(entry.key());
-                }
-            }
-        }
-        tell(routers, &known);
-    }
-    Err(Lost::Ended { reason: "etcd closed it".to_owned() })
+        send(&rates, sum);
+    };
+    follow(&options, "rates", tell).await
 }
 
-fn read(entry: &KeyValue) -> Option<(Vec<u8>, String)> {
-    match serde_json::from_slice::<Record>(entry.value()) {
-        Ok(record) => Some((entry.key().to_vec(), record.control_address)),
-        Err(error) => {
-            let key = String::from_utf8_lossy(entry.key());
-            tracing::warn!(%key, %error, "etcd has a router that can't be read");
-            None
-        }
-    }
-}
-
-fn tell(routers: &watch::Sender<Routers>, known: &BTreeMap<Vec<u8>, String>) {
-    let now: Routers = known.values().cloned().collect();
-    routers.send_if_modified(|before| {
+fn send<T: PartialEq>(channel: &watch::Sender<T>, now: T) {
+    channel.send_if_modified(|before| {
         let changed = *before != now;
         *before = now;
         changed
     });
 }
 
-/// Keeps a router's record and stands for election until it leaves.
-pub(crate) async fn announce(
-    options: EtcdOptions,
-    router: Announcement,
-    leads: watch::Sender<bool>,
-    leave: CancellationToken,
+/// Tells all values of a section, by the routers' ids, whenever one changes.
+async fn follow<T: DeserializeOwned>(
+    options: &EtcdOptions,
+    section: &str,
+    tell: impl Fn(&BTreeMap<String, T>),
 ) {
     let mut backoff = FIRST_BACKOFF;
     loop {
         let begun = Instant::now();
-        let held = hold(&options, &router, &leads, &leave).await;
-        leads.send_replace(false);
-        let Err(lost) = held else { return };
+        let Err(lost) = follow_once(options, section, &tell).await;
         if begun.elapsed() > PATIENCE {
             backoff = FIRST_BACKOFF;
         }
-        tracing::warn!(error = %lost, "lost etcd; going on without");
-        tokio::select! {
-            () = sleep(jittered(backoff)) => {}
-            () = leave.cancelled() => return,
-        }
+        tracing::warn!(section, error = %lost, "lost etcd; going on with what is known");
+        sleep(jittered(backoff)).await;
         backoff = (backoff * 2).min(LAST_BACKOFF);
     }
 }
 
-/// One lease's time. Ends well when the router leaves.
-async fn hold(
+async fn follow_once<T: DeserializeOwned>(
     options: &EtcdOptions,
-    router: &Announcement,
-    leads: &watch::Sender<bool>,
-    leave: &CancellationToken,
-) -> Result<(), Lost> {
-    let id = format!("{:016x}", router.id.0);
+    section: &str,
+    tell: impl Fn(&BTreeMap<String, T>),
+) -> Result<Infallible, Lost> {
     let mut client = connect(options).await?;
-    // It is this router's until then, whatever happens to its renewals.
-    let mut until = Instant::now() + options.lease;
-    let seconds = i64::try_from(options.lease.as_secs()).unwrap_or(i64::MAX);
-    let lease = within(client.lease_grant(seconds, None)).await?.id();
-    let record = Record { control_address: router.control_address.clone() };
-    let record = serde_json::to_vec(&record).expect("a record is plain JSON");
-    let key = format!("{}/routers/{id}", options.prefix);
-    within(client.put(key, record, Some(PutOptions::new().with_lease(lease)))).await?;
-    let (mut keeper, mut kept) = within(client.lease_keep_alive(lease)).await?;
-    tracing::info!(router = id, address = router.control_address, "announced in etcd");
+    let prefix = format!("{}/{section}/", options.prefix);
+    let all = GetOptions::new().with_prefix();
+    let all = within(client.get(prefix.as_bytes(), Some(all))).await?;
+    let revision = all.header().map_or(0, |header| header.revision());
+    let mut known: BTreeMap<String, T> =
+        all.kvs().iter().filter_map(|entry| Some((of(entry, &prefix), read(entry)?))).collect();
+    tell(&known);
+    let changes = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
+    let mut changes = within(client.watch(prefix.as_bytes(), Some(changes))).await?;
+    tracing::debug!(section, known = known.len(), "following etcd");
+    while let Some(said) = changes.message().await? {
+        if said.canceled() {
+            return Err(Lost::Ended { reason: said.cancel_reason().to_owned() });
+        }
+        for entry in said.events() {
+            let (kind, Some(entry)) = (entry.event_type(), entry.kv()) else { continue };
+            let key = of(entry, &prefix);
+            match (kind, read(entry)) {
+                (EventType::Put, Some(value)) => drop(known.insert(key, value)),
+                (EventType::Put, None) => {}
+                (EventType::Delete, _) => drop(known.remove(&key)),
+            }
+        }
+        tell(&known);
+    }
+    Err(Lost::Ended { reason: "etcd closed it".to_owned() })
+}
 
-    let mut candidate = client.election_client();
-    let mut elected = pin!(candidate.campaign(format!("{}/leader", options.prefix), id, lease));
-    let mut ticks = interval(options.lease / RENEWALS);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {
-                let asked = Instant::now();
-                let renewing = async {
-                    keeper.keep_alive().await?;
-                    kept.message().await
-                };
-                let over = Lost::Lease { lease: options.lease };
-                match timeout_at(until, renewing).await {
-                    Ok(Ok(Some(renewed))) if renewed.ttl() > 0 => until = asked + options.lease,
-                    Ok(Err(error)) => return Err(error.into()),
-                    Ok(Ok(_)) | Err(_) => return Err(over),
+/// Whose a key is.
+fn of(entry: &KeyValue, prefix: &str) -> String {
+    String::from_utf8_lossy(entry.key()).trim_start_matches(prefix).to_owned()
+}
+
+fn read<T: DeserializeOwned>(entry: &KeyValue) -> Option<T> {
+    let read = serde_json::from_slice(entry.value());
+    if let Err(error) = &read
+        && !entry.value().is_empty()
+    {
+        let key = String::from_utf8_lossy(entry.key());
+        tracing::warn!(%key, %error, "etcd has something that can't be read");
+    }
+    read.ok()
+}
+
+fn id(router: RouterId) -> String {
+    format!("{:016x}", router.0)
+}
+
+/// What a router has in etcd.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) router: Announcement,
+    pub(crate) rates: watch::Receiver<Rates>,
+    pub(crate) leads: watch::Sender<bool>,
+}
+
+impl Held {
+    /// Keeps it there, and stands for election, until it leaves.
+    pub(crate) async fn keep(self, options: EtcdOptions, leave: CancellationToken) {
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let begun = Instant::now();
+            let held = self.hold(&options, &leave).await;
+            self.leads.send_replace(false);
+            let Err(lost) = held else { return };
+            if begun.elapsed() > PATIENCE {
+                backoff = FIRST_BACKOFF;
+            }
+            tracing::warn!(error = %lost, "lost the place in etcd; going on without");
+            tokio::select! {
+                () = sleep(jittered(backoff)) => {}
+                () = leave.cancelled() => return,
+            }
+            backoff = (backoff * 2).min(LAST_BACKOFF);
+        }
+    }
+
+    /// One lease's time. Ends well when the router leaves.
+    async fn hold(&self, options: &EtcdOptions, leave: &CancellationToken) -> Result<(), Lost> {
+        let id = id(self.router.id);
+        let mut client = connect(options).await?;
+        // It is this router's until then, whatever happens to its renewals.
+        let mut until = Instant::now() + options.lease;
+        let seconds = i64::try_from(options.lease.as_secs()).unwrap_or(i64::MAX);
+        let lease = within(client.lease_grant(seconds, None)).await?.id();
+        let record = Record { control_address: self.router.control_address.clone() };
+        put(&mut client, options, &format!("routers/{id}"), &record, lease).await?;
+        let (mut keeper, mut kept) = within(client.lease_keep_alive(lease)).await?;
+        tracing::info!(router = id, address = record.control_address, "announced in etcd");
+
+        let mut candidate = client.election_client();
+        let name = format!("{}/leader", options.prefix);
+        let mut elected = pin!(candidate.campaign(name, id.as_str(), lease));
+        let mut ticks = interval(options.lease / RENEWALS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = None;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {
+                    let asked = Instant::now();
+                    let renewing = async {
+                        keeper.keep_alive().await?;
+                        kept.message().await
+                    };
+                    match timeout_at(until, renewing).await {
+                        Ok(Ok(Some(renewed))) if renewed.ttl() > 0 => until = asked + options.lease,
+                        Ok(Err(error)) => return Err(error.into()),
+                        Ok(Ok(_)) | Err(_) => return Err(Lost::Lease { lease: options.lease }),
+                    }
+                    let rates = self.rates.borrow().clone();
+                    if told.as_ref() != Some(&rates) {
+                        put(&mut client, options, &format!("rates/{id}"), &rates, lease).await?;
+                        told = Some(rates);
+                    }
                 }
-            }
-            won = &mut elected, if !*leads.borrow() => {
-                won?;
-                leads.send_replace(true);
-                tracing::info!("this router leads");
-            }
-            () = leave.cancelled() => {
-                leads.send_replace(false);
-                // Otherwise it ends by itself.
-                let _ = timeout(GOODBYE_PATIENCE, client.lease_revoke(lease)).await;
-                return Ok(());
+                won = &mut elected, if !*self.leads.borrow() => {
+                    won?;
+                    self.leads.send_replace(true);
+                    tracing::info!(router = id, "this router leads");
+                }
+                () = leave.cancelled() => {
+                    self.leads.send_replace(false);
+                    // Otherwise it ends by itself.
+                    let _ = timeout(GOODBYE_PATIENCE, client.lease_revoke(lease)).await;
+                    return Ok(());
+                }
             }
         }
     }
+}
+
+async fn put(
+    client: &mut Client,
+    options: &EtcdOptions,
+    key: &str,
+    value: &impl Serialize,
+    lease: i64,
+) -> Result<(), Lost> {
+    let value = serde_json::to_vec(value).expect("plain JSON");
+    let key = format!("{}/{key}", options.prefix);
+    within(client.put(key, value, Some(PutOptions::new().with_lease(lease)))).await?;
+    Ok(())
 }
 
 async fn connect(options: &EtcdOptions) -> Result<Client, Lost> {

@@ -9,15 +9,18 @@
 mod etcd;
 mod options;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use baton_types::{ModelId, RouterId};
 use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use self::options::{EtcdOptions, Login, RegistryError, Tls};
 
 /// Control addresses of the routers there are, `http://host:port`.
 pub type Routers = BTreeSet<String>;
+/// Requests a second, by model.
+pub type Rates = BTreeMap<ModelId, f64>;
 
 /// The routers there are, as the registry tells it. Dropping it ends the watch.
 #[derive(Debug)]
@@ -26,13 +29,32 @@ pub struct Directory {
     _task: AbortOnDropHandle<()>,
 }
 
+/// A router as others find it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    pub id: RouterId,
+    /// Where nodes register, `http://host:port`.
+    pub control_address: String,
+}
+
+/// What a router and its fellows tell each other through the registry.
+#[derive(Clone, Debug)]
+pub struct Fellows {
+    /// Whether this router leads. Another one does a lease after it was cut off, at the earliest.
+    pub leads: watch::Receiver<bool>,
+    /// What comes to this router,
+    pub rates: watch::Sender<Rates>,
+    /// and to all others.
+    pub elsewhere: watch::Receiver<Rates>,
+}
+
 /// A router's place in the registry. Dropped, it is forgotten when its lease ends.
 #[derive(Debug)]
 pub struct Announced {
-    /// Whether this router leads. At no time do two.
-    pub leads: watch::Receiver<bool>,
-    leave: tokio_util::sync::CancellationToken,
+    pub fellows: Fellows,
+    leave: CancellationToken,
     task: AbortOnDropHandle<()>,
+    _following: AbortOnDropHandle<()>,
 }
 
 impl Directory {
@@ -41,7 +63,7 @@ impl Directory {
         options.check()?;
         let (sender, routers) = watch::channel(Routers::new());
         #[cfg(feature = "etcd")]
-        return Ok(Directory { routers, _task: owned(etcd::follow(options, sender)) });
+        return Ok(Directory { routers, _task: owned(etcd::routers(options, sender)) });
         #[cfg(not(feature = "etcd"))]
         {
             let _ = (sender, routers);
@@ -54,16 +76,21 @@ impl Announced {
     /// Keeps a router in the registry, and has it stand for election.
     pub fn keep(options: EtcdOptions, router: Announcement) -> Result<Self, RegistryError> {
         options.check()?;
-        let (sender, leads) = watch::channel(false);
-        let leave = tokio_util::sync::CancellationToken::new();
+        let (leading, leads) = watch::channel(false);
+        let (rates, own_rates) = watch::channel(Rates::new());
+        let (sender, elsewhere) = watch::channel(Rates::new());
+        let fellows = Fellows { leads, rates, elsewhere };
         #[cfg(feature = "etcd")]
         {
-            let task = owned(etcd::announce(options, router, sender, leave.clone()));
-            Ok(Announced { leads, leave, task })
+            let leave = CancellationToken::new();
+            let following = etcd::rates_but_of(options.clone(), router.id, sender);
+            let held = etcd::Held { router, rates: own_rates, leads: leading };
+            let task = owned(held.keep(options, leave.clone()));
+            Ok(Announced { fellows, leave, task, _following: owned(following) })
         }
         #[cfg(not(feature = "etcd"))]
         {
-            let _ = (sender, leads, leave, router);
+            let _ = (sender, leading, own_rates, fellows, router);
             Err(RegistryError::NotBuilt)
         }
     }
@@ -74,14 +101,6 @@ impl Announced {
         // It ends after a word to the registry, or without one.
         let _ = self.task.await;
     }
-}
-
-/// A router as others find it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announcement {
-    pub id: baton_types::RouterId,
-    /// Where nodes register, `http://host:port`.
-    pub control_address: String,
 }
 
 /// A task that ends with its handle.

@@ -19,6 +19,7 @@ use baton_policy::{
     rebalance::{Proposal, Rebalancer},
 };
 use baton_proto::{status::Refuse, v1::WatchNodesResponse};
+use baton_registry::Fellows;
 use baton_types::{Generation, ModelId, NodeHello, NodeId, Role};
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::sync::{Notify, broadcast, watch};
@@ -51,8 +52,8 @@ pub(crate) struct Cluster {
     advisor: Mutex<Advisor>,
     /// If nodes change roles by themselves.
     roles: Option<Mutex<Controller>>,
-    /// Whether this router leads, where there may be others.
-    leads: OnceLock<watch::Receiver<bool>>,
+    /// Other routers, where there may be any.
+    fellows: OnceLock<Fellows>,
     /// Building a tokeniser takes long; nobody builds the same one twice.
     building: tokio::sync::Mutex<()>,
     /// When something is due may have changed.
@@ -145,7 +146,7 @@ impl Cluster {
             state: Mutex::new(state),
             advisor: Mutex::new(Advisor::new(advice)),
             roles: config.roles.policy().map(|config| Mutex::new(Controller::new(config))),
-            leads: OnceLock::new(),
+            fellows: OnceLock::new(),
             building: tokio::sync::Mutex::new(()),
             due: Notify::new(),
             ready: watch::Sender::new(false),

@@ -5,10 +5,10 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use baton_policy::advice::{Advice, RoleChange, RoleSwitcher, RolesConfig};
+use baton_policy::advice::{Advice, RoleChange, RoleSwitcher, RolesConfig, Traffic};
 use baton_proto::status::Refuse;
+use baton_registry::Fellows;
 use baton_types::{ModelId, NodeHello, NodeId, Role, Time};
-use tokio::sync::watch;
 use tonic::Code;
 
 use super::{Cluster, NoNode, State, session::Member};
@@ -65,14 +65,21 @@ impl Cluster {
         self.lock().sessions.get(node).map(|member| member.peer.hello.role)
     }
 
-    /// There may be other routers, and this one leads when it is told so. To be said once.
-    pub(crate) fn leads_when(&self, leads: watch::Receiver<bool>) {
-        let _ = self.leads.set(leads);
+    /// There may be other routers. To be said once.
+    pub(crate) fn has_fellows(&self, fellows: Fellows) {
+        let _ = self.fellows.set(fellows);
     }
 
     /// Whether this router is the one that looks after the whole cluster.
     pub(crate) fn leads(&self) -> bool {
-        self.leads.get().is_none_or(|leads| *leads.borrow())
+        self.fellows.get().is_none_or(|fellows| *fellows.leads.borrow())
+    }
+
+    /// Tells the others what comes here, and learns what comes to them.
+    pub(super) fn exchange_rates(&self, now: Time, traffic: &mut Traffic) {
+        let Some(fellows) = self.fellows.get() else { return };
+        traffic.set_elsewhere(fellows.elsewhere.borrow().clone());
+        fellows.rates.send_replace(traffic.rates(now));
     }
 
     /// The load was looked at: somebody may have to change roles.

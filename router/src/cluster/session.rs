@@ -155,6 +155,7 @@ impl Cluster {
             }
             let mut state = self.lock();
             let now = self.clock.now();
+            self.exchange_rates(now, &mut state.placer.view_mut().traffic);
             let seen = self.advisor().look(now, state.placer.view());
             let expired = state.members.expire(now);
             for node in &expired {

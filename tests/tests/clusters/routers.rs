@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use baton_proto::v1::{MigrateRequest, Phase, SetRoleRequest, operations_client::OperationsClient};
 use baton_tests::{
-    Ask, Cluster, Engine, Etcd, Generated, Options, Reference, begin, generate_all, get,
+    Ask, Cluster, Engine, Etcd, Generated, Options, Reference, begin, generate_all, get, post,
 };
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::migration::ask;
@@ -157,5 +158,46 @@ async fn routers_and_nodes_find_each_other_in_etcd_and_outlive_it() {
     cluster.router_at(&leader).unwrap().kill().unwrap();
     eventually("the other leads", || leaders(urls) == [other]).await;
     check(&asks, &generate_all(other, "sim", &asks).await.unwrap(), &mut reference);
+    cluster.wait_whole(PATIENCE).unwrap();
+}
+
+/// What comes to one router is news to the other, which is the one that leads.
+#[tokio::test]
+async fn the_leader_gives_roles_for_what_comes_to_all_routers() {
+    let etcd = Etcd::start().unwrap();
+    let options = Options::new(Engine::Sim)
+        .nodes(1, 3)
+        .set("engine.profile.prefill_token_us=10000")
+        .router_set("latency.default.prefill_token_us=10000")
+        .router_set("registry.lease=\"2s\"")
+        .router_set("advice.every=\"200ms\"")
+        .router_set("roles.enabled=true")
+        .router_set("roles.after=\"400ms\"");
+    let options = Options { routers: 2, etcd: Some(etcd.url()), ..options };
+    let cluster = Cluster::start(&options).unwrap();
+    let urls = cluster.urls();
+    eventually("one leads", || leaders(urls).len() == 1).await;
+    let leader = leaders(urls)[0].to_owned();
+    let other = urls.iter().find(|url| **url != leader).unwrap();
+    std::thread::scope(|scope| {
+        for number in 0..40 {
+            let prompt = format!("{number} words that nobody has cached");
+            let body = json!({ "model": "sim", "prompt": prompt, "max_tokens": 2 });
+            let url = if number == 0 { &leader } else { other };
+            let url = format!("{url}/v1/completions");
+            scope.spawn(move || assert_eq!(post(&url, &body).unwrap().status, 200));
+        }
+    });
+    for url in urls {
+        let prefill = sample(url, "baton_router_nodes{role=\"prefill\"}").unwrap();
+        assert!((2.0..4.0).contains(&prefill), "{prefill} prefill nodes");
+    }
+    let orders = |name: &str| {
+        let log = &cluster.logs().unwrap()[name];
+        log.matches("the load wants it in another role").count()
+    };
+    let logs = ["router", "router-2"];
+    let at = urls.iter().position(|url| *url == leader).unwrap();
+    assert!(orders(logs[at]) > 0 && orders(logs[1 - at]) == 0, "only the leader gives roles");
     cluster.wait_whole(PATIENCE).unwrap();
 }

@@ -22,6 +22,8 @@ pub struct Traffic {
     /// Over how long rates are measured.
     window: Duration,
     models: BTreeMap<ModelId, Seen>,
+    /// Requests a second that come to other routers, which nothing else is known of.
+    elsewhere: BTreeMap<ModelId, f64>,
 }
 
 /// One model's.
@@ -62,7 +64,7 @@ pub(crate) struct Ended {
 impl Traffic {
     /// That measures rates over a window.
     pub fn new(window: Duration) -> Self {
-        Traffic { window, models: BTreeMap::new() }
+        Traffic { window, models: BTreeMap::new(), elsewhere: BTreeMap::new() }
     }
 
     pub(crate) fn asked(&mut self, model: &ModelId, asked: Asked) {
@@ -83,8 +85,23 @@ impl Traffic {
         self.models.get(model)
     }
 
-    /// Requests a second: over the window, or what of a surge since is beyond chance.
+    /// Requests a second that come to other routers, which are taken to be like those that come here.
+    pub fn set_elsewhere(&mut self, rates: BTreeMap<ModelId, f64>) {
+        self.elsewhere = rates;
+    }
+
+    /// Requests a second that come here, by model.
+    pub fn rates(&self, now: Time) -> BTreeMap<ModelId, f64> {
+        self.models.keys().map(|model| (model.clone(), self.rate_here(model, now))).collect()
+    }
+
+    /// Requests a second, here and elsewhere.
     pub(super) fn rate(&self, model: &ModelId, now: Time) -> f64 {
+        self.rate_here(model, now) + self.elsewhere.get(model).copied().unwrap_or(0.0)
+    }
+
+    /// Over the window, or what of a surge since is beyond chance.
+    fn rate_here(&self, model: &ModelId, now: Time) -> f64 {
         let Some(seen) = self.models.get(model) else { return 0.0 };
         let [long, short] = seen.faded(self.window, now);
         let elapsed = now.since(seen.since).as_secs_f64();
@@ -167,5 +184,10 @@ mod tests {
         let after = traffic.rate(&model, at(160_000));
         assert!(after < 2.0, "{after}");
         assert_eq!(traffic.of(&model).map(|seen| seen.asked.len()), Some(REMEMBERED));
+        // Other routers' count, and aren't told to them as this one's.
+        let here = traffic.rates(at(160_000));
+        traffic.set_elsewhere([(model.clone(), 7.5)].into());
+        assert_eq!(traffic.rate(&model, at(160_000)), here[&model] + 7.5);
+        assert_eq!(traffic.rates(at(160_000)), here);
     }
 }
