@@ -4,8 +4,7 @@
 //! them, a rate at which they become so (its supply). One with a backlog takes as much bandwidth as
 //! it gets, one without at most its supply. Each direction of each network card divides its bandwidth
 //! so that nobody gets more than anybody who wants more has (water-filling); a flow runs at the
-//! lesser of its two ends' shares. What an end can't use for the other's sake stays unused. A flow with
-//! a limit has time: it gets what those without one leave.
+//! lesser of its two ends' shares. What an end can't use for the other's sake stays unused.
 
 use std::time::Duration;
 
@@ -37,8 +36,8 @@ pub(crate) struct Network {
 #[derive(Debug, Default)]
 struct Card {
     flows: Vec<usize>,
-    /// The most any of its flows gets: of those in haste, of the others.
-    levels: [f64; 2],
+    /// The most any of its flows gets.
+    level: f64,
 }
 
 #[derive(Debug)]
@@ -181,16 +180,9 @@ impl Network {
     /// Divides the bandwidth of two cards anew.
     fn share(&mut self, from: usize, to: usize) {
         for (side, node) in [(0, from), (1, to)] {
-            let wants = |has_time: bool| {
-                let flows = self.cards[side][node].flows.iter();
-                let flows = flows.filter_map(|&id| self.flows[id].as_ref());
-                flows.filter(|flow| flow.has_time() == has_time).map(Flow::want).collect::<Vec<_>>()
-            };
-            let (haste, time) = (wants(false), wants(true));
-            let first = level(self.capacity, haste.clone());
-            let used: f64 = haste.iter().map(|want| want.min(first)).sum();
-            let second = level((self.capacity - used).max(0.0), time);
-            self.cards[side][node].levels = [first, second];
+            let wants = self.cards[side][node].flows.iter();
+            let wants = wants.filter_map(|&id| self.flows[id].as_ref()).map(Flow::want);
+            self.cards[side][node].level = level(self.capacity, wants.collect());
         }
         let count = self.cards[0][from].flows.len();
         for index in 0..count + self.cards[1][to].flows.len() {
@@ -199,8 +191,7 @@ impl Network {
                 Some(index) => self.cards[1][to].flows[index],
             };
             let Some(flow) = &mut self.flows[id] else { continue };
-            let level = |card: &Card| card.levels[usize::from(flow.has_time())];
-            let level = level(&self.cards[0][flow.from]).min(level(&self.cards[1][flow.to]));
+            let level = self.cards[0][flow.from].level.min(self.cards[1][flow.to].level);
             let rate = flow.want().min(level);
             if rate == flow.rate && flow.version != 0 {
                 continue;
@@ -219,11 +210,6 @@ impl Network {
 impl Flow {
     fn backlog(&self) -> f64 {
         self.ready - self.sent
-    }
-
-    /// Whether it gets what others leave.
-    fn has_time(&self) -> bool {
-        self.limit.is_finite()
     }
 
     /// The bandwidth it could use.
@@ -332,24 +318,6 @@ mod tests {
         assert_eq!(run(&mut network), [(1, 1000)]);
         assert_eq!(network.sent(at(1000), slow), 200.0);
         assert!(network.is_drained(slow));
-    }
-
-    #[test]
-    fn who_has_time_gets_what_others_leave() {
-        // Of 1000 bytes a second 300 at most, and none while another has more to send than the card takes.
-        let mut network = Network::new(3, 1000.0);
-        let (slow, fast) = (network.open(at(0), 0, 2, false), network.open(at(0), 1, 2, false));
-        network.limit(at(0), slow, 300.0);
-        network.ready(at(0), slow, 330.0);
-        network.ready(at(0), fast, 500.0);
-        assert_eq!(run(&mut network), [(1, 500), (0, 1600)]);
-        // As soon as it is in haste they share.
-        network.ready(at(2000), slow, 830.0);
-        network.ready(at(2000), fast, 1000.0);
-        network.limit(at(2000), slow, f64::INFINITY);
-        let mut ends = run(&mut network);
-        ends.sort_unstable();
-        assert_eq!(ends, [(0, 3000), (1, 3000)]);
     }
 
     #[test]
