@@ -1,10 +1,15 @@
 //! Several routers share the nodes: each answers for its own requests, and none needs another.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use baton_proto::v1::{MigrateRequest, Phase, SetRoleRequest, operations_client::OperationsClient};
 use baton_tests::{
-    Ask, Cluster, Engine, Etcd, Generated, Options, Reference, begin, generate_all, get, post,
+    Ask, Cluster, Engine, Etcd, Generated, Options, Reference, baton, begin, generate_all, get,
+    post,
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -199,5 +204,54 @@ async fn the_leader_gives_roles_for_what_comes_to_all_routers() {
     let logs = ["router", "router-2"];
     let at = urls.iter().position(|url| *url == leader).unwrap();
     assert!(orders(logs[at]) > 0 && orders(logs[1 - at]) == 0, "only the leader gives roles");
+    cluster.wait_whole(PATIENCE).unwrap();
+}
+
+#[tokio::test]
+async fn etcd_may_want_certificates_and_a_password() {
+    let etcd = Etcd::start_secured().unwrap();
+    let mut options = Options { etcd: Some(etcd.url()), ..options() };
+    for setting in etcd.settings() {
+        options = options.set(setting.clone()).router_set(setting);
+    }
+    let cluster = Cluster::start(&options).unwrap();
+    let urls = cluster.urls();
+    eventually("one leads", || leaders(urls).len() == 1).await;
+    let generated = generate_all(&urls[1], "sim", &[ask(50, 0, 30)]).await.unwrap();
+    assert_eq!(generated[0].tokens.len(), 30);
+}
+
+/// Whoever follows is thrown off where history is gone, and reads anew.
+#[tokio::test]
+async fn a_router_that_comes_after_etcd_was_compacted_is_found() {
+    let mut etcd = Etcd::start().unwrap();
+    let options = Options { etcd: Some(etcd.url()), routers: 1, ..options() };
+    let cluster = Cluster::start(&options).unwrap();
+    etcd.kill().unwrap();
+    etcd.restart().unwrap();
+    for value in 0..20 {
+        etcd.control(&["put", "something", &value.to_string()]).unwrap();
+    }
+    let status = etcd.control(&["endpoint", "status", "--write-out=json"]).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let revision = status[0]["Status"]["header"]["revision"].as_u64().unwrap();
+    etcd.control(&["compact", &revision.to_string()]).unwrap();
+
+    let mut late = Command::new(baton());
+    late.args(["router", "--exit-with-stdin", "--listen", "127.0.0.1:0", "--control"]);
+    late.args(["127.0.0.1:0", "--etcd", &etcd.url(), "--log-format", "json"]);
+    let mut late = late.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(late.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut lines = lines.map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap());
+    let serving = lines.find(|line| line["message"] == "serving").unwrap();
+    let url = format!("http://{}", serving["api"].as_str().unwrap());
+    eventually("all nodes join it", || nodes(&url) == 3.0).await;
+    let generated = generate_all(&url, "sim", &[ask(50, 0, 30)]).await.unwrap();
+    assert_eq!(generated[0].tokens.len(), 30);
+    // One that leaves in order is gone at once.
+    drop(late.stdin.take());
+    tokio::task::spawn_blocking(move || late.wait()).await.unwrap().unwrap();
+    let found = etcd.control(&["get", "--prefix", "--keys-only", "/baton/routers/"]).unwrap();
+    assert_eq!(found.split_whitespace().count(), 1, "{found}");
     cluster.wait_whole(PATIENCE).unwrap();
 }
