@@ -215,7 +215,7 @@ impl Default for TransferConfig {
             streams: 2,
             max_pulls: 64,
             max_migrations: 8,
-            migration_share: 0.2,
+            migration_share: 0.03,
         }
     }
 }

@@ -159,10 +159,16 @@ async fn every_way_to_draw_survives_any_number_of_moves() {
     let options = Options::new(Engine::Sim).nodes(1, 3).set("engine.profile.decode_us=2000.0");
     let cluster = Cluster::start(&options).unwrap();
     let mut reference = Reference::sim().unwrap();
-    // Some share their prompts, and with them their blocks.
-    let asks: Vec<Ask> = (0..15).map(|i| ask(20 + 40 * (i % 4), i % 10, 300)).collect();
-    let moved = check(&cluster, &mut reference, ("sim", 3), &asks).await;
-    assert!(moved > 60, "{moved} moves are hardly a test");
+    let wanted = std::env::var("BATON_MOVES").map_or(1_000, |moves| moves.parse().unwrap());
+    let (mut moved, mut rounds) = (0, 0);
+    while moved < wanted {
+        // Some share their prompts, and with them their blocks.
+        let asks = (0..15).map(|i| ask(20 + 40 * (i % 4), i % 10 + 10 * (rounds % 9), 300));
+        let asks: Vec<Ask> = asks.collect();
+        moved += check(&cluster, &mut reference, ("sim", 3), &asks).await;
+        rounds += 1;
+        assert!(moved > 60 * rounds, "{moved} moves in {rounds} rounds are hardly a test");
+    }
     let metrics = router_metrics(&cluster);
     assert!(metrics.contains("baton_router_migrations_total{reason=\"asked\",outcome=\"moved\"}"));
     assert!(!metrics.contains("baton_router_retries_total{"), "somebody was replayed:\n{metrics}");

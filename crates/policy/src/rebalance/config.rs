@@ -39,7 +39,7 @@ impl Default for RebalanceConfig {
             faster: 0.02,
             ahead: Duration::from_secs(2),
             deviations: 1.0,
-            link_share: 0.2,
+            link_share: 0.03,
             overhead: 0.02,
         }
     }

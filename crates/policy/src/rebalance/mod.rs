@@ -6,9 +6,10 @@
 //!
 //! - a node is to be *empty*;
 //! - its pool will be *full*: somebody goes before somebody is preempted;
+//! - somebody in line fits nowhere, though there is *room* enough on several nodes together. A sequence that moves
+//!   is in two pools, so while somebody waits for room nobody moves for what follows;
 //! - more *objectives* are met with somebody elsewhere, both nodes' and the moved one's own counted, each as far
 //!   as it has come;
-//! - somebody in line fits nowhere, though there is *room* enough on several nodes together;
 //! - requests are *faster* in the mean: those of higher classes count for more, so that lower ones make way for
 //!   them; of one class, that means balance.
 //!
@@ -113,11 +114,13 @@ impl Rebalancer {
             look.empty();
             if self.config.enabled {
                 look.full();
-                look.objectives();
-                if let Some(request) = waits.filter(|request| request.model == group.model) {
-                    look.room(view, request, now);
+                match waits.filter(|request| request.model == group.model) {
+                    Some(request) => look.room(view, request, now),
+                    None => {
+                        look.objectives();
+                        look.faster();
+                    }
                 }
-                look.faster();
             }
             proposals.append(&mut look.proposals);
         }

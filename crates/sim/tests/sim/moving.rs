@@ -11,6 +11,7 @@ fn restless() -> Scenario {
     scenario.workload.prompt = Lengths::Lognormal { mean: 600.0, cv: 1.0, max: 4000 };
     scenario.workload.output = Lengths::Uniform { min: 1, max: 300 };
     scenario.forced_moves_per_s = 40.0;
+    scenario.cluster.transfer.migration_share = 0.2;
     scenario
 }
 
