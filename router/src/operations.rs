@@ -113,7 +113,7 @@ impl Operations for OperationsService {
         let (node, cluster) = (NodeId::from(&node[..]), &self.router.cluster);
         cluster.drain(&node, !cancel).map_err(|error| status(&error))?;
         let empty = async {
-            while cluster.promised(&node) > 0 {
+            while cluster.left(&node) > 0 {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
@@ -121,7 +121,7 @@ impl Operations for OperationsService {
             // What is left says whether it was in time.
             let _ = tokio::time::timeout(Duration::from_micros(wait_us), empty).await;
         }
-        Ok(Response::new(DrainResponse { left: cluster.promised(&node) }))
+        Ok(Response::new(DrainResponse { left: cluster.left(&node) }))
     }
 
     async fn set_role(
@@ -141,7 +141,7 @@ impl Operations for OperationsService {
             }
         };
         let done = tokio::time::timeout(Duration::from_micros(request.wait_us), taken).await;
-        let left = if done.is_ok() { 0 } else { cluster.promised(&node) };
+        let left = if done.is_ok() { 0 } else { cluster.left(&node) };
         Ok(Response::new(SetRoleResponse { done: done.is_ok(), left }))
     }
 

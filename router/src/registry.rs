@@ -6,7 +6,7 @@ use baton_node::task;
 use baton_proto::{
     PROTOCOL_VERSION, convert,
     node::v1::{
-        self as proto, JoinRequest, JoinResponse, KvSnapshotWanted, TakeRole, Welcome,
+        self as proto, Drain, JoinRequest, JoinResponse, KvSnapshotWanted, TakeRole, Welcome,
         join_request, join_response, registry_server::Registry,
     },
     status::status,
@@ -19,6 +19,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::cluster::{Cluster, JoinError, Session};
 
+/// What a node may have to read at one time.
+const ORDERS: usize = 16;
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -54,7 +56,7 @@ impl Registry for EmbeddedRegistry {
             heartbeat_interval_us: convert::micros(self.heartbeat),
         };
         let message = Some(join_response::Message::Welcome(welcome));
-        let (answer, answers) = mpsc::channel(2);
+        let (answer, answers) = mpsc::channel(ORDERS);
         // The receiver is right here, and the channel is empty.
         let _ = answer.try_send(Ok(JoinResponse { message }));
         let close = self.close.clone();
@@ -95,7 +97,7 @@ async fn listen(
     answer: &mpsc::Sender<Result<JoinResponse, Status>>,
 ) -> Status {
     let gone = session.peer().gone.clone();
-    let mut role = session.watch_role();
+    let (mut role, mut drain) = (session.watch_role(), session.watch_drain());
     loop {
         let message = tokio::select! {
             message = said.message() => message,
@@ -103,6 +105,12 @@ async fn listen(
                 let role = proto::Role::from(*role.borrow_and_update()).into();
                 let message = Some(join_response::Message::TakeRole(TakeRole { role }));
                 // A stream that is full of unread words is about to break, and the node to join again.
+                let _ = answer.try_send(Ok(JoinResponse { message }));
+                continue;
+            }
+            Ok(()) = drain.changed() => {
+                let drains = *drain.borrow_and_update();
+                let message = Some(join_response::Message::Drain(Drain { drains }));
                 let _ = answer.try_send(Ok(JoinResponse { message }));
                 continue;
             }

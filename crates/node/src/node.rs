@@ -30,6 +30,8 @@ pub struct Node {
     identity: SharedIdentity,
     /// The role that the router wants it to have.
     pub(crate) wanted_role: watch::Sender<Role>,
+    /// The incarnation that a router wants to be empty.
+    pub(crate) drained: watch::Sender<Option<Generation>>,
     pub model: String,
     pub info: EngineInfo,
     pub arena: Arc<Arena>,
@@ -96,6 +98,7 @@ impl Node {
             id,
             identity,
             wanted_role: watch::Sender::new(role),
+            drained: watch::Sender::new(None),
             model,
             info,
             arena,
@@ -168,7 +171,7 @@ impl Pulse for Arc<Node> {
             cached_blocks: usage.cached,
             queued_tokens: load.queued_tokens,
             context_tokens: load.context_tokens,
-            draining: self.gate.is_draining(),
+            draining: self.gate.is_draining() || *self.drained.borrow() == Some(self.generation()),
         };
         (convert::heartbeat(convert::Heartbeat { load, reports, events }), told)
     }
@@ -179,6 +182,10 @@ impl Pulse for Arc<Node> {
 
     fn take_role(&self, role: Role) {
         self.wanted_role.send_replace(role);
+    }
+
+    fn drain(&self, drains: bool) {
+        self.drained.send_replace(drains.then(|| self.generation()));
     }
 }
 

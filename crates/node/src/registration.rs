@@ -40,6 +40,9 @@ pub(crate) trait Pulse: Send + Sync {
 
     /// The router wants the node to have this role; it has, when its identity changes.
     fn take_role(&self, role: Role);
+
+    /// The router wants the node to be empty, or doesn't any more.
+    fn drain(&self, drains: bool);
 }
 
 /// What a router knows of the node.
@@ -216,6 +219,10 @@ impl<P: Pulse> Registration<P> {
                     }
                     Some(JoinResponse { message: Some(join_response::Message::TakeRole(order)) }) => {
                         self.obey(&order);
+                        continue;
+                    }
+                    Some(JoinResponse { message: Some(join_response::Message::Drain(order)) }) => {
+                        self.pulse.drain(order.drains);
                         continue;
                     }
                     // Of a later version.

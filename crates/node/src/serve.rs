@@ -142,10 +142,11 @@ impl Node {
     }
 
     /// Rings when the router should hear from the node before the next heartbeat is due: when work
-    /// arrives at an idle node, and when it starts or ceases to drain.
+    /// arrives at an idle node, when it starts or ceases to drain, and when it drains and is idle.
     fn news(self: &Arc<Self>) -> (AbortOnDropHandle<()>, watch::Receiver<bool>) {
         let (sender, receiver) = watch::channel(false);
         let (mut load, mut door) = (self.steps.watch_load(), self.gate.watch_door());
+        let mut drained = self.drained.subscribe();
         let bell = async move {
             let mut busy = false;
             loop {
@@ -153,7 +154,8 @@ impl Node {
                     changed = load.changed() => {
                         let load = *load.borrow_and_update();
                         let now = load.running + load.waiting > 0;
-                        if now && !busy {
+                        let drains = drained.borrow().is_some();
+                        if now && !busy || drains && !now && busy {
                             sender.send_replace(true);
                         }
                         busy = now;
@@ -162,6 +164,9 @@ impl Node {
                         }
                     }
                     Ok(()) = door.changed() => {
+                        sender.send_replace(true);
+                    }
+                    Ok(()) = drained.changed() => {
                         sender.send_replace(true);
                     }
                 }

@@ -12,7 +12,7 @@ use baton_node::{
 use baton_proto::{
     PROTOCOL_VERSION,
     node::v1::{
-        Heartbeat, JoinRequest, JoinResponse, KvEvents, KvSnapshotWanted, TakeRole, Welcome,
+        Drain, Heartbeat, JoinRequest, JoinResponse, KvEvents, KvSnapshotWanted, TakeRole, Welcome,
         join_request::Message,
         join_response,
         registry_server::{Registry, RegistryServer},
@@ -121,10 +121,10 @@ impl Router {
     }
 }
 
-async fn node(router: Option<String>) -> (Arc<Node>, Serving) {
+async fn node(routers: impl IntoIterator<Item = String>) -> (Arc<Node>, Serving) {
     let mut config = NodeConfig::new(EngineConfig::Sim(SimConfig::default()));
     config.kv = KvConfig { blocks: Some(16), ..KvConfig::default() };
-    config.routers = router.into_iter().collect();
+    config.routers = routers.into_iter().collect();
     let node = Node::load(config, Role::Decode).await.unwrap();
     let serving = node.serve(Routes::default(), None).await.unwrap();
     (node, serving)
@@ -253,6 +253,28 @@ async fn a_node_takes_the_other_role_when_it_is_empty() {
     let refused = node.gate.enter(Role::Decode, "sim", hello.generation).unwrap_err();
     assert!(refused.to_string().contains("is a prefill node"), "{refused}");
     drop(node.gate.enter(Role::Prefill, "sim", hello.generation).unwrap());
+}
+
+/// All of its routers hear it, and send nothing; whoever is on the way there already comes in.
+#[tokio::test]
+async fn a_node_that_one_router_drains_tells_all_of_them() {
+    let (mut first, mut second) = (Router::start().await, Router::start().await);
+    let addresses = [&first, &second].map(|router| router.address.clone());
+    let (node, serving) = node(addresses).await;
+    let mut routers = [first.joined().await, second.joined().await];
+    for drains in [true, false] {
+        let drain = join_response::Message::Drain(Drain { drains });
+        routers[0].to.send(Ok(JoinResponse { message: Some(drain) })).await.unwrap();
+        for router in &mut routers {
+            router.until_draining(drains).await;
+        }
+        drop(node.gate.enter(Role::Decode, "sim", node.generation().0).unwrap());
+    }
+    // One of them is gone: the other knows the node on, and it is ready.
+    let [ours, mut others] = routers;
+    drop((ours, first));
+    others.until_draining(false).await;
+    assert_eq!(ask(&serving, "/ready").await.0, "HTTP/1.1 200 OK");
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ struct State {
     languages: BTreeMap<ModelId, Language>,
     replies: BTreeMap<Ticket, Reply>,
     last_ticket: u64,
-    /// Incarnations of nodes that somebody wants to be empty; they needn't know.
+    /// Incarnations of nodes that somebody wants to be empty, and that haven't said yet that they know.
     drained: BTreeMap<NodeId, Generation>,
     rng: SmallRng,
 }
@@ -186,12 +186,14 @@ impl Cluster {
         self.lock().placer.rebalance(rebalancer, self.clock.now())
     }
 
-    /// Sends nothing new to a node, or does again.
+    /// Has a node be empty, or not any more: nothing new is sent there from now on, and from its next word on by
+    /// other routers.
     pub(crate) fn drain(self: &Arc<Self>, node: &NodeId, drains: bool) -> Result<(), NoNode> {
         let mut state = self.lock();
         let member = state.member(node)?;
         let (role, says_so) = (member.peer.hello.role, member.drains);
         let generation = member.peer.hello.generation;
+        member.drain.send_replace(drains);
         if drains {
             state.drained.insert(node.clone(), generation);
         } else {
@@ -202,12 +204,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Requests that are promised to a node.
-    pub(crate) fn promised(&self, node: &NodeId) -> u64 {
+    /// Sequences that are on a node: this router's, and those of others that it spoke of last.
+    pub(crate) fn left(&self, node: &NodeId) -> u64 {
         let state = self.lock();
         let nodes = |role| state.placer.view().nodes(role).iter();
         let mut all = nodes(Role::Prefill).chain(nodes(Role::Decode));
-        all.find(|view| view.node == *node).map_or(0, |view| view.reserved.sequences)
+        let view = all.find(|view| view.node == *node);
+        view.map_or(0, |view| view.reserved.sequences + view.beyond.sequences)
     }
 
     /// What nodes are recommended, of every model.

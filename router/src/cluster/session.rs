@@ -29,6 +29,8 @@ pub(super) struct Member {
     pub(super) drains: bool,
     /// The role it is to have.
     pub(super) role: watch::Sender<Role>,
+    /// Whether it is to be empty.
+    pub(super) drain: watch::Sender<bool>,
 }
 
 /// One stream's membership. Dropping it is leaving, unless the node has come back meanwhile.
@@ -39,6 +41,7 @@ pub(crate) struct Session {
     peer: Arc<Peer>,
     /// The role that the node is to have; it is told when that changes.
     role: watch::Receiver<Role>,
+    drain: watch::Receiver<bool>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -131,11 +134,17 @@ impl Cluster {
             }
         };
         let (role, wanted) = watch::channel(peer.hello.role);
-        let member = Member { session: number, peer: Arc::clone(&peer), drains: false, role };
+        let (drain, is_wanted) = watch::channel(false);
+        // It may not have heard it on its last stream.
+        if state.drained.get(&node) == Some(&generation) {
+            drain.send_replace(true);
+        }
+        let member =
+            Member { session: number, peer: Arc::clone(&peer), drains: false, role, drain };
         state.sessions.insert(node, member);
         self.changed(state);
         self.due.notify_one();
-        Ok(Session { cluster: Arc::clone(self), number, peer, role: wanted })
+        Ok(Session { cluster: Arc::clone(self), number, peer, role: wanted, drain: is_wanted })
     }
 
     /// Ends memberships whose lease is over, and waits that are, and looks at the load, for ever.
@@ -204,6 +213,11 @@ impl Session {
         self.role.clone()
     }
 
+    /// Whether the node is to be empty, each time that somebody says so.
+    pub(crate) fn watch_drain(&self) -> watch::Receiver<bool> {
+        self.drain.clone()
+    }
+
     /// The node spoke of itself, of its latest steps and of its cache.
     pub(crate) fn heard(&self, beat: &Heartbeat) -> Result<Result<(), MissedEvents>, NotAMember> {
         let hello = &self.peer.hello;
@@ -219,6 +233,10 @@ impl Session {
             member.drains = beat.load.draining;
         }
         let is_drained = state.drained.get(node) == Some(generation);
+        if beat.load.draining {
+            // It has heard, and says so to all routers.
+            state.drained.remove(node);
+        }
         let view = state.placer.view_mut();
         let mut load = beat.load;
         load.draining |= is_drained;

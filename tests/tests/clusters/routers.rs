@@ -1,12 +1,15 @@
 //! Several routers share the nodes: each answers for its own requests, and none needs another.
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     time::Duration,
 };
 
-use baton_proto::v1::{MigrateRequest, Phase, SetRoleRequest, operations_client::OperationsClient};
+use baton_proto::v1::{
+    DrainRequest, MigrateRequest, Phase, SetRoleRequest, operations_client::OperationsClient,
+};
 use baton_tests::{
     Ask, Cluster, Engine, Etcd, Generated, Options, Reference, baton, begin, generate_all, get,
     post,
@@ -119,6 +122,51 @@ async fn a_node_that_changes_roles_is_left_by_the_requests_of_all_routers() {
     for url in [first, second] {
         let prefill = || sample(url, "baton_router_nodes{role=\"prefill\"}") == Some(2.0);
         eventually("each knows its new role", prefill).await;
+    }
+    cluster.wait_whole(PATIENCE).unwrap();
+}
+
+/// Whoever is asked, all routers send nothing more there, until one of them is asked to do again.
+#[tokio::test]
+async fn a_node_is_drained_by_all_routers() {
+    let cluster = Cluster::start(&options()).unwrap();
+    let mut reference = Reference::sim().unwrap();
+    let [first, second] = cluster.urls() else { panic!("two routers") };
+    let asks: Vec<Ask> = (0..6).map(|i| ask(50, i, 400)).collect();
+    let drain = DrainRequest { node: "decode-1".to_owned(), wait_us: 10_000_000, cancel: false };
+    let draining = async {
+        let running = |url| move || sample(url, "baton_router_in_flight") == Some(6.0);
+        eventually("all run", running(first)).await;
+        eventually("all run", running(second)).await;
+        let mut operations = OperationsClient::connect(first.clone()).await.unwrap();
+        let drained = operations.drain(drain.clone()).await.unwrap().into_inner();
+        assert_eq!(drained.left, 0, "those of the other router counted");
+        let left = cluster.samples("baton_requests_running").unwrap()["decode-1"];
+        assert_eq!(left, 0.0);
+    };
+    let (ours, others, ()) = tokio::join!(
+        generate_all(first, "sim", &asks),
+        generate_all(second, "sim", &asks),
+        draining
+    );
+    check(&asks, &ours.unwrap(), &mut reference);
+    check(&asks, &others.unwrap(), &mut reference);
+
+    let decoded_by = async |url: &str| {
+        let generated = generate_all(url, "sim", &asks).await.unwrap();
+        let nodes = generated.into_iter().map(|one| one.complete.unwrap().timings.unwrap());
+        nodes.map(|timings| timings.decode_node).collect::<BTreeSet<_>>()
+    };
+    for url in [first, second] {
+        assert_eq!(decoded_by(url).await, ["decode-2".to_owned()].into());
+    }
+    let mut operations = OperationsClient::connect(second.clone()).await.unwrap();
+    operations.drain(DrainRequest { cancel: true, ..drain }).await.unwrap();
+    for url in [first, second] {
+        let begun = Instant::now();
+        while decoded_by(url).await.len() < 2 {
+            assert!(begun.elapsed() < PATIENCE, "decode-1 gets nothing from {url}");
+        }
     }
     cluster.wait_whole(PATIENCE).unwrap();
 }

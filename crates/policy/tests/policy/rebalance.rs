@@ -244,6 +244,20 @@ fn one_who_fits_nowhere_is_made_room_for() {
     assert_eq!(there.path.decode().expect("a decode node").node, node);
 }
 
+/// A sequence that moves is in two pools, and somebody waits for them.
+#[test]
+fn nobody_moves_for_speed_while_somebody_waits_for_room() {
+    let mut world = World::new(&["d1", "d2"]);
+    for _ in 0..8 {
+        let request = world.request(60, 100);
+        world.put("d1", request);
+    }
+    let large = RequestView { max_new_tokens: 16, ..world.request(1500, 16) };
+    let proposals = world.look(Some(&large));
+    assert!(proposals.iter().all(|p| p.reason == Reason::Room), "{proposals:?}");
+    assert!(world.look(None).iter().any(|p| p.reason == Reason::Balance));
+}
+
 #[test]
 fn somebody_leaves_before_the_pool_is_full() {
     let mut world = World::new(&["d1", "d2"]);
