@@ -1,5 +1,5 @@
 //! Workers that come and go as the production advisor recommends. They start, empty, some time after
-//! they are asked for; they leave when what they have is done.
+//! they are asked for; they leave when what they have is done or has moved.
 
 use std::time::Duration;
 

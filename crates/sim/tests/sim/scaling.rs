@@ -5,7 +5,7 @@ use std::time::Duration;
 use baton_policy::advice::AdviceConfig;
 use baton_sim::{
     Report, ScalingConfig, Scenario, Topology, simulate,
-    workload::{Arrivals, SloConfig},
+    workload::{Arrivals, Lengths, SloConfig},
 };
 
 use crate::scenarios::{scenario, whole};
@@ -64,6 +64,28 @@ fn following_the_advice_meets_the_targets_for_less_than_the_peak_all_the_time_an
     assert!(turns <= 2, "no-flap: {:?}", scaled.changes);
     let last = scaled.changes.last().expect("the start");
     assert!(last.prefill < prefill && last.at_s > TO, "{:?}", scaled.changes);
+}
+
+/// Answers of half a minute: whoever leaves doesn't wait for them.
+#[test]
+fn what_a_leaving_worker_decodes_moves_to_those_that_stay() {
+    let mut scenario = surge((6, 8));
+    scenario.workload.output = Lengths::Uniform { min: 1000, max: 2000 };
+    scenario.slo.declared = false;
+    scenario.rebalance.enabled = false;
+    scenario.workload.arrivals = Arrivals::Surge { rate: 2.0, peak: 8.0, from_s: 20.0, to_s: 50.0 };
+    scenario.workload.requests = 400;
+    let advice = AdviceConfig {
+        window: Duration::from_secs(10),
+        every: Duration::from_secs(1),
+        down_after: Duration::from_secs(10),
+        ..AdviceConfig::default()
+    };
+    scenario.scaling = Some(ScalingConfig { prefill: 2, decode: 2, start_s: 4.0, advice });
+    let report = run(&scenario);
+    assert_eq!(report.completed, 400, "{report}");
+    let moves = report.moves.as_ref().expect("somebody moved");
+    assert!(moves.moved.keys().eq(["drain"].iter()) && moves.count() > 20, "{moves:?}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use super::{
     event::{Event, ToNode, ToRouter},
     faults::Part,
 };
-use crate::{Map, node::Work, random::unit};
+use crate::{Map, Scenario, node::Work, random::unit};
 pub(super) use arbiter::{Attempted, Departure, Migration};
 
 /// What became of moves.
@@ -41,7 +41,9 @@ impl Simulation<'_> {
         if self.scenario.forced_moves_per_s > 0.0 {
             self.queue.push(self.now, Event::ForceMove);
         }
-        if self.scenario.rebalance.enabled || self.scenario.roles.is_some() {
+        let Scenario { rebalance, roles, scaling, .. } = self.scenario;
+        // Nodes are to be empty before they change roles or leave.
+        if rebalance.enabled || roles.is_some() || scaling.is_some() {
             self.queue.push(self.now, Event::Rebalance);
         }
     }
