@@ -76,10 +76,22 @@ struct State {
     languages: BTreeMap<ModelId, Language>,
     replies: BTreeMap<Ticket, Reply>,
     last_ticket: u64,
-    /// Incarnations of nodes that somebody wants to be empty, and that haven't said yet that they know.
-    drained: BTreeMap<NodeId, Generation>,
+    /// What nodes were asked for, that haven't said yet that they know.
+    asked: BTreeMap<NodeId, Asked>,
     rng: SmallRng,
 }
+
+/// An incarnation is to be empty, or not any more. It counts from now on, and until the node says so itself.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    generation: Generation,
+    drains: bool,
+    /// After so many words to the contrary the node knows better: it leaves, or takes another role.
+    words: u8,
+}
+
+/// How many words of a node may have been on their way when it was asked for something.
+const WORDS: u8 = 4;
 
 /// The cluster in numbers, as of now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +149,7 @@ impl Cluster {
             languages: BTreeMap::new(),
             replies: BTreeMap::new(),
             last_ticket: 0,
-            drained: BTreeMap::new(),
+            asked: BTreeMap::new(),
             rng: SmallRng::from_rng(&mut rand::rng()),
         };
         Cluster {
@@ -191,15 +203,10 @@ impl Cluster {
     pub(crate) fn drain(self: &Arc<Self>, node: &NodeId, drains: bool) -> Result<(), NoNode> {
         let mut state = self.lock();
         let member = state.member(node)?;
-        let (role, says_so) = (member.peer.hello.role, member.drains);
-        let generation = member.peer.hello.generation;
+        let (role, generation) = (member.peer.hello.role, member.peer.hello.generation);
         member.drain.send_replace(drains);
-        if drains {
-            state.drained.insert(node.clone(), generation);
-        } else {
-            state.drained.remove(node);
-        }
-        state.placer.view_mut().set_draining(node, role, drains || says_so);
+        state.asked.insert(node.clone(), Asked { generation, drains, words: WORDS });
+        state.placer.view_mut().set_draining(node, role, drains);
         self.changed(state);
         Ok(())
     }
@@ -264,6 +271,17 @@ impl Cluster {
 }
 
 impl State {
+    /// Whether a node is to be empty, which says of itself that it is or isn't.
+    fn drains(&mut self, node: &NodeId, generation: Generation, says: bool) -> bool {
+        let Some(asked) = self.asked.get_mut(node) else { return says };
+        if asked.generation != generation || asked.drains == says || asked.words == 0 {
+            self.asked.remove(node);
+            return says;
+        }
+        asked.words -= u8::from(says);
+        asked.drains
+    }
+
     fn member(&self, node: &NodeId) -> Result<&Member, NoNode> {
         let no_node =
             || NoNode { node: node.clone(), nodes: self.sessions.keys().cloned().collect() };

@@ -25,8 +25,6 @@ pub(super) struct Member {
     /// Which of its streams speaks for it.
     session: u64,
     pub(super) peer: Arc<Peer>,
-    /// It says that it drains.
-    pub(super) drains: bool,
     /// The role it is to have.
     pub(super) role: watch::Sender<Role>,
     /// Whether it is to be empty.
@@ -136,11 +134,10 @@ impl Cluster {
         let (role, wanted) = watch::channel(peer.hello.role);
         let (drain, is_wanted) = watch::channel(false);
         // It may not have heard it on its last stream.
-        if state.drained.get(&node) == Some(&generation) {
-            drain.send_replace(true);
+        if let Some(asked) = state.asked.get(&node).filter(|asked| asked.generation == generation) {
+            drain.send_replace(asked.drains);
         }
-        let member =
-            Member { session: number, peer: Arc::clone(&peer), drains: false, role, drain };
+        let member = Member { session: number, peer: Arc::clone(&peer), role, drain };
         state.sessions.insert(node, member);
         self.changed(state);
         self.due.notify_one();
@@ -229,17 +226,10 @@ impl Session {
         let NodeHello { node, generation, .. } = hello;
         let mut state = self.cluster.lock();
         state.members.heartbeat(self.cluster.clock.now(), node, *generation)?;
-        if let Some(member) = state.sessions.get_mut(node) {
-            member.drains = beat.load.draining;
-        }
-        let is_drained = state.drained.get(node) == Some(generation);
-        if beat.load.draining {
-            // It has heard, and says so to all routers.
-            state.drained.remove(node);
-        }
+        let drains = state.drains(node, *generation, beat.load.draining);
         let view = state.placer.view_mut();
         let mut load = beat.load;
-        load.draining |= is_drained;
+        load.draining = drains;
         view.observe(node, *generation, load);
         view.observe_steps(node, *generation, &beat.reports);
         let followed = view.observe_events(node, *generation, beat.events.as_ref());
