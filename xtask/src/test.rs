@@ -30,9 +30,11 @@ pub(crate) fn test(args: &TestArgs) -> anyhow::Result<()> {
         check(&tools)?;
     }
 
+    // Together, for a binary built by itself has other features of what it depends on, and all of that
+    // would be built twice.
     let mut build = cargo();
-    build.args(["build", "--locked", "--package", "baton"]).args(FEATURES);
-    run("building baton", build.env("PROTOC", &tools.protoc))?;
+    build.args(["build", "--workspace", "--bins", "--tests", "--locked"]).args(FEATURES);
+    run("building", build.env("PROTOC", &tools.protoc))?;
     let baton = target_dir()?.join("debug").join("baton");
     let mut nextest = Command::new(&tools.nextest);
     nextest

@@ -14,6 +14,7 @@ mod roles;
 mod search;
 mod system;
 mod traces;
+mod workers;
 
 use std::{
     fs::{self, File},
@@ -66,6 +67,8 @@ enum Section {
     Dispatch,
     /// Running requests that move, and that don't.
     Rebalance,
+    /// How many workers are needed for the same P99 of times.
+    Workers,
     /// Nodes that change roles, and that don't.
     Roles,
     /// Beside real processes: needs the machine to itself, and baton's binary in BATON_BIN.
@@ -124,6 +127,7 @@ fn main() -> anyhow::Result<()> {
             Section::Large => tell("traces-64", large(&inputs, scale)?)?,
             Section::Dispatch => tell("dispatch", dispatch::section(&inputs, scale)?)?,
             Section::Rebalance => tell("rebalance", rebalance::section(&inputs, scale)?)?,
+            Section::Workers => tell("workers", workers::section(&inputs, scale)?)?,
             Section::Roles => tell("roles", roles::section(&inputs, scale)?)?,
             Section::Fidelity => tell("fidelity", fidelity::section(scale)?)?,
             Section::Engine => tell("engine", engine::section(scale)?)?,

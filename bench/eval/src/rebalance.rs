@@ -25,26 +25,27 @@ const DISPATCH: [(Policy, f64); 5] = [
     (Policy::Freeness, 0.6),
 ];
 /// Workers.
-const SMALL: u32 = 16;
+pub(crate) const SMALL: u32 = 16;
 const LARGE: u32 = 64;
 /// Of requests, those of the higher class.
 const HIGH: f64 = 0.1;
 
 /// A cell, the split that suits the joint policy, and its capacity there.
-struct Place {
-    cell: Cell,
-    joint: Split,
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) cell: Cell,
+    pub(crate) joint: Split,
 }
 
 impl Place {
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let Cell { trace, world, .. } = &self.cell;
         let pool = world.decode_tokens.map(|tokens| format!(", {} Ki pools", tokens >> 10));
         format!("{trace}, {}{}", self.cell.slo(), pool.unwrap_or_default())
     }
 
     /// On every seed.
-    fn run(
+    pub(crate) fn run(
         &self,
         (policy, load): (Policy, f64),
         scale: Scale,
@@ -62,34 +63,43 @@ impl Place {
     }
 }
 
-/// With P99 of times, preemptions and moves; then what higher classes have of it.
-pub(crate) fn section(inputs: &Inputs, scale: Scale) -> Result<String, EvalError> {
-    let cells = |workers| traces::cells(inputs, workers, scale.seeds());
-    let (small, large) = (cells(SMALL), cells(LARGE));
-    let kinds = CELLS.iter().flat_map(|(at, pool)| [(*at, None), (*at, Some(*pool))]);
-    let kinds: Vec<(usize, Option<u32>)> = kinds.collect();
-    let place = |cells: &[Cell], (at, decode_tokens): (usize, Option<u32>)| {
-        let mut cell: Cell = cells[at].clone();
-        cell.world.decode_tokens = decode_tokens;
-        cell
-    };
-    let found: Result<Vec<Place>, EvalError> = kinds
-        .par_iter()
+/// What a decode node's pool holds is the last of each.
+fn kinds() -> impl Iterator<Item = (usize, Option<u32>)> {
+    CELLS.iter().flat_map(|(at, pool)| [(*at, None), (*at, Some(*pool))])
+}
+
+fn cell(cells: &[Cell], (at, decode_tokens): (usize, Option<u32>)) -> Cell {
+    let mut cell = cells[at].clone();
+    cell.world.decode_tokens = decode_tokens;
+    cell
+}
+
+/// All on [`SMALL`] workers.
+pub(crate) fn places(inputs: &Inputs, scale: Scale) -> Result<Vec<Place>, EvalError> {
+    let cells = traces::cells(inputs, SMALL, scale.seeds());
+    kinds()
+        .collect::<Vec<_>>()
+        .into_par_iter()
         .with_max_len(1)
-        .map(|&kind| {
-            let cell = place(&small, kind);
+        .map(|kind| {
+            let cell = cell(&cells, kind);
             let joint = cell.world.split(System::JOINT, cell.prefill, cell.guess)?;
             Ok(Place { cell, joint })
         })
-        .collect();
-    let mut places = found?;
+        .collect()
+}
+
+/// With P99 of times, preemptions and moves; then what higher classes have of it.
+pub(crate) fn section(inputs: &Inputs, scale: Scale) -> Result<String, EvalError> {
+    let mut places = places(inputs, scale)?;
     if scale == Scale::Full {
         // The same split and the same load, so many times as large.
         let times = LARGE / SMALL;
-        for (index, &kind) in kinds.iter().enumerate() {
+        let large = traces::cells(inputs, LARGE, scale.seeds());
+        for (index, kind) in kinds().enumerate() {
             let Split { system, prefill, rate } = places[index].joint;
             let joint = Split { system, prefill: prefill * times, rate: rate * f64::from(times) };
-            places.push(Place { cell: place(&large, kind), joint });
+            places.push(Place { cell: cell(&large, kind), joint });
         }
     }
     let mut out = String::from(
@@ -176,7 +186,7 @@ fn moves(report: &Report) -> f64 {
     report.moves.as_ref().map_or(0.0, |moves| moves.count() as f64)
 }
 
-fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+pub(crate) fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let count = values.len().max(1) as f64;
     values.sum::<f64>() / count
 }
