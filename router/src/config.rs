@@ -11,8 +11,10 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
+use baton_membership::StepPatience;
 use baton_node::{
     config::{ByteSize, ConfigError, RegistryConfig, Sources, Span},
     telemetry::{LogConfig, LogFormat},
@@ -81,8 +83,11 @@ pub struct TimeoutsConfig {
     pub queue: Span,
     /// A node that has said nothing for so long is no member any more.
     pub lease: Span,
-    /// How often busy nodes speak; idle ones do four times less often.
+    /// How often nodes speak.
     pub heartbeat: Span,
+    /// A node whose engine has computed one step for so long, and for eight times what such steps take there, counts
+    /// as dead until the step ends.
+    pub step: Span,
     /// How long requests may finish after the signal to stop.
     pub drain: Span,
     /// How long a streamed HTTP answer waits for its client to come again with `Last-Event-ID`
@@ -180,8 +185,9 @@ impl Default for TimeoutsConfig {
         TimeoutsConfig {
             request: Span::from_secs(600),
             queue: Span::from_secs(30),
-            lease: Span::from_secs(3),
+            lease: Span::from_millis(750),
             heartbeat: Span::from_millis(250),
+            step: Span::from_secs(1),
             drain: Span::from_secs(30),
             resume: Span::from_secs(5),
         }
@@ -252,15 +258,16 @@ impl RouterConfig {
             ("timeouts.request", timeouts.request),
             ("timeouts.lease", timeouts.lease),
             ("timeouts.heartbeat", timeouts.heartbeat),
+            ("timeouts.step", timeouts.step),
             ("batches.window", self.batches.window),
         ] {
             if value < least {
                 return Err(ConfigError::invalid(key, value, "must be at least 10ms"));
             }
         }
-        // Idle nodes speak four times less often, and one word may be lost.
-        if timeouts.lease.0 < timeouts.heartbeat.0 * 8 {
-            let why = "must be at least eight times timeouts.heartbeat";
+        // One word may be lost, and the next one late.
+        if timeouts.lease.0 < timeouts.heartbeat.0 * 3 {
+            let why = "must be at least three times timeouts.heartbeat";
             return Err(ConfigError::invalid("timeouts.lease", timeouts.lease, why));
         }
         let (window, day) = (self.batches.window, Span::from_secs(24 * 3600));
@@ -300,6 +307,12 @@ impl RouterConfig {
         self.latency.validate()
     }
 
+    /// How long a step may be under way.
+    pub(crate) fn step_patience(&self) -> StepPatience {
+        let least = self.timeouts.step.0;
+        StepPatience { least, factor: STEP_FACTOR, unlearned: UNLEARNED_STEP.max(least) }
+    }
+
     /// What the policy is told.
     pub(crate) fn policy(&self) -> PolicyConfig {
         let PlacementConfig {
@@ -329,6 +342,11 @@ impl RouterConfig {
         }
     }
 }
+
+/// A step may take so many times what such steps take,
+const STEP_FACTOR: u32 = 8;
+/// and so long while that isn't known.
+const UNLEARNED_STEP: Duration = Duration::from_secs(30);
 
 /// Flags of a router. Every key of the configuration can be reached by `--set`; the ones people
 /// need daily have a name.
@@ -416,7 +434,7 @@ mod tests {
         let config = RouterConfig::default();
         let printed = baton_node::config::to_toml(&config).unwrap();
         assert_eq!(Sources::new(None).set(&[]).unwrap().load::<RouterConfig>().unwrap(), config);
-        for line in ["listen = \"127.0.0.1:8000\"", "max_body = \"8MiB\"", "lease = \"3s\""] {
+        for line in ["listen = \"127.0.0.1:8000\"", "max_body = \"8MiB\"", "lease = \"750ms\""] {
             assert!(printed.contains(line), "{line} is not in\n{printed}");
         }
     }
@@ -450,7 +468,8 @@ mod tests {
             ("control_listen=\"127.0.0.1:8000\"", "control_listen = 127.0.0.1:8000"),
             ("limits.max_in_flight=0", "limits.max_in_flight = 0"),
             ("timeouts.lease=1ms", "timeouts.lease = 1ms"),
-            ("timeouts.lease=1s", "timeouts.lease = 1s"),
+            ("timeouts.lease=700ms", "timeouts.lease = 700ms"),
+            ("timeouts.step=1ms", "timeouts.step = 1ms"),
             ("policy.near_equal=2.0", "policy.near_equal = 2"),
             ("policy.priority_weight=0.5", "policy.priority_weight = 0.5"),
             ("batches.spare=-0.5", "batches.spare = -0.5"),

@@ -37,6 +37,8 @@ pub(crate) struct RouterMetrics {
     migration_time: Histogram,
     migration_gap: Histogram,
     nodes: Family<RoleLabel, Gauge>,
+    node_silence: Histogram,
+    nodes_lost: Family<ReasonLabel, Counter>,
     leads: Gauge,
     recommended: Family<ModelRoleLabel, Gauge>,
     batch_lines: Family<BatchLabel, Counter>,
@@ -143,6 +145,9 @@ impl RouterMetrics {
             migration_time: Histogram::new(exponential_buckets(1e-3, 2.0, 17)),
             migration_gap: Histogram::new(exponential_buckets(2.5e-4, 2.0, 16)),
             nodes: Family::default(),
+            // 1 ms to 8 s.
+            node_silence: Histogram::new(exponential_buckets(1e-3, 2.0, 14)),
+            nodes_lost: Family::default(),
             leads: Gauge::default(),
             recommended: Family::default(),
             batch_lines: Family::default(),
@@ -182,6 +187,10 @@ impl RouterMetrics {
         let help = "From the source's last token to the destination's first";
         router.register("migration_gap_seconds", help, self.migration_gap.clone());
         router.register("nodes", "Nodes that are members, by role", self.nodes.clone());
+        let help = "From one word of a node to its next";
+        router.register("node_silence_seconds", help, self.node_silence.clone());
+        let help = "Nodes that ceased to be members, by reason";
+        router.register("nodes_lost", help, self.nodes_lost.clone());
         router.register("leads", "Whether this router leads the others", self.leads.clone());
         let (lines, running) = (self.batch_lines.clone(), self.batch_lines_running.clone());
         router.register("batch_lines", "Lines of batches that ended, by outcome", lines);
@@ -198,6 +207,15 @@ impl RouterMetrics {
     /// Counts a request that ended, or was refused before it began.
     pub(crate) fn ended(&self, outcome: Outcome) {
         self.requests.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// A node spoke, which had been silent for so long.
+    pub(crate) fn node_spoke(&self, silence: Duration) {
+        self.node_silence.observe(silence.as_secs_f64());
+    }
+
+    pub(crate) fn node_lost(&self, reason: &'static str) {
+        self.nodes_lost.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     pub(crate) fn retried(&self, reason: &'static str) {

@@ -1,6 +1,10 @@
 //! The embedded registry: nodes join on the control port and stay while their stream speaks.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use baton_node::task;
 use baton_proto::{
@@ -17,7 +21,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::cluster::{Cluster, JoinError, Session};
+use crate::{
+    cluster::{Cluster, Ended, JoinError, Session, StuckStep},
+    metrics::RouterMetrics,
+};
 
 /// What a node may have to read at one time.
 const ORDERS: usize = 16;
@@ -28,6 +35,7 @@ pub(crate) struct EmbeddedRegistry {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) router: RouterId,
     pub(crate) heartbeat: Duration,
+    pub(crate) metrics: RouterMetrics,
     /// Ends all streams.
     pub(crate) close: CancellationToken,
 }
@@ -59,13 +67,14 @@ impl Registry for EmbeddedRegistry {
         let (answer, answers) = mpsc::channel(ORDERS);
         // The receiver is right here, and the channel is empty.
         let _ = answer.try_send(Ok(JoinResponse { message }));
-        let close = self.close.clone();
+        let (close, metrics) = (self.close.clone(), self.metrics.clone());
         let listening = task::owned(async move {
             let node = session.peer().hello.node.clone();
-            let end = listen(session, said, close, &answer).await;
-            tracing::info!(%node, why = %end, "a node left");
+            let end = listen(session, said, close, &answer, &metrics).await;
+            tracing::info!(%node, reason = end.reason(), why = %end.status(), "a node is gone");
+            metrics.node_lost(end.reason());
             // A node that is gone doesn't need the status.
-            let _ = answer.send(Err(end)).await;
+            let _ = answer.send(Err(end.status())).await;
         });
         let answers = stream::unfold((answers, listening), |(mut answers, listening)| async {
             answers.recv().await.map(|answer| (answer, (answers, listening)))
@@ -89,15 +98,58 @@ impl EmbeddedRegistry {
     }
 }
 
+/// Why a node isn't listened to any more.
+#[derive(Debug)]
+enum End {
+    /// It said goodbye.
+    Left,
+    /// Its stream broke, as it does when a process ends.
+    Broken(Status),
+    /// It said nothing for a lease, or came back as another incarnation.
+    Silent,
+    /// It speaks and computes nothing.
+    Stuck(StuckStep),
+    /// What it said makes no sense here.
+    Refused(JoinError),
+    ShuttingDown,
+}
+
+impl End {
+    /// A label for the metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            End::Left => "left",
+            End::Broken(_) => "broken",
+            End::Silent => "silent",
+            End::Stuck(_) => "stuck",
+            End::Refused(_) => "refused",
+            End::ShuttingDown => "shutting_down",
+        }
+    }
+
+    fn status(&self) -> Status {
+        match self {
+            End::Left => Status::ok("the node ended its stream"),
+            End::Broken(error) => error.clone(),
+            End::Silent => Status::aborted("the lease is over; join again"),
+            End::Stuck(stuck) => status(stuck),
+            End::Refused(error) => status(error),
+            End::ShuttingDown => status(&JoinError::ShuttingDown),
+        }
+    }
+}
+
 /// Hears heartbeats until the stream or the membership ends, and says why it did.
 async fn listen(
     session: Session,
     mut said: Streaming<JoinRequest>,
     close: CancellationToken,
     answer: &mpsc::Sender<Result<JoinResponse, Status>>,
-) -> Status {
+    metrics: &RouterMetrics,
+) -> End {
     let gone = session.peer().gone.clone();
     let (mut role, mut drain) = (session.watch_role(), session.watch_drain());
+    let mut heard = Instant::now();
     loop {
         let message = tokio::select! {
             message = said.message() => message,
@@ -114,19 +166,21 @@ async fn listen(
                 let _ = answer.try_send(Ok(JoinResponse { message }));
                 continue;
             }
-            () = gone.cancelled() => return Status::aborted("the lease is over; join again"),
-            () = close.cancelled() => return status(&JoinError::ShuttingDown),
+            () = gone.cancelled() => return End::Silent,
+            () = close.cancelled() => return End::ShuttingDown,
         };
         let beat = match message {
             Ok(Some(JoinRequest { message: Some(join_request::Message::Heartbeat(beat)) })) => beat,
             // A message of a later version.
             Ok(Some(_)) => continue,
-            Ok(None) => return Status::ok("the node ended its stream"),
-            Err(error) => return error,
+            Ok(None) => return End::Left,
+            Err(error) => return End::Broken(error),
         };
+        metrics.node_spoke(heard.elapsed());
+        heard = Instant::now();
         let beat = match convert::from_heartbeat(beat) {
             Ok(said) => said,
-            Err(error) => return status(&JoinError::Wire(error)),
+            Err(error) => return End::Refused(JoinError::Wire(error)),
         };
         match session.heard(&beat) {
             Ok(Ok(())) => {}
@@ -136,7 +190,8 @@ async fn listen(
                 // A node that doesn't read is asked again with its next word.
                 let _ = answer.try_send(Ok(JoinResponse { message }));
             }
-            Err(error) => return status(&JoinError::NotAMember(error)),
+            Err(Ended::Stuck(stuck)) => return End::Stuck(stuck),
+            Err(Ended::NotAMember(error)) => return End::Refused(JoinError::NotAMember(error)),
         }
     }
 }

@@ -106,6 +106,7 @@ pub async fn start(config: RouterConfig) -> Result<Serving, ServeError> {
         cluster: Arc::clone(&router.cluster),
         router: router.id,
         heartbeat: router.config.timeouts.heartbeat.0,
+        metrics: router.metrics.clone(),
         close: close_control.clone(),
     };
     let registry = RegistryServer::new(registry).max_decoding_message_size(MAX_MESSAGE_BYTES);

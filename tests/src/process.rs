@@ -45,6 +45,15 @@ impl Pid {
         Ok(kill_process(self.raw, Signal::KILL)?)
     }
 
+    /// Stops it where it is, until it is resumed: nothing of it runs, and nobody is told.
+    pub fn stop(&self) -> io::Result<()> {
+        Ok(kill_process(self.raw, Signal::STOP)?)
+    }
+
+    pub fn resume(&self) -> io::Result<()> {
+        Ok(kill_process(self.raw, Signal::CONT)?)
+    }
+
     /// Waits until the process has ended, at most `patience`; says whether it has.
     pub fn wait_end(&self, patience: Duration) -> bool {
         let Some(handle) = &self.handle else { return true };

@@ -6,10 +6,20 @@
 //! When it says so, when its stream breaks, or when it has said nothing for a lease. A node that
 //! comes back under a newer generation replaces its old self at once; the old one's words are
 //! refused from then on.
+//!
+//! # What if the router itself stood still?
+//!
+//! Then it finds everybody silent, with their words unread before it. So nobody is gone at the first
+//! look: a member is doubted shortly before the end of its lease, and gone only when a second look, in time,
+//! finds that it has still said nothing. A look that comes late is a first one again.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use baton_types::{Generation, NodeId, Time};
+
+mod stuck;
+
+pub use self::stuck::StepPatience;
 
 /// The versions of the node protocol this build speaks: N and N−1.
 const NEWEST_VERSION: u32 = 1;
@@ -24,7 +34,12 @@ pub struct Members {
 struct Member {
     generation: Generation,
     heard: Time,
+    /// Since when a look has found it silent for too long.
+    doubted: Option<Time>,
 }
+
+/// Time to read what has been said already; at most a third of the lease.
+const DOUBT: Duration = Duration::from_millis(100);
 
 /// How a node came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +70,7 @@ pub struct NotAMember {
 }
 
 impl Members {
-    /// Members are gone after `lease` of silence.
+    /// Members are gone after `lease` of silence, as far as somebody looks when [`Members::poll_timeout`] says.
     pub fn new(lease: Duration) -> Self {
         Members { lease, nodes: BTreeMap::new() }
     }
@@ -73,14 +88,14 @@ impl Members {
             return Err(JoinError::Version { node, given: version, newest: NEWEST_VERSION });
         }
         let current = self.nodes.get(&node);
-        if let Some(Member { generation: current, heard }) = current {
+        if let Some(Member { generation: current, heard, .. }) = current {
             let alive = now.since(*heard) < self.lease / 2;
             if *current != generation && alive {
                 return Err(JoinError::NameTaken { node, given: generation, current: *current });
             }
         }
         let replaced = current.is_some_and(|member| member.generation != generation);
-        self.nodes.insert(node, Member { generation, heard: now });
+        self.nodes.insert(node, Member { generation, heard: now, doubted: None });
         Ok(Joined { replaced })
     }
 
@@ -93,7 +108,7 @@ impl Members {
     ) -> Result<(), NotAMember> {
         match self.nodes.get_mut(node) {
             Some(member) if member.generation == generation => {
-                member.heard = now;
+                (member.heard, member.doubted) = (now, None);
                 Ok(())
             }
             _ => Err(NotAMember { node: node.clone(), generation }),
@@ -115,16 +130,33 @@ impl Members {
 
     /// Members whose lease has ended; they are none any more.
     pub fn expire(&mut self, now: Time) -> Vec<NodeId> {
-        let lease = self.lease;
-        self.nodes
-            .extract_if(.., |_, member| now.since(member.heard) >= lease)
-            .map(|(node, _)| node)
-            .collect()
+        let (lease, doubt) = (self.lease, self.doubt());
+        let is_gone = |member: &mut Member| match member.doubted {
+            Some(since) if now < since + doubt => false,
+            Some(since) if now < since + doubt * 2 => true,
+            // Whoever looks so late may have words unread.
+            _ => {
+                let is_silent = now.since(member.heard) >= lease - doubt;
+                member.doubted = is_silent.then_some(now);
+                false
+            }
+        };
+        let gone = self.nodes.extract_if(.., |_, member| is_gone(member));
+        gone.map(|(node, _)| node).collect()
     }
 
     /// When [`Members::expire`] has something to do next.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.nodes.values().map(|member| member.heard + self.lease).min()
+        let (lease, doubt) = (self.lease, self.doubt());
+        let due = |member: &Member| match member.doubted {
+            Some(since) => since + doubt,
+            None => member.heard + (lease - doubt),
+        };
+        self.nodes.values().map(due).min()
+    }
+
+    fn doubt(&self) -> Duration {
+        DOUBT.min(self.lease / 3)
     }
 }
 
@@ -149,11 +181,35 @@ mod tests {
         let mut members = Members::new(LEASE);
         assert_eq!(members.join(at(0), node(), OLD, 1), Ok(Joined { replaced: false }));
         members.heartbeat(at(1500), &node(), OLD).unwrap();
+        assert_eq!(members.poll_timeout(), Some(at(3400)));
+        assert!(members.expire(at(3399)).is_empty());
+        assert!(members.expire(at(3400)).is_empty(), "only doubted");
         assert_eq!(members.poll_timeout(), Some(at(3500)));
         assert!(members.expire(at(3499)).is_empty());
         assert_eq!(members.expire(at(3500)), [node()]);
         assert!(members.heartbeat(at(3501), &node(), OLD).is_err());
         assert_eq!(members.poll_timeout(), None);
+    }
+
+    #[test]
+    fn who_speaks_while_doubted_is_a_member() {
+        let mut members = Members::new(LEASE);
+        members.join(at(0), node(), OLD, 1).unwrap();
+        assert!(members.expire(at(1900)).is_empty());
+        members.heartbeat(at(1950), &node(), OLD).unwrap();
+        assert_eq!(members.poll_timeout(), Some(at(3850)));
+        assert!(members.expire(at(2000)).is_empty());
+    }
+
+    /// The words are unread, and a router that stood still for longer than any lease must not take that for
+    /// silence; not even if it does so again and again.
+    #[test]
+    fn a_late_look_ends_nobodys_membership() {
+        let mut members = Members::new(LEASE);
+        members.join(at(0), node(), OLD, 1).unwrap();
+        assert!(members.expire(at(60_000)).is_empty(), "a first look, however late");
+        assert!(members.expire(at(120_000)).is_empty(), "late again");
+        assert_eq!(members.expire(at(120_100)), [node()], "in time");
     }
 
     #[test]

@@ -173,11 +173,8 @@ impl Pulse for Arc<Node> {
             context_tokens: load.context_tokens,
             draining: self.gate.is_draining() || *self.drained.borrow() == Some(self.generation()),
         };
-        (convert::heartbeat(convert::Heartbeat { load, reports, events }), told)
-    }
-
-    fn is_busy(&self) -> bool {
-        self.gate.inside() > 0
+        let under_way = self.steps.under_way();
+        (convert::heartbeat(convert::Heartbeat { load, reports, events, under_way }), told)
     }
 
     fn take_role(&self, role: Role) {

@@ -14,7 +14,7 @@ use baton_proto::{
 use baton_types::Role;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -22,9 +22,8 @@ use tonic::Streaming;
 
 use crate::transport::{self, MAX_MESSAGE_BYTES, TransportError};
 
-const BUSY_INTERVAL: Duration = Duration::from_millis(250);
-/// An idle node says so this many times less often.
-const IDLE_FACTOR: u32 = 4;
+/// With routers that don't say.
+const INTERVAL: Duration = Duration::from_millis(250);
 const WELCOME_PATIENCE: Duration = Duration::from_secs(5);
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -34,9 +33,6 @@ const LAST_BACKOFF: Duration = Duration::from_secs(3);
 pub(crate) trait Pulse: Send + Sync {
     /// What is new since a router was `told`, and what it will have been told with this.
     fn heartbeat(&self, told: Told) -> (Heartbeat, Told);
-
-    /// Whether there is work, so that heartbeats come often.
-    fn is_busy(&self) -> bool;
 
     /// The router wants the node to have this role; it has, when its identity changes.
     fn take_role(&self, role: Role);
@@ -189,22 +185,16 @@ impl<P: Pulse> Registration<P> {
 
     async fn beat(
         &mut self,
-        busy: Duration,
+        interval: Duration,
         sender: mpsc::Sender<JoinRequest>,
         mut answers: Streaming<JoinResponse>,
     ) -> Result<std::convert::Infallible, JoinError> {
-        let mut ticks = interval(busy);
+        let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last: Option<Instant> = None;
         self.told.events = None;
         loop {
             tokio::select! {
-                _ = ticks.tick() => {
-                    let due = last.is_none_or(|last| last.elapsed() + busy / 2 >= busy * IDLE_FACTOR);
-                    if !self.pulse.is_busy() && !due {
-                        continue;
-                    }
-                }
+                _ = ticks.tick() => {}
                 Ok(()) = self.news.changed() => ticks.reset(),
                 Ok(()) = self.identity.changed() => {
                     drop(sender);
@@ -230,7 +220,6 @@ impl<P: Pulse> Registration<P> {
                     None => return Err(JoinError::Ended),
                 },
             }
-            last = Some(Instant::now());
             let (beat, told) = self.pulse.heartbeat(self.told);
             // What it says then is the other's, which isn't registered yet.
             if self.identity.has_changed().unwrap_or(false) {
@@ -257,7 +246,7 @@ async fn welcome(answers: &mut Streaming<JoinResponse>) -> Result<Duration, Join
         return Err(JoinError::Version { theirs: welcome.protocol_version });
     }
     Ok(match welcome.heartbeat_interval_us {
-        0 => BUSY_INTERVAL,
+        0 => INTERVAL,
         micros => Duration::from_micros(micros).max(Duration::from_millis(10)),
     })
 }

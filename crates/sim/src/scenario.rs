@@ -157,7 +157,7 @@ pub struct TransferConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MembershipConfig {
-    /// How often busy nodes speak; idle ones do four times less often.
+    /// How often nodes speak.
     pub heartbeat_s: f64,
     /// A node that has said nothing for so long is no member any more.
     pub lease_s: f64,
@@ -228,7 +228,7 @@ impl Default for ScalingConfig {
 
 impl Default for MembershipConfig {
     fn default() -> Self {
-        MembershipConfig { heartbeat_s: 0.25, lease_s: 3.0, max_retries: 5, deadline_s: 600.0 }
+        MembershipConfig { heartbeat_s: 0.25, lease_s: 0.75, max_retries: 5, deadline_s: 600.0 }
     }
 }
 

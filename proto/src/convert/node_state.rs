@@ -138,11 +138,13 @@ pub struct Heartbeat {
     pub reports: Vec<StepReport>,
     /// What changed in its cache, if anything did.
     pub events: Option<KvEvents>,
+    /// The step under way, and how long it has been that.
+    pub under_way: Option<StepReport>,
 }
 
 /// A heartbeat for the wire,
 pub fn heartbeat(heartbeat: Heartbeat) -> node::Heartbeat {
-    let Heartbeat { load, reports, events } = heartbeat;
+    let Heartbeat { load, reports, events, under_way } = heartbeat;
     node::Heartbeat {
         steps: load.steps,
         running: load.running,
@@ -155,6 +157,7 @@ pub fn heartbeat(heartbeat: Heartbeat) -> node::Heartbeat {
         draining: load.draining,
         step_reports: reports.into_iter().map(node::StepReport::from).collect(),
         kv_events: events.map(node::KvEvents::from),
+        step_under_way: under_way.map(node::StepReport::from),
     }
 }
 
@@ -175,7 +178,8 @@ pub fn from_heartbeat(heartbeat: node::Heartbeat) -> Result<Heartbeat, ConvertEr
     let reports = heartbeat.step_reports.into_iter().map(StepReport::try_from);
     let reports = reports.collect::<Result<_, _>>()?;
     let events = heartbeat.kv_events.map(KvEvents::try_from).transpose()?;
-    Ok(Heartbeat { load, reports, events })
+    let under_way = heartbeat.step_under_way.map(StepReport::try_from).transpose()?;
+    Ok(Heartbeat { load, reports, events, under_way })
 }
 
 impl From<KvEvents> for node::KvEvents {
@@ -323,7 +327,9 @@ mod tests {
             stored: vec![BlockHash(1), BlockHash(u128::MAX)],
             removed: vec![BlockHash(2)],
         };
-        let beat = Heartbeat { load, reports: vec![report], events: Some(events.clone()) };
+        let under_way = Some(report);
+        let beat =
+            Heartbeat { load, reports: vec![report], events: Some(events.clone()), under_way };
         assert_eq!(from_heartbeat(heartbeat(beat.clone())), Ok(beat.clone()));
         let quiet = Heartbeat { load, ..Heartbeat::default() };
         assert_eq!(from_heartbeat(heartbeat(quiet.clone())), Ok(quiet));
@@ -333,6 +339,8 @@ mod tests {
         let error = from_heartbeat(heartbeat(Heartbeat { reports: vec![nan], ..beat.clone() }))
             .unwrap_err();
         assert_eq!(error.field(), "step_reports.prefill_attention");
+        let error = from_heartbeat(heartbeat(Heartbeat { under_way: Some(nan), ..beat.clone() }));
+        assert!(error.is_err());
         let backwards = KvEvents { upto: 2, ..events };
         let backwards = Heartbeat { events: Some(backwards), ..beat.clone() };
         let error = from_heartbeat(heartbeat(backwards)).unwrap_err();

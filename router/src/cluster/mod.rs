@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use baton_membership::Members;
+use baton_membership::{Members, StepPatience};
 use baton_node::clock::Clock;
 use baton_policy::{
     Placer, Ticket,
@@ -35,7 +35,7 @@ use self::{
 pub(crate) use self::{
     models::Served,
     place::{Peers, Place, PlaceRequest},
-    session::{JoinError, Session},
+    session::{Ended, JoinError, Session, StuckStep},
 };
 use crate::{
     config::{LatencyConfig, RouterConfig},
@@ -47,6 +47,7 @@ use crate::{
 pub(crate) struct Cluster {
     clock: Clock,
     latency: LatencyConfig,
+    step_patience: StepPatience,
     state: Mutex<State>,
     /// Apart, for its advice takes milliseconds.
     advisor: Mutex<Advisor>,
@@ -78,6 +79,8 @@ struct State {
     last_ticket: u64,
     /// What nodes were asked for, that haven't said yet that they know.
     asked: BTreeMap<NodeId, Asked>,
+    /// Nodes whose steps don't end, and what they were in when that was found.
+    stuck: BTreeMap<NodeId, Stuck>,
     rng: SmallRng,
 }
 
@@ -88,6 +91,13 @@ struct Asked {
     drains: bool,
     /// After so many words to the contrary the node knows better: it leaves, or takes another role.
     words: u8,
+}
+
+/// An incarnation computes the step after so many and doesn't end.
+#[derive(Clone, Copy, Debug)]
+struct Stuck {
+    generation: Generation,
+    steps: u64,
 }
 
 /// How many words of a node may have been on their way when it was asked for something.
@@ -150,11 +160,13 @@ impl Cluster {
             replies: BTreeMap::new(),
             last_ticket: 0,
             asked: BTreeMap::new(),
+            stuck: BTreeMap::new(),
             rng: SmallRng::from_rng(&mut rand::rng()),
         };
         Cluster {
             clock,
             latency: config.latency.clone(),
+            step_patience: config.step_patience(),
             state: Mutex::new(state),
             advisor: Mutex::new(Advisor::new(advice)),
             roles: config.roles.policy().map(|config| Mutex::new(Controller::new(config))),
@@ -280,6 +292,17 @@ impl State {
         }
         asked.words -= u8::from(says);
         asked.drains
+    }
+
+    /// Whether a node that has done so many steps is still in the one that it was found stuck in.
+    fn is_stuck(&mut self, node: &NodeId, generation: Generation, steps: u64) -> bool {
+        let Some(stuck) = self.stuck.get(node) else { return false };
+        let is_stuck = stuck.generation == generation && stuck.steps == steps;
+        if !is_stuck {
+            tracing::info!(%node, steps, "the node's step has ended; it gets requests again");
+            self.stuck.remove(node);
+        }
+        is_stuck
     }
 
     fn member(&self, node: &NodeId) -> Result<&Member, NoNode> {

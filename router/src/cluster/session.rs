@@ -12,12 +12,12 @@ use baton_proto::{
     status::Refuse,
 };
 use baton_text::TextError;
-use baton_types::{ModelId, NodeHello, NodeId, Role, Time};
+use baton_types::{ModelId, NodeHello, NodeId, Role, StepReport, Time};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::{Cluster, Peer, State};
+use super::{Cluster, Peer, State, Stuck};
 
 /// A member as the registry holds it.
 #[derive(Debug)]
@@ -63,6 +63,36 @@ pub(crate) enum JoinError {
     NotAMember(#[from] NotAMember),
     #[error("the router is shutting down")]
     ShuttingDown,
+}
+
+/// A node says that it computes, for longer than can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "its engine has been in one step for {taken:?}, and {limit:?} is the longest that one may take: what was \
+     there goes on elsewhere, and the node gets nothing until the step ends; restart it if it doesn't"
+)]
+pub(crate) struct StuckStep {
+    taken: Duration,
+    limit: Duration,
+}
+
+/// Why a node that spoke is no member any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Ended {
+    #[error("{0}")]
+    NotAMember(#[from] NotAMember),
+    #[error("{0}")]
+    Stuck(#[from] StuckStep),
+}
+
+impl Refuse for StuckStep {
+    fn code(&self) -> Code {
+        Code::FailedPrecondition
+    }
+
+    fn reason(&self) -> &'static str {
+        "STUCK"
+    }
 }
 
 impl Refuse for JoinError {
@@ -119,6 +149,9 @@ impl Cluster {
             return Err(error);
         }
         state.placer.view_mut().join(&hello, self.latency.fit(&hello.model));
+        if state.stuck.get(&node).is_some_and(|stuck| stuck.generation == generation) {
+            state.placer.view_mut().set_available(&node, generation, false);
+        }
         state.last_session += 1;
         let number = state.last_session;
         let peer = match state.sessions.remove(&node) {
@@ -216,7 +249,7 @@ impl Session {
     }
 
     /// The node spoke of itself, of its latest steps and of its cache.
-    pub(crate) fn heard(&self, beat: &Heartbeat) -> Result<Result<(), MissedEvents>, NotAMember> {
+    pub(crate) fn heard(&self, beat: &Heartbeat) -> Result<Result<(), MissedEvents>, Ended> {
         let hello = &self.peer.hello;
         if self.cluster.reports.receiver_count() > 0 {
             // Those who watched may have left meanwhile.
@@ -227,15 +260,29 @@ impl Session {
         let mut state = self.cluster.lock();
         state.members.heartbeat(self.cluster.clock.now(), node, *generation)?;
         let drains = state.drains(node, *generation, beat.load.draining);
+        let is_stuck = state.is_stuck(node, *generation, beat.load.steps);
+        if let (false, Some(error)) = (is_stuck, self.stuck_step(&state, beat)) {
+            let stuck = Stuck { generation: *generation, steps: beat.load.steps };
+            state.stuck.insert(node.clone(), stuck);
+            return Err(error.into());
+        }
         let view = state.placer.view_mut();
         let mut load = beat.load;
         load.draining = drains;
         view.observe(node, *generation, load);
         view.observe_steps(node, *generation, &beat.reports);
         let followed = view.observe_events(node, *generation, beat.events.as_ref());
-        view.set_available(node, *generation, true);
+        view.set_available(node, *generation, !is_stuck);
         self.cluster.changed(state);
         Ok(followed)
+    }
+
+    fn stuck_step(&self, state: &State, beat: &Heartbeat) -> Option<StuckStep> {
+        let NodeHello { node, generation, .. } = &self.peer.hello;
+        let StepReport { shape, duration: taken } = beat.under_way?;
+        let learned = state.placer.view().learned_step(node, *generation, &shape);
+        let limit = self.cluster.step_patience.limit(learned);
+        (taken > limit).then_some(StuckStep { taken, limit })
     }
 }
 

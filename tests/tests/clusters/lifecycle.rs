@@ -111,7 +111,8 @@ fn an_idle_cluster_uses_no_cpu() {
         .iter()
         .map(|(thread, &count)| count.saturating_sub(before.get(thread).copied().unwrap_or(count)))
         .sum();
-    assert!(woken < 240, "five idle processes were woken {woken} times in four seconds");
+    // Each node speaks four times a second, and is heard.
+    assert!(woken < 400, "five idle processes were woken {woken} times in four seconds");
     assert!(
         share < (4.0 * own).max(0.02),
         "five idle processes used {:.1} % of a core, and one that only wakes as often {:.1} %",

@@ -46,6 +46,7 @@ pub struct Steps {
 struct Shared {
     mailbox: Mailbox,
     progress: Progress,
+    clock: Clock,
     tickets: AtomicU64,
     ended: watch::Sender<Option<Ended>>,
 }
@@ -96,6 +97,7 @@ impl Steps {
         let shared = Arc::new(Shared {
             mailbox: Mailbox::new(max_submissions),
             progress: Progress::new(),
+            clock,
             tickets: AtomicU64::new(0),
             ended: watch::Sender::new(None),
         });
@@ -177,6 +179,11 @@ impl Steps {
     /// Reports of the latest steps, of those done after the first `since`; and how many were done by now.
     pub fn reports(&self, since: u64) -> (Vec<StepReport>, u64) {
         self.shared.progress.reports(since)
+    }
+
+    /// The step under way, and how long it has been that.
+    pub fn under_way(&self) -> Option<StepReport> {
+        self.shared.progress.under_way(self.shared.clock.now())
     }
 
     /// Tells the thread to end at the next step boundary, dropping what still runs.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use baton_scheduler::Load;
-use baton_types::StepReport;
+use baton_types::{StepReport, StepShape, Time};
 use tokio::sync::watch;
 
 /// Reports kept for the next heartbeats; older ones give way.
@@ -24,11 +24,14 @@ struct Steps {
     done: u64,
     /// Of the latest.
     reports: VecDeque<StepReport>,
+    /// What is being computed, and since when.
+    under_way: Option<(StepShape, Time)>,
 }
 
 impl Progress {
     pub(super) fn new() -> Self {
-        let steps = Steps { done: 0, reports: VecDeque::with_capacity(MAX_REPORTS) };
+        let steps =
+            Steps { done: 0, reports: VecDeque::with_capacity(MAX_REPORTS), under_way: None };
         Progress { load: watch::Sender::new(Load::default()), steps: Mutex::new(steps) }
     }
 
@@ -38,6 +41,22 @@ impl Progress {
             *current = load;
             changed
         });
+    }
+
+    /// A step begins.
+    pub(super) fn begin(&self, now: Time, shape: StepShape) {
+        self.lock().under_way = Some((shape, now));
+    }
+
+    /// It has ended, whatever came of it.
+    pub(super) fn end(&self) {
+        self.lock().under_way = None;
+    }
+
+    /// The step under way, and how long it has been that.
+    pub(super) fn under_way(&self, now: Time) -> Option<StepReport> {
+        let (shape, since) = self.lock().under_way?;
+        Some(StepReport { shape, duration: now.since(since) })
     }
 
     pub(super) fn record(&self, report: StepReport) {

@@ -194,12 +194,14 @@ impl StepThread {
     fn step(&mut self) {
         let started = self.clock.now();
         let shape = self.scheduler.step_shape();
+        self.shared.progress.begin(started, shape);
         let result = self.scheduler.with_sequences(|sequences| {
             self.owners.follow(sequences.iter().map(|s| (s.key, s.start + s.tokens.len() as u32)));
             self.engine.step(sequences, &mut self.owners, &mut self.sampled)
         });
         let now = self.clock.now();
         let duration = now.since(started);
+        self.shared.progress.end();
         match result {
             Ok(()) => {
                 self.scheduler.complete(now, &self.sampled, &mut self.events);

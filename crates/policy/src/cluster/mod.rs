@@ -8,7 +8,8 @@ use std::{
 };
 
 use baton_types::{
-    BlockHash, Generation, KvEvents, ModelId, NodeHello, NodeId, NodeLoad, Role, StepReport, Time,
+    BlockHash, Generation, KvEvents, ModelId, NodeHello, NodeId, NodeLoad, Role, StepReport,
+    StepShape, Time,
 };
 
 pub(crate) use self::decoded::Decoded;
@@ -136,6 +137,18 @@ impl ClusterView {
         if let Some(view) = self.node_mut(node, generation) {
             view.learn(reports);
         }
+    }
+
+    /// What a step of this shape takes on a node, once that has been learned of it.
+    pub fn learned_step(
+        &self,
+        node: &NodeId,
+        generation: Generation,
+        shape: &StepShape,
+    ) -> Option<Duration> {
+        let nodes = [&self.prefill, &self.decode];
+        let view = nodes.into_iter().flatten().find(|view| view.node == *node)?;
+        view.fit.learned(shape).filter(|_| view.generation == generation)
     }
 
     /// Whether a node may be sent new requests, as far as the router can tell.

@@ -1,6 +1,6 @@
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, time::Duration};
 
-use baton_types::{LatencyProfile, Mixing, StepReport};
+use baton_types::{LatencyProfile, Mixing, StepReport, StepShape};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -70,6 +70,9 @@ pub struct LatencyFit {
     reports: u64,
 }
 
+/// Reports of a kind of steps from which on its prediction is one.
+const LEARNED_STEPS: u64 = 10;
+
 impl Default for LatencyFit {
     fn default() -> Self {
         LatencyFit::new(LatencyProfile::default(), FitConfig::default())
@@ -119,6 +122,16 @@ impl LatencyFit {
     pub fn error(&self) -> FitError {
         let spread = |kind| self.filter.spread(kind).get();
         FitError { prefill: spread(Kind::Prefill), decode: spread(Kind::Decode) }
+    }
+
+    /// What a step of this shape takes, if enough of its kind have been reported to say so.
+    pub fn learned(&self, shape: &StepShape) -> Option<Duration> {
+        let enough = |kind| self.filter.spread(kind).observed() >= LEARNED_STEPS;
+        let is_learned = match Kind::of(shape)? {
+            Kind::Mixed => enough(Kind::Mixed) || enough(Kind::Prefill) && enough(Kind::Decode),
+            kind => enough(kind),
+        };
+        is_learned.then(|| self.profile().step(shape))
     }
 
     /// Reports it has learned from.

@@ -19,7 +19,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn of(shape: &StepShape) -> Option<Kind> {
+    pub(super) fn of(shape: &StepShape) -> Option<Kind> {
         match (shape.prefill_tokens > 0, shape.decode_batch > 0) {
             (true, false) => Some(Kind::Prefill),
             (false, true) => Some(Kind::Decode),

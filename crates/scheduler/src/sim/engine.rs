@@ -1,4 +1,4 @@
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
 use baton_types::{
     BlockId, KvDtype, KvLayout, LatencyProfile, LayoutError, NumericsId, StepShape, TokenId,
@@ -28,7 +28,14 @@ pub struct SimConfig {
     /// Another value is another model.
     pub weights: u64,
     pub profile: LatencyProfile,
+    /// A step that computes this token panics, as one does that a request is too much for,
+    pub panics_at: Option<u32>,
+    /// and one that computes this token takes 20 s longer than others.
+    pub hangs_at: Option<u32>,
 }
+
+/// What [`SimConfig::hangs_at`] adds: longer than anybody waits for a step.
+const HANGS_FOR: Duration = Duration::from_secs(20);
 
 impl Default for SimConfig {
     fn default() -> Self {
@@ -46,6 +53,8 @@ impl Default for SimConfig {
             drawn: 32..127,
             weights: 0,
             profile: LatencyProfile::default(),
+            panics_at: None,
+            hangs_at: None,
         }
     }
 }
@@ -238,6 +247,14 @@ impl<S: KvSlots, P: Pace> Engine for SimEngine<S, P> {
         sampled.clear();
         sequences.iter().try_for_each(|step| self.check(step))?;
         let layers = self.info.layout.layers;
+        let computes = |wanted: Option<u32>| {
+            let mut tokens = sequences.iter().flat_map(|step| step.tokens);
+            wanted.is_some_and(|wanted| tokens.any(|token| token.0 == wanted))
+        };
+        assert!(!computes(self.config.panics_at), "the simulated engine was told to panic");
+        if computes(self.config.hangs_at) {
+            self.pace.spend(HANGS_FOR);
+        }
         let share = self.config.profile.step(&shape(sequences)) / layers;
         self.folds.clear();
         self.folds.resize(sequences.len(), 0);

@@ -35,7 +35,6 @@ pub(super) enum Event {
     Heartbeat {
         node: usize,
         generation: Generation,
-        beat: u64,
     },
     StepEnd {
         node: usize,

@@ -182,7 +182,7 @@ impl Simulation<'_> {
                 self.nodes[node].alive = true;
                 let generation = self.nodes[node].generation;
                 // It joins with its first word; an old self's lease may have to end before.
-                self.queue.push(self.now, Event::Heartbeat { node, generation, beat: 0 });
+                self.queue.push(self.now, Event::Heartbeat { node, generation });
             }
             Fault::Slow { node, factor, .. } => {
                 let node = self.node_named(node);

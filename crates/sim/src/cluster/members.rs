@@ -11,9 +11,6 @@ use super::{
 };
 use crate::scenario::seconds;
 
-/// An idle node speaks so many times less often.
-const IDLE_FACTOR: u64 = 4;
-
 impl Simulation<'_> {
     /// The router takes a node in. What runs on the same incarnation goes on.
     pub(super) fn join(&mut self, node: usize) {
@@ -54,18 +51,14 @@ impl Simulation<'_> {
         self.place_requests();
     }
 
-    pub(super) fn heartbeat(&mut self, node: usize, generation: Generation, beat: u64) {
+    pub(super) fn heartbeat(&mut self, node: usize, generation: Generation) {
         if !self.is_alive(node, generation) {
             return;
         }
         let interval = seconds(self.scenario.cluster.membership.heartbeat_s);
         let at = self.now + interval;
-        self.queue.push(at, Event::Heartbeat { node, generation, beat: beat + 1 });
-        let state = &self.nodes[node];
-        if !state.is_busy() && !beat.is_multiple_of(IDLE_FACTOR) {
-            return;
-        }
-        let load = state.heartbeat();
+        self.queue.push(at, Event::Heartbeat { node, generation });
+        let load = self.nodes[node].heartbeat();
         if self.links.is_cut(Part::Node(node), Part::Router) {
             return;
         }

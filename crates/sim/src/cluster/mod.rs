@@ -256,7 +256,7 @@ impl<'a> Simulation<'a> {
             let interval = seconds(self.scenario.cluster.membership.heartbeat_s);
             let phase = interval.mul_f64((node + 1) as f64 / self.nodes.len() as f64);
             let generation = self.nodes[node].generation;
-            self.queue.push(self.now + phase, Event::Heartbeat { node, generation, beat: 0 });
+            self.queue.push(self.now + phase, Event::Heartbeat { node, generation });
         }
         self.schedule_faults();
         if self.scaling.is_some() {
@@ -332,7 +332,7 @@ impl<'a> Simulation<'a> {
                 self.message(node, generation, *message);
             }
             Event::ToRouter(message) => self.heard(*message),
-            Event::Heartbeat { node, generation, beat } => self.heartbeat(node, generation, beat),
+            Event::Heartbeat { node, generation } => self.heartbeat(node, generation),
             Event::StepEnd { node, generation } => self.step_end(node, generation),
             Event::Wake { node, generation } => self.wake(node, generation),
             Event::SourceTimer { node, generation } => self.source_timer(node, generation),

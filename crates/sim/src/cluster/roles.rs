@@ -80,7 +80,7 @@ impl Simulation<'_> {
         if matches!(self.members.join(now, name, generation, 1), Ok(Joined { .. })) {
             self.placer.view_mut().join(&hello, self.scenario.latency_fit(to));
         }
-        self.queue.push(now, Event::Heartbeat { node, generation, beat: 0 });
+        self.queue.push(now, Event::Heartbeat { node, generation });
         self.place_requests();
     }
 }

@@ -157,7 +157,7 @@ impl Simulation<'_> {
         let state = &mut self.nodes[node];
         (state.alive, state.draining) = (true, false);
         let generation = state.generation;
-        self.queue.push(self.now, Event::Heartbeat { node, generation, beat: 0 });
+        self.queue.push(self.now, Event::Heartbeat { node, generation });
     }
 
     /// Those that leave and have nothing any more are gone.
