@@ -72,6 +72,8 @@ pub struct LimitsConfig {
     pub max_body: ByteSize,
     /// How often one request is tried again after nodes refused or failed.
     pub max_retries: u32,
+    /// A request is refused once so many nodes have died while they worked on it: they may have died of it.
+    pub max_lost_nodes: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -176,6 +178,7 @@ impl Default for LimitsConfig {
             max_queued: 1024,
             max_body: ByteSize(8 << 20),
             max_retries: 5,
+            max_lost_nodes: 2,
         }
     }
 }

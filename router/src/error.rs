@@ -6,7 +6,7 @@ use baton_grammar::GrammarError;
 use baton_policy::Refusal;
 use baton_proto::{ConvertError, status::Refuse};
 use baton_text::{StopError, TextError};
-use baton_types::{RequestId, SamplingError, TokenId};
+use baton_types::{NodeId, RequestId, SamplingError, TokenId};
 use tonic::Code;
 
 use crate::request::PromptIndex;
@@ -66,6 +66,12 @@ pub(crate) enum RequestError {
     Policy(Refusal),
     #[error("every node that was tried is full ({last}); try again later")]
     NodesFull { last: String, retry_after: Duration },
+    #[error(
+        "{} nodes died while they worked on this request ({}), so it goes to no other; report it to whoever runs \
+         the cluster, and don't send it again",
+        nodes.len(), nodes.iter().map(|node| &*node.0).collect::<Vec<_>>().join(", ")
+    )]
+    Poison { nodes: Vec<NodeId> },
     #[error("{attempts} attempts failed, the last one with: {last}")]
     Failed { attempts: u32, last: String },
     #[error("the deadline of {deadline:?} passed")]
@@ -188,6 +194,7 @@ impl Refuse for RequestError {
             RequestError::Failed { .. } | RequestError::ShuttingDown => Code::Unavailable,
             RequestError::Deadline { .. } => Code::DeadlineExceeded,
             RequestError::Cancelled { .. } => Code::Cancelled,
+            RequestError::Poison { .. } => Code::FailedPrecondition,
             RequestError::Internal(_) => Code::Internal,
         }
     }
@@ -216,6 +223,7 @@ impl Refuse for RequestError {
             RequestError::Policy(refusal) => refusal.reason(),
             RequestError::NodesFull { .. } => "NODES_FULL",
             RequestError::Failed { .. } => "ATTEMPTS_FAILED",
+            RequestError::Poison { .. } => "NODES_DIED",
             RequestError::Deadline { .. } => "DEADLINE_EXCEEDED",
             RequestError::Cancelled { .. } => "CANCELLED",
             RequestError::StreamGone { .. } => "STREAM_GONE",

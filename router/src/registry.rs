@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    cluster::{Cluster, Ended, JoinError, Session, StuckStep},
+    cluster::{Cluster, Death, Ended, JoinError, Session, StuckStep},
     metrics::RouterMetrics,
 };
 
@@ -70,8 +70,14 @@ impl Registry for EmbeddedRegistry {
         let (close, metrics) = (self.close.clone(), self.metrics.clone());
         let listening = task::owned(async move {
             let node = session.peer().hello.node.clone();
-            let end = listen(session, said, close, &answer, &metrics).await;
-            tracing::info!(%node, reason = end.reason(), why = %end.status(), "a node is gone");
+            let end = listen(&session, said, close, &answer, &metrics).await;
+            match end {
+                End::Failed(_) | End::Broken(_) => session.died(Death::Broken),
+                End::Silent => session.died(Death::Silent),
+                End::Stuck(_) => session.died(Death::Stuck),
+                End::Left | End::Refused(_) | End::ShuttingDown => drop(session),
+            }
+            tracing::info!(%node, reason = end.reason(), why = end.status().message(), "a node is gone");
             metrics.node_lost(end.reason());
             // A node that is gone doesn't need the status.
             let _ = answer.send(Err(end.status())).await;
@@ -103,6 +109,8 @@ impl EmbeddedRegistry {
 enum End {
     /// It said goodbye.
     Left,
+    /// It said why it can't go on.
+    Failed(String),
     /// Its stream broke, as it does when a process ends.
     Broken(Status),
     /// It said nothing for a lease, or came back as another incarnation.
@@ -119,6 +127,7 @@ impl End {
     fn reason(&self) -> &'static str {
         match self {
             End::Left => "left",
+            End::Failed(_) => "failed",
             End::Broken(_) => "broken",
             End::Silent => "silent",
             End::Stuck(_) => "stuck",
@@ -129,7 +138,8 @@ impl End {
 
     fn status(&self) -> Status {
         match self {
-            End::Left => Status::ok("the node ended its stream"),
+            End::Left => Status::ok("it said goodbye"),
+            End::Failed(failure) => Status::ok(format!("it failed: {failure}")),
             End::Broken(error) => error.clone(),
             End::Silent => Status::aborted("the lease is over; join again"),
             End::Stuck(stuck) => status(stuck),
@@ -141,7 +151,7 @@ impl End {
 
 /// Hears heartbeats until the stream or the membership ends, and says why it did.
 async fn listen(
-    session: Session,
+    session: &Session,
     mut said: Streaming<JoinRequest>,
     close: CancellationToken,
     answer: &mpsc::Sender<Result<JoinResponse, Status>>,
@@ -171,9 +181,17 @@ async fn listen(
         };
         let beat = match message {
             Ok(Some(JoinRequest { message: Some(join_request::Message::Heartbeat(beat)) })) => beat,
+            Ok(Some(JoinRequest { message: Some(join_request::Message::Goodbye(goodbye)) })) => {
+                return match goodbye.failure {
+                    none if none.is_empty() => End::Left,
+                    failure => End::Failed(failure),
+                };
+            }
             // A message of a later version.
             Ok(Some(_)) => continue,
-            Ok(None) => return End::Left,
+            Ok(None) => {
+                return End::Broken(Status::unavailable("its stream ended without a goodbye"));
+            }
             Err(error) => return End::Broken(error),
         };
         metrics.node_spoke(heard.elapsed());

@@ -14,7 +14,7 @@ use crate::{
     ledger::Ledger,
     metrics::RouterMetrics,
     moves::Moves,
-    request::Inside,
+    request::{Inside, Suspects},
 };
 
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(crate) struct Router {
     pub(crate) metrics: RouterMetrics,
     /// Where sequences run, and how they are asked to move.
     pub(crate) moves: Arc<Moves>,
+    /// Requests that nodes may have died of.
+    pub(crate) suspects: Arc<Suspects>,
     /// Why requests run where they do.
     pub(crate) ledger: Ledger,
     /// Streamed answers that a client may take up again.
@@ -46,6 +48,7 @@ impl Router {
             inside: Arc::new(Inside::new(config.limits.max_in_flight)),
             metrics: RouterMetrics::new(),
             moves: Arc::default(),
+            suspects: Arc::default(),
             ledger: Ledger::default(),
             streams: Arc::default(),
             batches: Batches::open(&config.batches)?.map(Arc::new),

@@ -1,14 +1,17 @@
 //! Being a member: a node joins a router's registry, tells how it is, and joins again whenever
 //! the stream breaks. A node whose router is gone keeps serving.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use baton_kv_transfer::PeerIdentity;
 use baton_proto::{
     PROTOCOL_VERSION,
     node::v1::{
-        self as proto, Heartbeat, Hello, JoinRequest, JoinResponse, TakeRole, join_request,
-        join_response, registry_client::RegistryClient,
+        self as proto, Goodbye, Heartbeat, Hello, JoinRequest, JoinResponse, TakeRole,
+        join_request, join_response, registry_client::RegistryClient,
     },
 };
 use baton_types::Role;
@@ -64,6 +67,8 @@ enum JoinError {
     Ended,
     #[error("the node is another incarnation now")]
     OtherIncarnation,
+    #[error("the node leaves")]
+    Leaving,
 }
 
 impl From<tonic::Status> for JoinError {
@@ -85,6 +90,8 @@ pub(crate) struct Registration<P> {
     /// How many routers know the node.
     pub(crate) known_to: watch::Sender<usize>,
     pub(crate) told: Told,
+    /// Set before it leaves, if something has failed.
+    pub(crate) failure: Arc<OnceLock<String>>,
 }
 
 /// One of the routers that know the node.
@@ -109,13 +116,14 @@ impl<P: Pulse> Registration<P> {
         let mut backoff = FIRST_BACKOFF;
         loop {
             let mut was_member = false;
-            let error = tokio::select! {
-                error = self.join(&mut was_member) => error,
-                () = leave.cancelled() => return,
-            };
-            if let JoinError::OtherIncarnation = error {
-                backoff = FIRST_BACKOFF;
-                continue;
+            let error = self.join(&mut was_member, &leave).await;
+            match error {
+                JoinError::OtherIncarnation => {
+                    backoff = FIRST_BACKOFF;
+                    continue;
+                }
+                JoinError::Leaving => return,
+                _ => {}
             }
             if !*listed.borrow() {
                 tracing::info!(router = self.router, %error, "the router is gone");
@@ -137,8 +145,8 @@ impl<P: Pulse> Registration<P> {
     }
 
     /// Joins once and stays until it ends, which always has a reason.
-    async fn join(&mut self, was_member: &mut bool) -> JoinError {
-        match self.try_join(was_member).await {
+    async fn join(&mut self, was_member: &mut bool, leave: &CancellationToken) -> JoinError {
+        match self.try_join(was_member, leave).await {
             Ok(never) => match never {},
             Err(error) => error,
         }
@@ -147,6 +155,7 @@ impl<P: Pulse> Registration<P> {
     async fn try_join(
         &mut self,
         was_member: &mut bool,
+        leave: &CancellationToken,
     ) -> Result<std::convert::Infallible, JoinError> {
         let channel = transport::dial(&self.router)?;
         let mut client = RegistryClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -159,13 +168,16 @@ impl<P: Pulse> Registration<P> {
             let interval = welcome(&mut answers).await?;
             Ok::<_, JoinError>((answers, interval))
         };
-        let (answers, interval) =
-            timeout(WELCOME_PATIENCE, joining).await.map_err(|_late| JoinError::NoWelcome)??;
+        let joined = tokio::select! {
+            joined = timeout(WELCOME_PATIENCE, joining) => joined,
+            () = leave.cancelled() => return Err(JoinError::Leaving),
+        };
+        let (answers, interval) = joined.map_err(|_late| JoinError::NoWelcome)??;
         *was_member = true;
         let known_to = self.known_to.clone();
         let _known = Known::new(&known_to);
         tracing::info!(router = self.router, "joined the cluster");
-        self.beat(interval, sender, answers).await
+        self.beat(interval, sender, answers, leave).await
     }
 
     fn hello(&mut self) -> Hello {
@@ -188,6 +200,7 @@ impl<P: Pulse> Registration<P> {
         interval: Duration,
         sender: mpsc::Sender<JoinRequest>,
         mut answers: Streaming<JoinResponse>,
+        leave: &CancellationToken,
     ) -> Result<std::convert::Infallible, JoinError> {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -196,12 +209,14 @@ impl<P: Pulse> Registration<P> {
             tokio::select! {
                 _ = ticks.tick() => {}
                 Ok(()) = self.news.changed() => ticks.reset(),
+                // The old incarnation is gone before the new one comes under its name.
                 Ok(()) = self.identity.changed() => {
-                    drop(sender);
-                    // The old incarnation is gone before the new one comes under its name.
-                    let goodbye = async { while let Ok(Some(_)) = answers.message().await {} };
-                    let _ = timeout(GOODBYE_PATIENCE, goodbye).await;
+                    self.say_goodbye(sender, answers).await;
                     return Err(JoinError::OtherIncarnation);
+                }
+                () = leave.cancelled() => {
+                    self.say_goodbye(sender, answers).await;
+                    return Err(JoinError::Leaving);
                 }
                 answer = answers.message() => match answer? {
                     Some(JoinResponse { message: Some(join_response::Message::KvSnapshot(_)) }) => {
@@ -233,6 +248,25 @@ impl<P: Pulse> Registration<P> {
                 Err(mpsc::error::TrySendError::Closed(_)) => return Err(JoinError::Ended),
             }
         }
+    }
+}
+
+impl<P> Registration<P> {
+    /// Waits until the router has heard it, or can't have.
+    async fn say_goodbye(
+        &self,
+        sender: mpsc::Sender<JoinRequest>,
+        mut answers: Streaming<JoinResponse>,
+    ) {
+        let failure = self.failure.get().cloned().unwrap_or_default();
+        let message = Some(join_request::Message::Goodbye(Goodbye { failure }));
+        let goodbye = async {
+            // One that lags has words before this one.
+            let _ = sender.send(JoinRequest { message }).await;
+            drop(sender);
+            while let Ok(Some(_)) = answers.message().await {}
+        };
+        let _ = timeout(GOODBYE_PATIENCE, goodbye).await;
     }
 }
 

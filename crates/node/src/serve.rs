@@ -6,7 +6,11 @@
 //! inside the drain time. Then it leaves the registry, closes its ports and ends its step loop. A
 //! step loop that ends on its own ends the node at once, with an error.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use baton_proto::{PROTOCOL_VERSION, convert, node::v1::Hello};
 use baton_registry::{Directory, RegistryError, Routers};
@@ -54,7 +58,11 @@ pub struct Serving {
     /// `grpc.health.v1`, of the server as a whole.
     health: HealthReporter,
     close: CancellationToken,
-    /// The port for operators and the registration: whatever else runs until the end.
+    /// Ends once all routers have heard that the node leaves.
+    registration: Option<AbortOnDropHandle<()>>,
+    /// What they hear of why, if something has failed.
+    failure: Arc<OnceLock<String>>,
+    /// The port for operators, and whatever else runs until the end.
     companions: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -83,6 +91,7 @@ impl Node {
         let ops =
             NodeOps { node: Arc::clone(self), known_to: (!is_alone).then(|| known_to.subscribe()) };
         let mut companions = vec![task::owned(serve_operators(operators, ops))];
+        let (mut keeping, failure) = (None, Arc::default());
         if !is_alone {
             let (bell, news) = self.news();
             companions.push(bell);
@@ -94,9 +103,10 @@ impl Node {
                 news,
                 known_to,
                 told: Told::default(),
+                failure: Arc::clone(&failure),
             };
-            let keeping = routers::keep(registration, fixed, directory, close.clone());
-            companions.push(task::owned(keeping));
+            let all = routers::keep(registration, fixed, directory, close.clone());
+            keeping = Some(task::owned(all));
             companions.push(task::owned(roles::keep(Arc::clone(self))));
         }
         let grammars = Arc::clone(&self.grammars);
@@ -113,6 +123,8 @@ impl Node {
             server,
             health,
             close,
+            registration: keeping,
+            failure,
             companions,
         })
     }
@@ -200,20 +212,38 @@ impl Serving {
     pub async fn until(mut self, shutdown: CancellationToken) -> Result<(), ServeError> {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            ended = self.node.steps.ended() => return Err(early_end(ended)),
+            ended = self.node.steps.ended() => return Err(self.fail(early_end(ended)).await),
             served = &mut self.server => {
-                return match served {
-                    Ok(Err(error)) => Err(error.into()),
-                    Ok(Ok(())) | Err(_) => Err(ServeError::ServerEnded),
+                let error = match served {
+                    Ok(Err(error)) => error.into(),
+                    Ok(Ok(())) | Err(_) => ServeError::ServerEnded,
                 };
+                return Err(self.fail(error).await);
             }
         }
         self.leave().await;
         Ok(())
     }
 
+    /// The node can't go on: whoever knows it hears why.
+    async fn fail(mut self, error: ServeError) -> ServeError {
+        tracing::error!(node = %self.node.id, %error, "the node failed; it ends");
+        // There is one end.
+        let _ = self.failure.set(error.to_string());
+        self.close.cancel();
+        self.be_forgotten().await;
+        error
+    }
+
+    /// Waits until all routers have heard that it leaves.
+    async fn be_forgotten(&mut self) {
+        if let Some(registration) = self.registration.take() {
+            let _ = tokio::time::timeout(CLOSING_PATIENCE, registration).await;
+        }
+    }
+
     async fn leave(mut self) {
-        let (node, patience) = (&self.node, self.node.config.drain.0);
+        let (node, patience) = (Arc::clone(&self.node), self.node.config.drain.0);
         tracing::info!(node = %node.id, inside = node.gate.inside(), ?patience, "draining");
         self.health.set_service_status("", ServingStatus::NotServing).await;
         let left = node.gate.drain(patience).await;
@@ -225,6 +255,7 @@ impl Serving {
         // Streams still open end with the server's task.
         let _ = tokio::time::timeout(patience, &mut self.server).await;
         self.server.abort();
+        self.be_forgotten().await;
         self.companions.clear();
         node.steps.stop();
         node.steps.ended().await;

@@ -122,6 +122,38 @@ pub(crate) struct Peer {
     pub(crate) channel: Channel,
     /// Cancelled when this incarnation is no member any more.
     pub(crate) gone: CancellationToken,
+    /// Set before it is gone, if it went without a goodbye.
+    death: OnceLock<Death>,
+}
+
+/// How a node went that said no goodbye.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// Its process ended, or is about to.
+    Broken,
+    /// It said nothing for a lease: it was stopped, or cut off.
+    Silent,
+    /// It spoke and computed nothing.
+    Stuck,
+}
+
+impl Peer {
+    fn new(hello: NodeHello, channel: Channel) -> Self {
+        Peer { hello, channel, gone: CancellationToken::new(), death: OnceLock::new() }
+    }
+
+    fn leave(&self, death: Option<Death>) {
+        if let Some(death) = death {
+            // Who has died once stays dead.
+            let _ = self.death.set(death);
+        }
+        self.gone.cancel();
+    }
+
+    /// How this incarnation died, if it is gone and said no goodbye.
+    pub(crate) fn death(&self) -> Option<Death> {
+        self.death.get().copied().filter(|_| self.gone.is_cancelled())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

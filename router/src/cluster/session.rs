@@ -14,10 +14,9 @@ use baton_proto::{
 use baton_text::TextError;
 use baton_types::{ModelId, NodeHello, NodeId, Role, StepReport, Time};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::{Cluster, Peer, State, Stuck};
+use super::{Cluster, Death, Peer, State, Stuck};
 
 /// A member as the registry holds it.
 #[derive(Debug)]
@@ -40,6 +39,8 @@ pub(crate) struct Session {
     /// The role that the node is to have; it is told when that changes.
     role: watch::Receiver<Role>,
     drain: watch::Receiver<bool>,
+    /// It ends without a goodbye.
+    death: Option<Death>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -144,7 +145,7 @@ impl Cluster {
         state.members.join(now, node.clone(), generation, hello.protocol_version)?;
         if let Err(error) = state.learn(&hello.model, language) {
             state.members.leave(&node, generation);
-            state.forget(&node);
+            state.forget(&node, None);
             self.changed(state);
             return Err(error);
         }
@@ -159,9 +160,9 @@ impl Cluster {
             Some(member) if member.peer.hello == hello => member.peer,
             old => {
                 if let Some(old) = old {
-                    old.peer.gone.cancel();
+                    old.peer.leave(Some(Death::Broken));
                 }
-                Arc::new(Peer { hello, channel, gone: CancellationToken::new() })
+                Arc::new(Peer::new(hello, channel))
             }
         };
         let (role, wanted) = watch::channel(peer.hello.role);
@@ -174,7 +175,8 @@ impl Cluster {
         state.sessions.insert(node, member);
         self.changed(state);
         self.due.notify_one();
-        Ok(Session { cluster: Arc::clone(self), number, peer, role: wanted, drain: is_wanted })
+        let (cluster, role, drain) = (Arc::clone(self), wanted, is_wanted);
+        Ok(Session { cluster, number, peer, role, drain, death: None })
     }
 
     /// Ends memberships whose lease is over, and waits that are, and looks at the load, for ever.
@@ -199,7 +201,7 @@ impl Cluster {
             let expired = state.members.expire(now);
             for node in &expired {
                 tracing::warn!(%node, "the node's lease is over");
-                state.forget(node);
+                state.forget(node, Some(Death::Silent));
             }
             self.changed(state);
             if let Some(seen) = seen {
@@ -225,9 +227,9 @@ impl State {
         self.members.poll_timeout().into_iter().chain(self.placer.poll_timeout()).min()
     }
 
-    fn forget(&mut self, node: &NodeId) {
+    fn forget(&mut self, node: &NodeId, death: Option<Death>) {
         if let Some(member) = self.sessions.remove(node) {
-            member.peer.gone.cancel();
+            member.peer.leave(death);
         }
         self.placer.view_mut().leave(node);
     }
@@ -236,6 +238,11 @@ impl State {
 impl Session {
     pub(crate) fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// Ends the membership of a node that said no goodbye.
+    pub(crate) fn died(mut self, death: Death) {
+        self.death = Some(death);
     }
 
     /// The role that the node is to have, each time that somebody says so.
@@ -292,7 +299,7 @@ impl Drop for Session {
         let mut state = self.cluster.lock();
         if state.sessions.get(node).is_some_and(|member| member.session == self.number) {
             state.members.leave(node, *generation);
-            state.forget(node);
+            state.forget(node, self.death);
         }
         self.cluster.changed(state);
     }

@@ -109,6 +109,8 @@ fn classify(error: &RequestError) -> (u16, &'static str, Option<&'static str>) {
         },
         RequestError::TooMany { .. } | RequestError::NodesFull { .. } => full,
         RequestError::Failed { .. } => (503, SERVER, Some("attempts_failed")),
+        // Clients send again what ended with a 5xx.
+        RequestError::Poison { .. } => (422, SERVER, Some("nodes_died")),
         RequestError::ShuttingDown => (503, SERVER, Some("shutting_down")),
         RequestError::Deadline { .. } => (504, SERVER, Some("timeout")),
         RequestError::Cancelled { .. } => (CLIENT_CLOSED_REQUEST, SERVER, Some("cancelled")),

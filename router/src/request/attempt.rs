@@ -1,6 +1,12 @@
 //! One attempt: a prefill and a decode node at work on the same sequence, under one epoch.
 
-use std::sync::Arc;
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
 
 use baton_node::transport::MAX_MESSAGE_BYTES;
 use baton_policy::Placed;
@@ -14,7 +20,7 @@ use baton_proto::{
     },
 };
 use baton_types::{Capability, Epoch, FinishReason, NodeId, Role, SequenceSpec};
-use futures::{Stream, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future::BoxFuture, stream::BoxStream};
 use rand::Rng;
 use tonic::{Request, Status};
 
@@ -42,6 +48,56 @@ pub(super) struct Side<T> {
     stream: Option<BoxStream<'static, Result<T, Status>>>,
     /// Resolves when the node is no member any more.
     gone: BoxFuture<'static, ()>,
+    work: Option<Work>,
+}
+
+/// A node that was called, and how far the call came.
+#[derive(Clone)]
+struct Work {
+    peer: Arc<Peer>,
+    reached: Arc<AtomicU8>,
+}
+
+/// How far a call came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// There was nobody at the other end.
+    Nobody,
+    /// It was sent, and wasn't answered.
+    Sent,
+    /// The node has taken it.
+    Taken,
+}
+
+impl Work {
+    fn new(peer: &Arc<Peer>) -> Self {
+        let reached = AtomicU8::new(Reached::Sent as u8);
+        Work { peer: Arc::clone(peer), reached: Arc::new(reached) }
+    }
+
+    fn note(&self, reached: Reached) {
+        self.reached.store(reached as u8, Ordering::Relaxed);
+    }
+
+    fn reached(&self) -> Reached {
+        match self.reached.load(Ordering::Relaxed) {
+            nobody if nobody == Reached::Nobody as u8 => Reached::Nobody,
+            sent if sent == Reached::Sent as u8 => Reached::Sent,
+            _ => Reached::Taken,
+        }
+    }
+}
+
+/// Whether a call failed before there was a connection for it.
+fn never_connected(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// What both nodes are told.
@@ -194,6 +250,13 @@ impl Attempt {
         !self.prefill.is_open() && !self.decode.is_open()
     }
 
+    /// Those of the nodes that were called, and how far the calls came.
+    pub(super) fn called(&self, nodes: &[NodeId]) -> impl Iterator<Item = (Arc<Peer>, Reached)> {
+        let both = [&self.prefill.work, &self.decode.work].into_iter().flatten();
+        let both = both.filter(|work| nodes.contains(&work.peer.hello.node));
+        both.map(|work| (Arc::clone(&work.peer), work.reached()))
+    }
+
     /// The decode node is lost.
     pub(super) fn close_decode(&mut self) {
         self.decode = Side::closed();
@@ -219,14 +282,21 @@ impl<T: Send + 'static> Side<T> {
     where
         S: Stream<Item = Result<T, Status>> + Send + 'static,
     {
+        let work = Work::new(peer);
+        let called = work.clone();
+        let call = call.inspect(move |answer| match answer {
+            Ok(_) => called.note(Reached::Taken),
+            Err(status) if never_connected(status) => called.note(Reached::Nobody),
+            Err(_) => {}
+        });
         let stream = futures::stream::once(call).map_ok(tonic::Response::into_inner).try_flatten();
         let gone = peer.gone.clone();
         let gone = Box::pin(async move { gone.cancelled().await });
-        Side { stream: Some(stream.boxed()), gone }
+        Side { stream: Some(stream.boxed()), gone, work: Some(work) }
     }
 
     pub(super) fn closed() -> Self {
-        Side { stream: None, gone: Box::pin(std::future::pending()) }
+        Side { stream: None, gone: Box::pin(std::future::pending()), work: None }
     }
 
     fn is_open(&self) -> bool {
@@ -254,7 +324,7 @@ impl Side<AdoptResponse> {
             _ => DecodeRunResponse::default(),
         };
         let stream = self.stream.map(|stream| stream.map_ok(run).boxed());
-        Side { stream, gone: self.gone }
+        Side { stream, gone: self.gone, work: self.work }
     }
 }
 

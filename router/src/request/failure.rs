@@ -38,6 +38,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Whether it may come of a node's end.
+    pub(crate) fn may_be_a_death(self) -> bool {
+        matches!(self, Kind::Unreachable | Kind::Node | Kind::HandOver)
+    }
+
     /// A label for the metrics.
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -113,6 +118,8 @@ fn kind(refused: &Refused) -> Kind {
         "LEASE_EXPIRED" | "HAND_OVER_ABORTED" | "PULL_FAILED" | "OFFER_REFUSED" => {
             return Kind::HandOver;
         }
+        // Its process is about to end.
+        "STEP_LOOP_ENDED" => return Kind::Unreachable,
         "" if refused.code == Code::Unavailable || refused.code == Code::Unknown => {
             return Kind::Unreachable;
         }
@@ -159,6 +166,7 @@ mod tests {
         check(Code::Unavailable, "NODE_DRAINING", Kind::Node, &["d"]);
         check(Code::Unavailable, "", Kind::Unreachable, &["d"]);
         check(Code::Unknown, "", Kind::Unreachable, &["d"]);
+        check(Code::Unavailable, "STEP_LOOP_ENDED", Kind::Unreachable, &["d"]);
         check(Code::Internal, "ENGINE_FAILED", Kind::Node, &["d"]);
         check(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", Kind::Deadline, &["d"]);
     }

@@ -9,6 +9,7 @@ mod caller;
 mod choices;
 mod failure;
 mod inside;
+mod losses;
 mod merge;
 mod run;
 mod standing;
@@ -28,6 +29,7 @@ pub(crate) use self::{
     admit::{check_numbers, tokenise},
     caller::{Caller, REQUEST_ID, Trace},
     inside::Inside,
+    losses::Suspects,
     standing::{NamedClass, Standing},
 };
 use crate::error::RequestError;

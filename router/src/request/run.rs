@@ -23,6 +23,7 @@ use super::{
     attempt::{Attempt, Word},
     choices::Part,
     failure::{Failure, Kind},
+    losses::Losses,
     merge::{Merge, MergeError, Taken},
     timing::Timing,
 };
@@ -49,6 +50,7 @@ pub(super) struct Run {
     attempts: u32,
     /// Those that failed the last attempt.
     exclude: Vec<NodeId>,
+    losses: Losses,
     timing: Timing,
     /// The first choice counts for all.
     tally: Option<Tally>,
@@ -83,7 +85,7 @@ impl Run {
         let timing = Timing::new(request.arrived);
         let tally =
             (request.key.choice.0 == 0).then(|| router.metrics.enter(&request.standing.name));
-        let exclude = Vec::new();
+        let (exclude, losses) = (Vec::new(), Losses::new(&router.suspects, request.key));
         Run {
             router,
             request,
@@ -93,6 +95,7 @@ impl Run {
             moves,
             attempts: 0,
             exclude,
+            losses,
             timing,
             tally,
             part,
@@ -233,7 +236,13 @@ impl Run {
         );
         self.moves.is_at(&place);
         loop {
-            self.happen(&mut attempt, &mut place).await?;
+            let happened = self.happen(&mut attempt, &mut place).await;
+            if let Err(Cut::Failed(failure)) = &happened
+                && failure.kind.may_be_a_death()
+            {
+                self.losses.add(attempt.called(&failure.nodes), self.merge.next_index());
+            }
+            happened?;
             if let Some(reason) = self.forward(&mut attempt, &mut place).await? {
                 place.finished(self.merge.next_index() - begins);
                 return Ok(reason);
@@ -310,6 +319,7 @@ impl Run {
         if chunk.tokens.is_empty() && chunk.text.is_empty() && chunk.calls.is_empty() {
             return Ok(end);
         }
+        self.losses.passed(self.merge.next_index());
         self.timing.leaving(self.router.clock.now());
         self.part.lead();
         self.tell(Ok(Said::Chunk(chunk)), attempt, place).await?;
@@ -373,6 +383,7 @@ impl Run {
             }
             Kind::Full { .. } | Kind::Node | Kind::HandOver => {}
         }
+        self.losses.judge(self.router.config.limits.max_lost_nodes).await?;
         if self.attempts > self.router.config.limits.max_retries {
             return Err(match kind {
                 Kind::Full { retry_after } => RequestError::NodesFull { last, retry_after },

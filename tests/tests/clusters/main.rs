@@ -6,6 +6,7 @@ mod bad_input;
 mod batches;
 mod cancel;
 mod command_line;
+mod detection;
 mod http;
 mod latency;
 mod lifecycle;

@@ -30,12 +30,12 @@ pub struct SimConfig {
     pub profile: LatencyProfile,
     /// A step that computes this token panics, as one does that a request is too much for,
     pub panics_at: Option<u32>,
-    /// and one that computes this token takes 20 s longer than others.
+    /// and one that computes this token takes five seconds longer than others.
     pub hangs_at: Option<u32>,
 }
 
 /// What [`SimConfig::hangs_at`] adds: longer than anybody waits for a step.
-const HANGS_FOR: Duration = Duration::from_secs(20);
+const HANGS_FOR: Duration = Duration::from_secs(5);
 
 impl Default for SimConfig {
     fn default() -> Self {
