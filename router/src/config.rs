@@ -245,6 +245,7 @@ impl RouterConfig {
         for (key, value) in [
             ("limits.max_in_flight", u64::from(self.limits.max_in_flight)),
             ("limits.max_body", self.limits.max_body.0),
+            ("limits.max_lost_nodes", self.limits.max_lost_nodes.into()),
             ("policy.expected_output_tokens", self.policy.expected_output_tokens.into()),
             ("batches.max_running", self.batches.max_running.into()),
             ("batches.max_prompts", self.batches.max_prompts.into()),

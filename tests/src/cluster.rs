@@ -231,39 +231,12 @@ impl Cluster {
 
     /// One sample of every node's metrics, such as `baton_kv_blocks{state="held"}`.
     pub fn samples(&self, name: &str) -> anyhow::Result<BTreeMap<String, f64>> {
-        let mut samples = BTreeMap::new();
-        for (node, address) in self.nodes()? {
-            let text = get(&format!("http://{address}/metrics"))?.body;
-            let sample = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-            let value = sample.with_context(|| format!("{node} has no {name} in\n{text}"))?;
-            samples.insert(node, value.trim().parse()?);
-        }
-        Ok(samples)
+        node_samples(&self.nodes()?, name)
     }
 
     /// Waits until no node holds, runs or hands over anything: `no-leak`.
     pub fn wait_whole(&self, patience: Duration) -> anyhow::Result<()> {
-        let names = [
-            "baton_kv_blocks{state=\"held\"}",
-            "baton_transfers_held",
-            "baton_requests_running",
-            "baton_requests_waiting",
-        ];
-        let start = std::time::Instant::now();
-        loop {
-            let mut rest = Vec::new();
-            for name in names {
-                let samples = self.samples(name)?;
-                rest.extend(samples.into_iter().filter(|(_, v)| *v != 0.0).map(|s| (name, s)));
-            }
-            if rest.is_empty() {
-                return Ok(());
-            }
-            if start.elapsed() > patience {
-                bail!("not whole after {patience:?}: {rest:?}");
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_whole(&self.nodes()?, patience)
     }
 
     /// What the processes logged last, for a failed test's message.
@@ -295,6 +268,48 @@ impl Drop for Cluster {
                 let _ = child.kill();
             }
         }
+    }
+}
+
+/// One sample of each node's metrics; by its name, the address of those is given.
+pub(crate) fn node_samples(
+    nodes: &BTreeMap<String, String>,
+    name: &str,
+) -> anyhow::Result<BTreeMap<String, f64>> {
+    let sample = |(node, address): (&String, &String)| {
+        let text = get(&format!("http://{address}/metrics"))?.body;
+        let sample = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = sample.with_context(|| format!("{node} has no {name} in\n{text}"))?;
+        Ok((node.clone(), value.trim().parse()?))
+    };
+    nodes.iter().map(sample).collect()
+}
+
+/// Waits until none of the nodes holds, runs or hands over anything.
+pub(crate) fn wait_whole(
+    nodes: &BTreeMap<String, String>,
+    patience: Duration,
+) -> anyhow::Result<()> {
+    let names = [
+        "baton_kv_blocks{state=\"held\"}",
+        "baton_transfers_held",
+        "baton_requests_running",
+        "baton_requests_waiting",
+    ];
+    let start = std::time::Instant::now();
+    loop {
+        let mut rest = Vec::new();
+        for name in names {
+            let samples = node_samples(nodes, name)?;
+            rest.extend(samples.into_iter().filter(|(_, v)| *v != 0.0).map(|s| (name, s)));
+        }
+        if rest.is_empty() {
+            return Ok(());
+        }
+        if start.elapsed() > patience {
+            bail!("not whole after {patience:?}: {rest:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -4,14 +4,17 @@
 //! when a test fails. The binary is the one `BATON_BIN` names, or the one cargo built beside these
 //! tests; `cargo xtask test` builds it first.
 
+mod apart;
 mod cluster;
 mod etcd;
 mod generate;
 mod http;
+mod network;
 mod process;
 mod python;
 mod reference;
 
+pub use apart::Apart;
 pub use cluster::{Cluster, Engine, Options, baton, model};
 pub use etcd::Etcd;
 pub use generate::{Ask, Begun, Generated, begin, generate, generate_all, generate_known};

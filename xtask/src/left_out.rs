@@ -1,20 +1,49 @@
 //! Which tests this machine leaves out. The list is told by name, so that nothing goes missing
-//! silently: CI accepts GPU tests in it and nothing else.
+//! silently: CI accepts those that need a GPU, or networks of their own, and
+//! nothing else.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::Context;
 
 use crate::{step, tools::Tools};
 
+/// Tests that cut networks: they need root, network namespaces and iproute2.
+pub(crate) const NETWORKS: &str = "test(partition::)";
+
+/// Whether this machine lets us have networks of our own.
+pub(crate) fn has_networks() -> bool {
+    let probe = format!("baton-probe-{}", std::process::id());
+    let ip = |verb: &str| {
+        let mut ip = Command::new("ip");
+        ip.args(["netns", verb, &probe]).stdin(Stdio::null()).stdout(Stdio::null());
+        ip.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    ip("add") && ip("del")
+}
+
 /// The ignored tests of the workspace as `binary name`, from nextest's own list.
 pub(crate) fn ignored(tools: &Tools, features: &[&str]) -> anyhow::Result<Vec<String>> {
+    list(tools, features, &["--run-ignored", "only"])
+}
+
+/// Those that cut networks.
+pub(crate) fn networks(tools: &Tools, features: &[&str]) -> anyhow::Result<Vec<String>> {
+    list(tools, features, &["-E", NETWORKS])
+}
+
+fn list(tools: &Tools, features: &[&str], which: &[&str]) -> anyhow::Result<Vec<String>> {
     let list = step::output(
         "listing what is left out",
         Command::new(&tools.nextest)
             .env("PROTOC", &tools.protoc)
             .current_dir(step::root())
-            .args(["nextest", "list", "--workspace", "--locked", "--run-ignored", "only"])
+            .args(["nextest", "list", "--workspace", "--locked"])
+            .args(which)
             .args(["--message-format", "json", "--cargo-quiet"])
             .args(features),
     )?;

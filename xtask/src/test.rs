@@ -48,11 +48,18 @@ pub(crate) fn test(args: &TestArgs) -> anyhow::Result<()> {
     if let Some(folder) = &tools.python_path {
         nextest.env("PYTHONPATH", folder);
     }
-    if let Some(filter) = &args.filter {
+    let mut filter = args.filter.clone();
+    let mut left_out = left_out::ignored(&tools, &FEATURES)?;
+    if !left_out::has_networks() {
+        left_out.extend(left_out::networks(&tools, &FEATURES)?);
+        let wanted = filter.as_deref().unwrap_or("all()");
+        filter = Some(format!("({wanted}) & not {}", left_out::NETWORKS));
+    }
+    if let Some(filter) = &filter {
         nextest.arg("-E").arg(filter);
     }
     let result = run("tests", &mut nextest);
-    left_out::report(&left_out::ignored(&tools, &FEATURES)?, args.left_out.as_deref())?;
+    left_out::report(&left_out, args.left_out.as_deref())?;
     result
 }
 

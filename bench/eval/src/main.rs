@@ -115,8 +115,9 @@ fn main() -> anyhow::Result<()> {
     let mut sections = cli.sections.clone();
     if sections.is_empty() {
         let all = Section::value_variants().iter().copied();
-        // One cell of it takes longer than all the rest of a short run.
-        sections.extend(all.filter(|section| !(cli.short && *section == Section::Large)));
+        // One cell of these takes longer than all the rest of a short run.
+        let is_long = |section: &Section| matches!(section, Section::Large | Section::Workers);
+        sections.extend(all.filter(|section| !(cli.short && is_long(section))));
     }
     let tell = |name: &str, table: String| tell(cli.document.as_deref(), name, &table);
     for section in sections {

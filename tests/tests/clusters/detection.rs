@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// In no vocabulary that the simulated engine draws from.
 const DEADLY: u32 = 200;
 
-fn asks(count: u32) -> Vec<Ask> {
+pub(crate) fn asks(count: u32) -> Vec<Ask> {
     let prompt = |i: u32| (0..40 + 8 * i).map(|at| TokenId(33 + (at * 11 + i * 17) % 90)).collect();
     let ask = |i| Ask {
         prompt: prompt(i),
@@ -22,7 +22,7 @@ fn asks(count: u32) -> Vec<Ask> {
     (0..count).map(ask).collect()
 }
 
-fn check(asks: &[Ask], generated: &[Generated]) {
+pub(crate) fn check(asks: &[Ask], generated: &[Generated]) {
     let mut reference = Reference::sim().unwrap();
     for (ask, ours) in asks.iter().zip(generated) {
         assert_eq!(ours.bits(), reference.generate(ask).unwrap().bits(), "{:?}", ask.sampling);

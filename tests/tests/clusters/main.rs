@@ -16,6 +16,7 @@ mod observe;
 mod open_inference;
 mod openai;
 mod openapi;
+mod partition;
 mod placement;
 mod profile;
 mod prompts;
