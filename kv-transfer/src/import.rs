@@ -41,7 +41,7 @@ pub struct ImporterConfig {
 
 impl Default for ImporterConfig {
     fn default() -> Self {
-        ImporterConfig { streams: 2, silence: Duration::from_secs(10) }
+        ImporterConfig { streams: 2, silence: Duration::from_secs(3) }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::{
 /// Kernel buffer each way: a few runs of pages.
 const SOCKET_BUFFER: usize = 4 << 20;
 /// How long a connection may take until both sides have said hello.
-const GREETING: Duration = Duration::from_secs(5);
+const GREETING: Duration = Duration::from_secs(2);
 /// Unacknowledged data this old ends a connection: the peer's machine is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
 

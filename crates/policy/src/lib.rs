@@ -52,6 +52,7 @@ mod request;
 mod reservation;
 mod sacrifice;
 mod share;
+mod trouble;
 
 pub use chance::Calibration;
 pub use class::{Class, ClassId, Service, Tenant, TenantId};
@@ -68,3 +69,4 @@ pub use placer::{Placer, Ticket, Verdict};
 pub use prefix::MissedEvents;
 pub use request::{PromptHashes, RequestView};
 pub use reservation::{Demand, ReservationId, Reserved, Weight};
+pub use trouble::{Troubles, Way};

@@ -211,7 +211,7 @@ impl Default for TransferConfig {
         TransferConfig {
             lease_s: 30.0,
             park_s: 120.0,
-            silence_s: 10.0,
+            silence_s: 3.0,
             streams: 2,
             max_pulls: 64,
             max_migrations: 8,

@@ -11,7 +11,7 @@ use std::{
 use baton_kv_cache::block_hashes;
 use baton_policy::{
     Path, Placed, Placement, PromptHashes, Refusal, RequestView, ReservationId, Shortage, Ticket,
-    Verdict, destination,
+    Verdict, Way, destination,
 };
 use baton_types::{ModelId, NodeId, Role, Slo, Time, TokenId};
 use tokio::sync::oneshot;
@@ -103,9 +103,16 @@ impl Cluster {
         let unable = unable.filter(|hello| hello.data_address.is_empty());
         view.exclude.extend(unable.map(|hello| hello.node.clone()));
         let cluster = state.placer.view();
+        let now = self.clock.now();
         let nodes = cluster.nodes(Role::Decode).iter();
+        let fails = |to: &NodeId| {
+            let link = Way::Link(source.hello.node.clone(), to.clone());
+            let ways = [Way::Node(to.clone()), link];
+            ways.iter().any(|way| cluster.troubles.avoids(way, now))
+        };
+        view.exclude.extend(nodes.clone().map(|view| view.node.clone()).filter(fails));
         let group = nodes.clone().find(|view| view.node == source.hello.node).ok_or(nobody)?;
-        let (now, config) = (self.clock.now(), state.placer.config());
+        let config = state.placer.config();
         let placement = destination(config, cluster, &view, &group.group, wanted, now)?;
         let reservation =
             state.placer.view_mut().reserve_move(from.reservation, &view, &placement, now);

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use baton_membership::NotAMember;
 use baton_node::transport::{self, TransportError};
-use baton_policy::MissedEvents;
+use baton_policy::{MissedEvents, Way};
 use baton_proto::{
     ConvertError,
     convert::{self, Heartbeat},
@@ -216,6 +216,18 @@ impl Cluster {
         let mut state = self.lock();
         if let Some(generation) = state.peer(node).map(|peer| peer.hello.generation) {
             state.placer.view_mut().set_available(node, generation, false);
+        }
+        self.changed(state);
+    }
+}
+
+impl Cluster {
+    /// What was sent there failed, though whoever is at its ends may be well.
+    pub(crate) fn failed(self: &Arc<Self>, way: Way) {
+        let mut state = self.lock();
+        let now = self.clock.now();
+        if let Some(span) = state.placer.view_mut().troubles.failed(way.clone(), now) {
+            tracing::warn!(?way, ?span, "what goes there fails; it is passed over");
         }
         self.changed(state);
     }

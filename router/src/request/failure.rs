@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use baton_policy::Way;
 use baton_proto::status::Refused;
 use baton_types::{NodeId, Role};
 use tonic::{Code, Status};
@@ -94,6 +95,15 @@ impl Failure {
             _ => format!("{role} node {name}: {}", refused.message),
         };
         Failure { kind, nodes, message }
+    }
+
+    /// What of an attempt's ways failed with it.
+    pub(crate) fn ways(&self, pair: &Pair) -> Vec<Way> {
+        match (self.kind, &pair.prefill, &pair.decode) {
+            (Kind::HandOver, Some(from), Some(to)) => vec![Way::Link(from.clone(), to.clone())],
+            (Kind::Node, ..) => self.nodes.iter().cloned().map(Way::Node).collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Its stream ended before its work did.

@@ -240,6 +240,9 @@ impl Run {
             if let Err(Cut::Failed(failure)) = &happened
                 && failure.kind.may_be_a_death()
             {
+                for way in failure.ways(&attempt.pair) {
+                    self.router.cluster.failed(way);
+                }
                 self.losses.add(attempt.called(&failure.nodes), self.merge.next_index());
             }
             happened?;

@@ -1,7 +1,7 @@
 //! Nodes that stop, hang or crash without a word: what they had goes on elsewhere, and nobody can tell
 //! (`exact-stream`, `same-tokens`); when they come back late, they are in nobody's way (`one-owner`).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use baton_tests::{Ask, Cluster, Engine, Generated, Options, Reference, generate_all, get, post};
 use baton_types::{SamplingSpec, TokenId};
@@ -54,17 +54,16 @@ async fn survives_a_stop(node: &str) {
         .set("engine.profile.prefill_token_us=2000.0")
         .set("engine.profile.decode_us=3000.0")
         .router_set("policy.local_tokens=0");
-    let cluster = Arc::new(Cluster::start(&options).unwrap());
+    let cluster = Cluster::start(&options).unwrap();
     let asks = asks(12);
-    let (url, ours) = (cluster.url().to_owned(), asks.clone());
-    let generating = tokio::spawn(async move { generate_all(&url, "sim", &ours).await });
-    eventually("the node has work", || {
-        cluster.samples("baton_requests_running").unwrap()[node] >= 1.0
-    })
-    .await;
     let stopped = cluster.child(node).unwrap();
-    stopped.stop().unwrap();
-    check(&asks, &generating.await.unwrap().unwrap());
+    let has_work = || cluster.samples("baton_requests_running").unwrap()[node] >= 1.0;
+    let stopping = async {
+        eventually("the node has work", has_work).await;
+        stopped.stop().unwrap();
+    };
+    let (generated, ()) = tokio::join!(generate_all(cluster.url(), "sim", &asks), stopping);
+    check(&asks, &generated.unwrap());
     assert_eq!(lost(&cluster, "silent"), 1.0, "{node} was found silent");
     assert!(sample(&cluster, "baton_router_retries_total{reason=\"unreachable\"}") >= 1.0);
 

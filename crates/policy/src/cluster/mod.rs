@@ -16,7 +16,7 @@ pub(crate) use self::decoded::Decoded;
 use self::reserving::Reservation;
 use crate::{
     LatencyFit, Link, MissedEvents, NodeView, OutputLengths, Placed, RequestView, ReservationId,
-    Service,
+    Service, Troubles,
     advice::{Asked, Ended, Traffic},
     prefix::{Matches, PrefixIndex},
 };
@@ -35,6 +35,8 @@ pub struct ClusterView {
     /// Standard deviations of what sequences will come to hold that are kept free: `cargo run --release -p
     /// baton-sim --example memory` tells what they cost, and what fewer would.
     pub deviations: f64,
+    /// Ways that fail.
+    pub troubles: Troubles,
     prefixes: PrefixIndex,
     reservations: HashMap<ReservationId, Reservation>,
     /// Who is about to move, and what was reserved for it there.
@@ -51,6 +53,7 @@ impl Default for ClusterView {
             outputs: OutputLengths::default(),
             traffic: Traffic::default(),
             deviations: 2.5,
+            troubles: Troubles::default(),
             prefixes: PrefixIndex::default(),
             reservations: HashMap::new(),
             moving: BTreeMap::new(),
@@ -74,6 +77,7 @@ impl ClusterView {
 
     /// Forgets a node and what was promised by it.
     pub fn leave(&mut self, node: &NodeId) {
+        self.troubles.leave(node);
         for nodes in [&mut self.prefill, &mut self.decode] {
             for view in nodes.extract_if(.., |view| view.node == *node) {
                 self.prefixes.leave(view.slot);

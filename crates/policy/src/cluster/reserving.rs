@@ -6,7 +6,7 @@ use baton_types::{BlockHash, ModelId, Role, Slo, Time};
 
 use super::{ClusterView, is_counted};
 use crate::{
-    ClassId, Demand, Moved, NodeView, Path, Placed, Placement, RequestView, ReservationId,
+    ClassId, Demand, Moved, NodeView, Path, Placed, Placement, RequestView, ReservationId, Way,
     advice::Ended,
     growth::{Need, Sequence},
     reservation::Reserved,
@@ -33,6 +33,14 @@ pub(super) struct Reservation {
     pub(super) is_coming: bool,
     /// The decode node's steps then.
     began: Option<f64>,
+}
+
+/// What must work for a request that goes there.
+fn ways(path: &Path) -> impl Iterator<Item = Way> {
+    let (prefill, decode) = (path.prefill(), path.decode());
+    let nodes = prefill.into_iter().chain(decode).map(|placed| Way::Node(placed.node.clone()));
+    let link = prefill.zip(decode).map(|(from, to)| Way::Link(from.node.clone(), to.node.clone()));
+    nodes.chain(link)
 }
 
 impl ClusterView {
@@ -91,6 +99,9 @@ impl ClusterView {
         }
         if let Some(placed) = placement.path.decode() {
             self.grow(placed, id, Sequence::of(request), 0, now);
+        }
+        if !self.troubles.is_empty() {
+            ways(&placement.path).for_each(|way| self.troubles.tried(&way, now));
         }
         self.reservations.insert(id, reservation);
         id
@@ -183,6 +194,9 @@ impl ClusterView {
                 (Role::Prefill, prefill, before, after)
             }
         };
+        if !self.troubles.is_empty() {
+            self.troubles.came(&Way::Node(placed.node.clone()));
+        }
         if let Some(view) = self.placed_mut(role, placed) {
             view.reserved.take(before);
             view.reserved.add(after);
@@ -210,6 +224,10 @@ impl ClusterView {
             let prefill = placement.demand.prefill;
             let moved = Moved { bytes, prefill, exposed, elapsed: now.since(*placed_at) };
             let decode = decode.clone();
+            if !self.troubles.is_empty() {
+                let links = ways(&placement.path).filter(|way| matches!(way, Way::Link(..)));
+                links.for_each(|way| self.troubles.came(&way));
+            }
             if let Some(view) = self.placed_mut(Role::Decode, &decode) {
                 view.link.observe(&moved, view.group.layout.layers);
             }
@@ -242,6 +260,9 @@ impl ClusterView {
                 let tpot = tpot.map(|more| now.since(first) / more);
                 let ttft = Some(first.since(arrived));
                 self.traffic.ended(model, Ended { at: now, ttft, tpot, slo });
+            }
+            if !self.troubles.is_empty() {
+                ways(&reservation.placement.path).for_each(|way| self.troubles.came(&way));
             }
             let decode = reservation.placement.path.decode().cloned();
             if let Some((placed, began)) = decode.zip(reservation.began)

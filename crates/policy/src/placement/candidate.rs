@@ -19,6 +19,8 @@ pub(super) struct Candidate<'a> {
     pub(super) loss: f64,
     /// The request's time to its end, and what it costs others meanwhile.
     pub(super) cost: f64,
+    /// What went this way lately failed.
+    pub(super) is_troubled: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,10 +54,11 @@ impl<'a> Candidate<'a> {
             attainment: prefill.chance * question.tpot_chance(node, tpot),
             loss: decode.loss + prefill.loss,
             cost: prefill.ttft + prefill.harm() + exposed + more * (decode.step + decode.harm()),
+            is_troubled: question.is_troubled(prefill.node, node),
         }
     }
 
-    pub(super) fn prefill_only(prefill: PrefillSide<'a>) -> Self {
+    pub(super) fn prefill_only(question: &Question<'a>, prefill: PrefillSide<'a>) -> Self {
         Candidate {
             sides: Sides::PrefillOnly(prefill),
             queue: prefill.queue,
@@ -65,6 +68,7 @@ impl<'a> Candidate<'a> {
             attainment: prefill.chance,
             loss: prefill.loss,
             cost: prefill.ttft + prefill.harm(),
+            is_troubled: question.is_troubled(prefill.node, prefill.node),
         }
     }
 
@@ -93,6 +97,7 @@ impl<'a> Candidate<'a> {
                 + prefill.harm()
                 + more * (decode.step + decode.harm())
                 + alone * decode.others,
+            is_troubled: question.is_troubled(node, node),
         }
     }
 

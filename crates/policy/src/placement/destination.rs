@@ -29,10 +29,8 @@ pub fn destination(
     wanted: Option<&NodeId>,
     now: Time,
 ) -> Result<Placement, Shortage> {
-    let (most, guess) = (request.max_new_tokens, config.expected_output_tokens);
-    let expected = view.outputs.expected(&request.model, request.class.id, most, guess);
     let matches = view.matches(request);
-    let question = Question::new(config, request, &matches, expected, now);
+    let question = Question::new(config, view, request, &matches, now);
     let costs = Costs { config, view, request, question };
     let mut shortage = Shortage::Nodes { role: Role::Decode };
     let (mut best, mut candidates): (Option<(f64, DecodeSide<'_>)>, u32) = (None, 0);

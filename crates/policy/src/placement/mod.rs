@@ -53,11 +53,8 @@ pub fn decide(
     if let Err(refusal) = check(view, request) {
         return Decision::Refuse(refusal);
     }
-    let most = request.max_new_tokens;
-    let guess = config.expected_output_tokens;
-    let expected = view.outputs.expected(&request.model, request.class.id, most, guess);
     let matches = view.matches(request);
-    let question = Question::new(config, request, &matches, expected, now);
+    let question = Question::new(config, view, request, &matches, now);
     let mut costs = Costs { config, view, request, question };
     let chosen = match config.policy {
         Policy::Joint => costs.joint(rng),
@@ -131,8 +128,13 @@ impl<'a> Costs<'a> {
                 let local = |side: &DecodeSide<'_>| self.may_be_local(side, lends);
                 pool.candidates(question, local, &mut candidates);
             } else {
-                candidates.extend(pool.prefill.into_iter().map(Candidate::prefill_only));
+                let alone = |side| Candidate::prefill_only(question, side);
+                candidates.extend(pool.prefill.into_iter().map(alone));
             }
+        }
+        // What fails is better than nothing.
+        if candidates.iter().any(|one| !one.is_troubled) {
+            candidates.retain(|one| !one.is_troubled);
         }
         let Some((mut chosen, mut how)) = joint::choose(self.config, &candidates, rng) else {
             return Err(Declined::Short(Shortage::Nodes { role: Role::Decode }));
@@ -238,7 +240,7 @@ impl<'a> Costs<'a> {
         let candidates = u32::try_from(pairs).unwrap_or(u32::MAX);
         let how = Reasons { won: Won::Policy, candidates, near_equal: 1, ..Reasons::default() };
         if !self.request.needs_decode() {
-            return Ok((Candidate::prefill_only(prefill), how, Vec::new()));
+            return Ok((Candidate::prefill_only(question, prefill), how, Vec::new()));
         }
         let partners = pools.iter().find(|pool| pool.prefill[0].node.group == prefill.node.group);
         let partners = partners.map_or(&[][..], |pool| &pool.decode[..]);

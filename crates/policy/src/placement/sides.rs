@@ -5,8 +5,8 @@ use std::time::Duration;
 use baton_types::{Role, Time, blocks_for};
 
 use crate::{
-    Expected, NodeView, Policy, PolicyConfig, RequestView, chance::chance, prefix::Matches,
-    prompts::Ahead, reservation::Weight,
+    ClusterView, Expected, NodeView, Policy, PolicyConfig, RequestView, Troubles, Way,
+    chance::chance, prefix::Matches, prompts::Ahead, reservation::Weight,
 };
 
 /// Attainments that differ by less are as good.
@@ -64,6 +64,8 @@ pub(super) struct Question<'a> {
     pub(super) request: &'a RequestView,
     /// Which nodes have which of its blocks.
     pub(super) matches: &'a Matches,
+    /// Which ways fail.
+    pub(super) troubles: &'a Troubles,
     pub(super) expected: Expected,
     pub(super) now: Time,
     /// When its first token is due; nodes compute prompts in this order.
@@ -77,17 +79,28 @@ pub(super) struct Question<'a> {
 impl<'a> Question<'a> {
     pub(super) fn new(
         config: &PolicyConfig,
+        view: &'a ClusterView,
         request: &'a RequestView,
         matches: &'a Matches,
-        expected: Expected,
         now: Time,
     ) -> Self {
+        let (most, guess) = (request.max_new_tokens, config.expected_output_tokens);
+        let expected = view.outputs.expected(&request.model, request.class.id, most, guess);
         let due = due(config, request, now);
         let waited = now.since(request.arrived).as_secs_f64();
         let ttft = request.slo.ttft.map(|ttft| ttft.as_secs_f64() - waited);
         let tpot = request.slo.tpot.map(|tpot| tpot.as_secs_f64());
         let weight = Weight::of(config.priority_weight, request.class.priority);
-        Question { request, matches, expected, now, due, ttft, tpot, weight }
+        let troubles = &view.troubles;
+        Question { request, matches, troubles, expected, now, due, ttft, tpot, weight }
+    }
+
+    /// Whether what would be done there fails lately.
+    pub(super) fn is_troubled(&self, prefill: &NodeView, decode: &NodeView) -> bool {
+        let avoids = |way| self.troubles.avoids(&way, self.now);
+        let node = |view: &NodeView| avoids(Way::Node(view.node.clone()));
+        let link = || avoids(Way::Link(prefill.node.clone(), decode.node.clone()));
+        !self.troubles.is_empty() && (node(prefill) || node(decode) || link())
     }
 
     /// Tokens after the first.

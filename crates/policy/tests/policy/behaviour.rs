@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use baton_policy::{
-    ClusterView, Decision, LatencyFit, Link, Policy, PolicyConfig, Refusal, Shortage, decide,
+    ClusterView, Decision, LatencyFit, Link, Policy, PolicyConfig, Refusal, Shortage, Way, decide,
 };
 use baton_types::{Generation, KvEvents, NodeHello, NodeLoad, NumericsId, Role, Time};
 
@@ -217,6 +217,28 @@ fn the_fewest_requests_win_when_asked_for() {
     assert!((0..20).all(|seed| choose(&config, seed) == "y"));
     let random = PolicyConfig { policy: Policy::Random, ..config };
     assert!((0..20).any(|seed| choose(&random, seed) == "x"));
+}
+
+/// Both ends of a link that fails are as good as any for others, and better than nothing for each other.
+#[test]
+fn a_link_that_fails_is_passed_over_where_there_is_another_way() {
+    let mut view = cluster(&["p", "x", "y"]);
+    view.join(&hello("p2", Role::Prefill), LatencyFit::default());
+    let link = |from: &str, to: &str| Way::Link(from.into(), to.into());
+    view.troubles.failed(link("p", "x"), Time::ZERO);
+    let mut used = std::collections::BTreeSet::new();
+    for seed in 0..100 {
+        let path = placed(ask(&view, &request(900, 50, 1000 * u128::from(seed)), seed)).path;
+        let (prefill, decode) = (path.prefill().unwrap(), path.decode().unwrap());
+        used.insert((prefill.node.to_string(), decode.node.to_string()));
+    }
+    let used_by = |name: &str| used.iter().any(|(from, to)| from == name || to == name);
+    assert!(!used.contains(&("p".to_owned(), "x".to_owned())));
+    assert!(used_by("p") && used_by("x"), "{used:?}");
+
+    let mut pair = cluster(&["p", "x"]);
+    pair.troubles.failed(link("p", "x"), Time::ZERO);
+    placed(ask(&pair, &request(900, 50, 0), 0));
 }
 
 #[test]
