@@ -4,9 +4,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use baton_migration::{Arbiter, ArbiterConfig, FromDestination, FromSource};
-use baton_policy::ReservationId;
+use baton_policy::{ReservationId, Way};
 use baton_types::{
-    ChoiceIndex, Epoch, Generation, NodeId, RequestId, RouterId, SequenceKey, Time, TokenId,
+    ChoiceIndex, Epoch, Generation, NodeId, RequestId, Role, RouterId, SequenceKey, Time, TokenId,
 };
 
 use super::{
@@ -353,6 +353,9 @@ impl Simulation<'_> {
         let both: Vec<usize> = both.flatten().collect();
         let nodes = if failure == Failure::HandOver { &both } else { nodes };
         let is_complete = live.emitted >= live.request.output_len;
+        for way in self.failed_ways(number, failure, nodes) {
+            self.placer.view_mut().troubles.failed(way, self.now);
+        }
         self.drop_attempt(number);
         match failure {
             // Only the word was lost that this is the end.
@@ -375,6 +378,26 @@ impl Simulation<'_> {
         });
         let epoch = live.epoch().counter;
         self.queue.push(self.now + pause, Event::Retry { number, epoch });
+    }
+
+    /// What of an attempt's ways failed with it, as the router has it.
+    fn failed_ways(&self, number: u64, failure: Failure, nodes: &[usize]) -> Vec<Way> {
+        let attempt = self.live.get(&number).and_then(|live| live.attempt.as_ref());
+        let name = |node: usize, role| {
+            let mut faces = self.faces(node).into_iter();
+            faces.find(|(_, of)| *of == role).map(|(face, _)| face)
+        };
+        match (failure, attempt) {
+            (Failure::HandOver, Some(Attempt { prefill: Some(from), decode: Some(to), .. })) => {
+                let ends = name(*from, Role::Prefill).zip(name(*to, Role::Decode));
+                ends.map(|(from, to)| Way::Link(from, to)).into_iter().collect()
+            }
+            (Failure::Node, _) => {
+                let faces = nodes.iter().flat_map(|&node| self.faces(node));
+                faces.map(|(face, _)| Way::Node(face)).collect()
+            }
+            _ => Vec::new(),
+        }
     }
 
     pub(super) fn retry(&mut self, number: u64, epoch: u64) {
