@@ -153,6 +153,7 @@ impl InferenceService {
                 stop_token_ids: stop_token_ids.into_iter().map(TokenId).collect(),
                 ignore_eos,
                 deadline,
+                had: Vec::new(),
             };
             self.router.submit(ask).await
         };

@@ -14,14 +14,23 @@ use baton_proto::{
 use baton_text::CallPiece;
 use baton_types::{ChoiceIndex, FinishReason, TokenLogprobs};
 use futures::stream;
+use rand::Rng;
 use serde::Serialize;
 use serde_json::{Value, json, value::to_raw_value};
 
-use super::{Asked, echo::Echo, error, event::Event, form::Form, logprobs::Told, tools};
+use super::{
+    Asked,
+    echo::Echo,
+    error,
+    event::Event,
+    form::Form,
+    handle::{Origin, Seen, TakenUp, progress},
+    logprobs::Told,
+    tools,
+};
 use crate::{
     error::RequestError,
     request::{Answer, Ask, End, PromptIndex, Said},
-    router::Router,
 };
 
 /// What differs between the interfaces.
@@ -66,19 +75,32 @@ pub(super) async fn answer<S: Shape>(
     shape: S,
 ) -> Result<Response, RequestError> {
     let (choices, keep, echo) = (ask.choices as usize, ask.keep as usize, ask.echo);
-    let answer = asked.router.submit(ask).await?;
+    let taken_up = asked.taken_up.as_ref();
+    let ask = match taken_up {
+        Some(taken_up) => taken_up.ask(ask, streaming.is_some())?,
+        None => ask,
+    };
+    let mut answer = asked.router.submit(ask).await?;
+    if let Some(TakenUp { origin, .. }) = taken_up {
+        answer.id = origin.id;
+    }
     let echoes = if echo { Echo::all(&answer) } else { Vec::new() };
     let wanted = Wanted { choices, keep, echoes };
     let head = Head {
         id: format!("{}{:032x}", S::ID, answer.id.0),
         model: answer.model.to_string(),
-        created: std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs()),
+        created: taken_up.map_or_else(now, |taken_up| taken_up.origin.created.into()),
         timings: wants_timings(asked.headers),
     };
     match streaming {
         None => whole(head, answer, wanted, shape).await,
-        Some(usage) => streamed(asked.router, head, answer, wanted, shape, usage).await,
+        Some(usage) => streamed(asked, head, answer, wanted, shape, usage).await,
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs())
 }
 
 /// What is made of the choices. Those of all prompts are in one row, prompt by prompt.
@@ -238,7 +260,7 @@ async fn whole<S: Shape>(
 
 /// A stream that has been begun: refusals before the first token still have their status.
 async fn streamed<S: Shape>(
-    router: &Router,
+    asked: &Asked<'_>,
     head: Head,
     mut answer: Answer,
     wanted: Wanted,
@@ -250,21 +272,43 @@ async fn streamed<S: Shape>(
     let slots = answer.prompts.len() * wanted.choices;
     let characters = vec![None; slots];
     let forms = (0..slots).map(|_| None).collect();
-    let mut events =
-        Events { head, answer, shape, usage, wanted, ready, characters, forms, ends, ended: false };
-    for index in 0..slots {
+    let origin = Origin {
+        id: answer.id,
+        seed: answer.seed,
+        created: u32::try_from(head.created).unwrap_or(u32::MAX),
+        digest: asked.digest,
+    };
+    let name = origin.name(&head.id, rand::rng().random());
+    let taken_up = asked.taken_up.as_ref();
+    let had = taken_up.map_or_else(|| vec![Seen::default(); slots], |one| one.seen.clone());
+    let number = taken_up.map_or(0, |taken_up| taken_up.number);
+    let mut events = Events {
+        head,
+        answer,
+        shape,
+        usage,
+        wanted,
+        ready,
+        characters,
+        forms,
+        seen: had.clone(),
+        had,
+        ends,
+        ended: false,
+    };
+    // They were the first events.
+    for index in usize::try_from(number).unwrap_or(slots).min(slots)..slots {
         if let Some(opening) = shape.opening() {
             events.chunk(vec![indexed(opening, index)]);
         }
     }
     events.take(Ok(first));
-    let name = events.head.id.clone();
     let events = stream::unfold(events, |mut events| async {
         let event = events.next().await?;
         Some((event, events))
     });
-    let grace = router.config.timeouts.resume.0;
-    Ok(router.streams.open(name, Box::pin(events), grace))
+    let grace = asked.router.config.timeouts.resume.0;
+    Ok(asked.router.streams.open(name, Box::pin(events), grace, number))
 }
 
 struct Events<S> {
@@ -277,6 +321,10 @@ struct Events<S> {
     /// Of each choice's tokens about which something was told; none has come at first.
     characters: Vec<Option<usize>>,
     forms: Vec<Option<Arc<Form>>>,
+    /// How far its client is with each choice once it has the events that are ready,
+    seen: Vec<Seen>,
+    /// and how far it was at first.
+    had: Vec<Seen>,
     /// Of the choices that have ended.
     ends: Vec<End>,
     ended: bool,
@@ -308,6 +356,13 @@ impl<S: Shape> Events<S> {
                 let echo = echo.filter(|_| is_first);
                 let (text, told) = Echo::before(echo, &chunk.text, told);
                 *characters = Some(told.end());
+                // What is left at the end is as if it were of one token more.
+                let is_rest = chunk.tokens.is_empty();
+                let upto = chunk.index + chunk.tokens.len() as u32 + u32::from(is_rest);
+                if upto <= self.had[index].tokens() {
+                    return;
+                }
+                self.seen[index].advance(upto);
                 let calls = tools::deltas(self.answer.id, chunk.choice, &chunk.calls);
                 if calls.is_empty() && told.is_empty() {
                     // Text that is held back says nothing yet.
@@ -321,7 +376,7 @@ impl<S: Shape> Events<S> {
             }
             Ok(Said::End(end)) => self.end(end),
             Err(error) => {
-                self.ready.push_back(error::value(&error).to_string().into());
+                self.push(error::value(&error).to_string().into());
                 self.ended = true;
             }
         }
@@ -340,13 +395,17 @@ impl<S: Shape> Events<S> {
             self.forms[index] = form.map(Arc::new);
         }
         if let Some(form) = &self.forms[index] {
-            self.ready.push_back(Event::Text(Arc::clone(form), text));
+            self.push(Event::text(Arc::clone(form), text));
         }
+    }
+
+    fn push(&mut self, event: Event) {
+        self.ready.push_back(event.at(progress(&self.seen)));
     }
 
     fn chunk(&mut self, choices: Vec<Value>) {
         let text = self.message(choices).text();
-        self.ready.push_back(text.into());
+        self.push(text.into());
     }
 
     fn message(&self, choices: Vec<Value>) -> Message<'_, Value> {
@@ -359,24 +418,34 @@ impl<S: Shape> Events<S> {
         let index = self.wanted.slot(end.prompt, end.choice);
         let closing = indexed(self.shape.closing(finish_reason(&end)), index);
         self.ends.push(end);
-        if !self.answer.is_over() {
-            self.chunk(vec![closing]);
+        let is_last = self.answer.is_over();
+        self.seen[index].close();
+        if !self.had[index].is_closed() {
+            let mut closing = self.message(vec![closing]);
+            if is_last && !self.usage {
+                closing.baton = self.timings();
+            }
+            let closing = closing.text();
+            self.push(closing.into());
+        }
+        if !is_last {
             return;
         }
-        let mut messages = vec![self.message(vec![closing])];
-        if self.usage {
+        if self.usage && !self.had[0].is_counted() {
             let mut last = self.message(Vec::new());
             last.usage = Some(usage_json(&total(&self.ends)));
-            messages.push(last);
+            last.baton = self.timings();
+            let last = last.text();
+            self.seen[0].count();
+            self.push(last.into());
         }
-        if let Some(last) = messages.last_mut() {
-            let first = first_timings(&self.ends).filter(|_| self.head.timings);
-            last.baton = first.map(timings_json);
-        }
-        let messages: Vec<Event> = messages.iter().map(|one| one.text().into()).collect();
-        self.ready.extend(messages);
-        self.ready.push_back("[DONE]".to_owned().into());
+        self.push("[DONE]".to_owned().into());
         self.ended = true;
+    }
+
+    /// If the client asked where the time went.
+    fn timings(&self) -> Option<Value> {
+        first_timings(&self.ends).filter(|_| self.head.timings).map(timings_json)
     }
 }
 

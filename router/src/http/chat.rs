@@ -18,9 +18,10 @@ use super::{
     answer::{self, Piece, Shape},
     body, error,
     grammar::grammar_param,
+    handle::Origin,
     params::{self, Params, missing, missing_in, service_tier, wrong_type},
+    resume,
     sampling::{chat_logprobs, sampling},
-    sse::Streams,
     tools::{earlier_calls, tools},
 };
 use crate::{
@@ -35,14 +36,16 @@ pub(super) async fn chat(
     headers: HeaderMap,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Response {
-    if let Some(last) = Streams::last_event(&headers) {
-        let resumed = router.streams.resume(last, router.config.timeouts.resume.0);
-        return resumed.unwrap_or_else(|refused| error::response(&refused));
-    }
-    let asked = Asked { router: &router, caller, headers: &headers };
+    let taken_up = match resume(&router, &headers, bytes.as_ref().ok(), NextMessage::ID) {
+        Ok(response) => return response,
+        Err(Ok(taken_up)) => taken_up,
+        Err(Err(gone)) => return error::response(&gone),
+    };
     let answer = async {
-        let params = Params::parse(&body(&router, bytes)?)?;
-        respond(&asked, &params).await
+        let body = body(&router, bytes)?;
+        let digest = Origin::digest(&body);
+        let asked = Asked { router: &router, caller, headers: &headers, digest, taken_up };
+        respond(&asked, &Params::parse(&body)?).await
     };
     answer.await.unwrap_or_else(|refused| error::response(&refused))
 }
@@ -72,6 +75,7 @@ pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> 
         stop_token_ids: params.token_ids("stop_token_ids")?,
         ignore_eos: params.flag("ignore_eos")?,
         deadline: None,
+        had: Vec::new(),
     })
 }
 

@@ -27,7 +27,8 @@ pub(crate) async fn answer_line(
     caller: Caller,
     body: Map<String, Value>,
 ) -> Reply {
-    let asked = Asked { router, caller, headers: &HeaderMap::new() };
+    let headers = HeaderMap::new();
+    let asked = Asked { router, caller, headers: &headers, digest: 0, taken_up: None };
     let params = Params::from(body);
     let answer = async {
         if params.streaming()?.is_some() {

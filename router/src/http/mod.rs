@@ -17,6 +17,7 @@ mod event;
 mod files;
 mod form;
 mod grammar;
+mod handle;
 mod identity;
 mod line;
 mod listing;
@@ -43,6 +44,7 @@ use axum::{
 };
 use baton_node::ops;
 
+use self::handle::{Origin, TakenUp};
 pub(crate) use self::sse::Streams;
 pub(crate) use self::{
     asked::{chat_ask, completion_ask},
@@ -78,6 +80,35 @@ struct Asked<'a> {
     router: &'a Arc<Router>,
     caller: Caller,
     headers: &'a HeaderMap,
+    /// Of the body.
+    digest: u32,
+    /// The stream that is to go on here, begun by a router that isn't there any more.
+    taken_up: Option<TakenUp>,
+}
+
+/// Answers with the rest of the stream that the client had last, if this router has it.
+///
+/// # Errors
+///
+/// None: nobody asks for one. Otherwise where it was begun, and what the client has of it, if its events' ids begin
+/// like this and the body is the same.
+fn resume(
+    router: &Arc<Router>,
+    headers: &HeaderMap,
+    body: Option<&Bytes>,
+    prefix: &str,
+) -> Result<Response, Result<Option<TakenUp>, RequestError>> {
+    let Some(last) = Streams::last_event(headers) else { return Err(Ok(None)) };
+    let grace = router.config.timeouts.resume.0;
+    let gone = match router.streams.resume(last, grace) {
+        Ok(response) => return Ok(response),
+        Err(gone) => gone,
+    };
+    let is_it = |one: &TakenUp| body.is_some_and(|body| Origin::digest(body) == one.origin.digest);
+    match TakenUp::parse(last, prefix).filter(is_it) {
+        Some(taken_up) if !grace.is_zero() => Err(Ok(Some(taken_up))),
+        _ => Err(Err(gone)),
+    }
 }
 
 /// The body, or why there is none.

@@ -1,8 +1,8 @@
 //! Server-sent events that can be taken up again.
 //!
-//! Each event has an `id`: the stream's and its own number. A client that lost its connection asks
-//! again with `Last-Event-ID`, and gets what came after that, from the latest connection on and to
-//! the end: every event once, in order (`exact-stream`).
+//! Each event has an `id`: the stream's and its own number, and how far a client is then (`handle`). A client that
+//! lost its connection asks again with `Last-Event-ID`, and gets what came after that, from the latest connection
+//! on and to the end: every event once, in order (`exact-stream`).
 //!
 //! # What becomes of a stream without a client?
 //!
@@ -98,18 +98,20 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// Answers with a new stream. `name` is nobody else's.
+    /// Answers with a new stream, of whose events the client has the first `seen` from elsewhere. `name` is nobody
+    /// else's.
     pub(super) fn open(
         self: &Arc<Self>,
         name: String,
         events: Events,
         grace: Duration,
+        seen: u64,
     ) -> Response {
         let line = Line {
             events: Some(events),
             kept: VecDeque::new(),
             kept_bytes: 0,
-            made: 0,
+            made: seen,
             reader: 0,
             waker: None,
         };
@@ -118,7 +120,7 @@ impl Streams {
             let known = Known { shared: Arc::clone(&shared), expiry: None };
             self.lock().insert(shared.name.clone(), known);
         }
-        respond(self.reader(shared, grace, 0, 0))
+        respond(self.reader(shared, grace, 0, seen))
     }
 
     /// Takes up the stream that `last` is an event of, after that event.
@@ -128,7 +130,8 @@ impl Streams {
         grace: Duration,
     ) -> Result<Response, RequestError> {
         let gone = || RequestError::StreamGone { last: last.chars().take(128).collect() };
-        let (name, number) = last.rsplit_once(':').ok_or_else(gone)?;
+        let mut parts = last.splitn(3, ':');
+        let (name, number) = parts.next().zip(parts.next()).ok_or_else(gone)?;
         let seen: u64 = number.parse().map_err(|_| gone())?;
         let shared = {
             let mut streams = self.lock();
@@ -323,7 +326,7 @@ mod tests {
     fn open(streams: &Arc<Streams>, grace: Duration) -> (mpsc::Sender<String>, BodyDataStream) {
         let (sender, receiver) = mpsc::channel(100);
         let sent = ReceiverStream::new(receiver).map(Event::from);
-        let response = streams.open("s".to_owned(), Box::pin(sent), grace);
+        let response = streams.open("s".to_owned(), Box::pin(sent), grace, 0);
         (sender, events(response))
     }
 

@@ -7,9 +7,9 @@ use baton_text::{CallSplitter, OutputText, TextModel};
 use baton_types::{
     ChoiceIndex, ModelId, RequestId, SamplingSpec, SequenceKey, StopTokens, Time, TokenId,
 };
-use rand::Rng;
 use tokio::sync::mpsc;
 use tracing::Instrument;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
     Answer, Ask, MAX_CHOICES, NamedClass, Prompt, PromptIndex, Standing, Trace, choices::Lead,
@@ -38,6 +38,8 @@ pub(crate) struct Admitted {
     pub(crate) output: OutputText,
     /// Set when tools may be called.
     pub(crate) calls: Option<CallSplitter>,
+    /// Tokens that the client has already.
+    pub(crate) had: u32,
     pub(crate) text: Arc<TextModel>,
     pub(crate) arrived: Time,
     /// Counted from its arrival.
@@ -58,6 +60,7 @@ impl Router {
     /// Starts a request, or refuses it for what can be seen at the door.
     pub(crate) async fn submit(self: &Arc<Self>, ask: Ask) -> Result<Answer, RequestError> {
         let (id, arrived, choices) = (ask.caller.id, self.clock.now(), ask.choices);
+        let had = ask.had.clone();
         // The ids of several prompts are several, their name is one.
         let several = (ask.prompts.len() > 1).then(|| id.to_string());
         let tag = ask.caller.tag.clone().or(several);
@@ -80,6 +83,8 @@ impl Router {
                 let span =
                     tracing::info_span!("request", %id, tag, trace, choice = choice.0, %model);
                 let mut admitted = admitted.clone();
+                let slot = usize::from(admitted.place.index.0) * choices as usize;
+                admitted.had = had.get(slot + usize::from(choice.0)).copied().unwrap_or(0);
                 if choice.0 > 0 {
                     admitted.key.choice = choice;
                     // The first choice has them told.
@@ -132,7 +137,8 @@ impl Router {
             let checked = check_prompt(&served, prompt, ask.max_tokens, sampling.min_tokens).await;
             let (prompt, max_tokens) = checked.map_err(|error| place.blame(error))?;
             if nth > 0 && !ask.seeded {
-                sampling.seed = rand::rng().random();
+                // Whoever knows the first one's knows it.
+                sampling.seed = xxh3_64_with_seed(&nth.to_le_bytes(), sampling.seed);
             }
             admitted.push(Admitted {
                 key: SequenceKey { request: inside.id, choice: ChoiceIndex(0) },
@@ -145,6 +151,7 @@ impl Router {
                 stop_tokens: stop_tokens.clone(),
                 output: output.clone(),
                 calls: calls.clone(),
+                had: 0,
                 text: Arc::clone(&served.text),
                 arrived,
                 deadline,

@@ -119,6 +119,11 @@ impl Merge {
         Some(sampled)
     }
 
+    /// Whether the next token of the stream is here.
+    pub(crate) fn has_next(&self) -> bool {
+        self.ahead.contains_key(&self.next_index())
+    }
+
     /// How the sequence ended, once everything before has left.
     pub(crate) fn ended(&self) -> Option<FinishReason> {
         self.end.filter(|end| self.next_index() >= end.index).map(|end| end.reason)

@@ -66,6 +66,8 @@ pub(crate) struct Ask {
     pub(crate) ignore_eos: bool,
     /// How long the client wants to wait, if it said so.
     pub(crate) deadline: Option<Duration>,
+    /// Tokens of each choice of each prompt that the client has already: no chunk has some of them and others.
+    pub(crate) had: Vec<u32>,
 }
 
 #[derive(Clone, Debug)]

@@ -246,9 +246,14 @@ impl Run {
                 self.losses.add(attempt.called(&failure.nodes), self.merge.next_index());
             }
             happened?;
-            if let Some(reason) = self.forward(&mut attempt, &mut place).await? {
-                place.finished(self.merge.next_index() - begins);
-                return Ok(reason);
+            loop {
+                if let Some(reason) = self.forward(&mut attempt, &mut place).await? {
+                    place.finished(self.merge.next_index() - begins);
+                    return Ok(reason);
+                }
+                if !self.merge.has_next() {
+                    break;
+                }
             }
             if attempt.is_over() && !self.moves.is_moving() {
                 self.merge.close().map_err(|error| Failure::protocol(&attempt.pair, &error))?;
@@ -311,7 +316,8 @@ impl Run {
         while let Some(sampled) = self.merge.release() {
             end = self.show(sampled.token, &mut chunk.text);
             chunk.tokens.push(sampled);
-            if end.is_some() {
+            // What its client has is told apart from what it hasn't.
+            if end.is_some() || self.merge.next_index() == self.request.had {
                 break;
             }
         }

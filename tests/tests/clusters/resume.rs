@@ -1,7 +1,7 @@
 //! Streams over HTTP outlive their connections (`exact-stream`), and headers reach where they
 //! should.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use baton_tests::{Cluster, Engine, Event, Options, get, numbered_events, post, post_with};
 use serde_json::{Value, json};
@@ -89,4 +89,165 @@ fn a_trace_and_objectives_are_taken_from_headers() {
     for process in ["router", "prefill-1"] {
         assert!(logs[process].contains(trace), "{process} knows no trace:\n{}", logs[process]);
     }
+}
+
+/// What a stream said of one choice.
+#[derive(Debug, Default, PartialEq)]
+struct Choice {
+    openings: usize,
+    text: String,
+    calls: String,
+    logprobs: Vec<Value>,
+    reasons: Vec<String>,
+}
+
+/// A stream put together: what it said of each choice, and what of all.
+#[derive(Debug, Default, PartialEq)]
+struct Told {
+    choices: BTreeMap<u64, Choice>,
+    usage: Vec<(u64, u64)>,
+    heads: std::collections::BTreeSet<String>,
+    done: usize,
+}
+
+fn told(events: &[Event]) -> Told {
+    let mut told = Told::default();
+    for event in events {
+        if event.data == "[DONE]" {
+            told.done += 1;
+            continue;
+        }
+        let chunk: Value = serde_json::from_str(&event.data).unwrap();
+        told.heads.insert(format!("{} {} {}", chunk["id"], chunk["created"], chunk["model"]));
+        if let Some(usage) = chunk["usage"].as_object() {
+            let of = |key: &str| usage[key].as_u64().unwrap();
+            told.usage.push((of("prompt_tokens"), of("completion_tokens")));
+        }
+        for choice in chunk["choices"].as_array().unwrap() {
+            let one = told.choices.entry(choice["index"].as_u64().unwrap()).or_default();
+            let delta = &choice["delta"];
+            one.openings += usize::from(delta["role"].is_string());
+            one.text += choice["text"].as_str().or(delta["content"].as_str()).unwrap_or_default();
+            if let Some(calls) = delta["tool_calls"].as_array() {
+                let part = |call: &Value| {
+                    let (id, name) = (&call["id"], &call["function"]["name"]);
+                    let head = if id.is_null() { String::new() } else { format!("[{id} {name}]") };
+                    head + call["function"]["arguments"].as_str().unwrap_or_default()
+                };
+                one.calls.extend(calls.iter().map(part));
+            }
+            let logprobs = &choice["logprobs"];
+            for key in ["tokens", "text_offset", "content"] {
+                one.logprobs.extend(logprobs[key].as_array().into_iter().flatten().cloned());
+            }
+            one.reasons.extend(choice["finish_reason"].as_str().map(str::to_owned));
+        }
+    }
+    // Those of one piece stand together, and pieces are of different sizes each time.
+    for one in told.choices.values_mut() {
+        one.logprobs.sort_by_key(ToString::to_string);
+    }
+    told
+}
+
+/// Streams of every kind, and the endpoint of each.
+fn streams() -> Vec<(&'static str, Value)> {
+    let chat = |extra: Value| {
+        let mut body = json!({
+            "model": "sim", "max_tokens": 24, "stream": true, "ignore_eos": true,
+            "messages": [{ "role": "user", "content": "Count." }],
+        });
+        if let (Some(body), Value::Object(extra)) = (body.as_object_mut(), extra) {
+            body.extend(extra);
+        }
+        ("/v1/chat/completions", body)
+    };
+    let text = |extra: Value| {
+        let (_, mut body) = chat(extra);
+        body.as_object_mut().unwrap().remove("messages");
+        body["prompt"] = "Once upon a time".into();
+        ("/v1/completions", body)
+    };
+    let many =
+        json!({ "type": "array", "items": { "type": "integer" }, "minItems": 6, "maxItems": 6 });
+    let parameters = json!({
+        "type": "object", "properties": { "numbers": many }, "required": ["numbers"],
+        "additionalProperties": false,
+    });
+    let tool =
+        json!({ "type": "function", "function": { "name": "count", "parameters": parameters } });
+    let mut calling =
+        chat(json!({ "tools": [tool], "tool_choice": "required", "max_tokens": 300 }));
+    calling.1.as_object_mut().unwrap().remove("ignore_eos");
+    let usage = json!({ "include_usage": true });
+    vec![
+        text(json!({ "seed": 3, "stream_options": usage })),
+        text(json!({ "logprobs": 2, "echo": true })),
+        text(json!({ "stop": ["a", "q"], "temperature": 1.0 })),
+        chat(json!({ "n": 2, "stream_options": usage })),
+        chat(json!({ "logprobs": true, "top_logprobs": 2 })),
+        calling,
+    ]
+}
+
+fn read(url: &str, body: &Value, last: Option<&str>) -> Vec<Event> {
+    let headers: Vec<(&str, &str)> = last.map(|id| ("last-event-id", id)).into_iter().collect();
+    numbered_events(url, body, &headers).unwrap().map(Result::unwrap).collect()
+}
+
+/// Wherever a stream breaks off, another router goes on with it as if nothing had been, though it never heard of it.
+#[test]
+fn any_router_goes_on_with_a_stream_from_any_event_on() {
+    // Each of them is made some hundred times.
+    let options = Options::new(Engine::Sim).set("engine.profile.decode_us=100.0");
+    let options = options.set("engine.profile.prefill_us=100.0");
+    let cluster = Cluster::start(&Options { routers: 2, ..options }).unwrap();
+    let [first, second] = cluster.urls() else { panic!("two routers") };
+    for (path, body) in streams() {
+        let here = format!("{first}{path}");
+        let whole = read(&here, &body, None);
+        let expected = told(&whole);
+        assert_eq!(expected.done, 1, "{body}");
+        let other = format!("{second}{path}");
+        // Each of them is made again, and taken up where it is made, too.
+        for cut in 1..whole.len() {
+            let (had, id) = (&whole[..cut], &whole[cut - 1].id);
+            let rest = read(&other, &body, Some(id));
+            let all: Vec<Event> = had.iter().chain(&rest).cloned().collect();
+            assert_eq!(told(&all), expected, "{body}, cut after {id}");
+            let (half, url) = (rest.len() / 2, if cut % 2 == 0 { &other } else { &here });
+            let (more, last) = (&rest[..half], rest[..half].last().map_or(id, |event| &event.id));
+            let rest = read(url, &body, Some(last));
+            let all: Vec<Event> = had.iter().chain(more).chain(&rest).cloned().collect();
+            assert_eq!(told(&all), expected, "{body}, cut after {id} and {last}");
+        }
+    }
+    cluster.wait_whole(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_stream_survives_its_router() {
+    let options = Options { routers: 2, ..Options::new(Engine::Sim) };
+    let cluster = slow(options);
+    let [first, second] = cluster.urls() else { panic!("two routers") };
+    let url = format!("{first}/v1/completions");
+    let expected = read(&url, &body(200, true), None);
+    let mut stream = numbered_events(&url, &body(200, true), &[]).unwrap();
+    let mut all: Vec<Event> = stream.by_ref().take(30).map(Result::unwrap).collect();
+    cluster.router_at(first).unwrap().kill().unwrap();
+    // What was on its way.
+    all.extend(stream.map_while(Result::ok));
+    assert!(all.len() < expected.len(), "it was killed in the middle");
+    let last = all.last().unwrap().id.clone();
+    all.extend(read(&format!("{second}/v1/completions"), &body(200, true), Some(&last)));
+    assert_eq!(text(&all), text(&expected));
+    assert_eq!(all.last().map(|event| event.data.as_str()), Some("[DONE]"));
+
+    // Only who asked for it knows what was asked for.
+    let other =
+        json!({ "model": "sim", "prompt": "Something else", "max_tokens": 9, "stream": true });
+    let headers = [("last-event-id", expected[20].id.as_str())];
+    let refused = post_with(&format!("{second}/v1/completions"), &other, &headers).unwrap();
+    assert_eq!(refused.status, 410);
+    cluster.wait_whole(PATIENCE).unwrap();
 }
