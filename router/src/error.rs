@@ -77,7 +77,8 @@ pub(crate) enum RequestError {
     #[error("the deadline of {deadline:?} passed")]
     Deadline { deadline: Duration },
     #[error(
-        "no stream has the event {last:?}, or it is too long ago; ask again without Last-Event-ID"
+        "no stream has the event {last:?}, or it is too long ago, or the body isn't the one that the stream was \
+         asked for with; ask again without Last-Event-ID"
     )]
     StreamGone { last: String },
     #[error("request {id} was cancelled")]

@@ -196,7 +196,9 @@ impl Cluster {
             }
             let mut state = self.lock();
             let now = self.clock.now();
-            self.exchange_rates(now, &mut state.placer.view_mut().traffic);
+            if now >= self.advisor().poll_timeout() {
+                self.exchange_rates(now, &mut state.placer.view_mut().traffic);
+            }
             let seen = self.advisor().look(now, state.placer.view());
             let expired = state.members.expire(now);
             for node in &expired {

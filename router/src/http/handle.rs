@@ -116,7 +116,8 @@ impl TakenUp {
     pub(super) fn parse(last: &str, prefix: &str) -> Option<TakenUp> {
         let mut parts = last.splitn(3, ':');
         let origin = Origin::parse(parts.next()?, prefix)?;
-        let number = parts.next()?.parse().ok()?;
+        // Nobody has seen more.
+        let number = parts.next()?.parse::<u32>().ok()?.into();
         let seen =
             parts.next()?.split(',').map(|seen| u32::from_str_radix(seen, 16).ok().map(Seen));
         let seen: Vec<Seen> = seen.take(MOST_CHOICES + 1).collect::<Option<_>>()?;
@@ -160,6 +161,8 @@ mod tests {
             assert_eq!(TakenUp::parse(wrong, "cmpl-"), None, "{wrong}");
         }
         assert_eq!(TakenUp::parse(&id, "chatcmpl-"), None, "another endpoint's");
+        let endless = format!("{name}:{}:0", u64::MAX);
+        assert_eq!(TakenUp::parse(&endless, "cmpl-"), None, "it would count over");
         assert_eq!(&*progress(&[Seen::default(); 9]), "", "too many to go along");
     }
 }

@@ -76,6 +76,11 @@ impl RegistryConfig {
                 return Err(ConfigError::invalid("registry.certificate_file", given, why));
             }
         };
+        let secure = self.etcd.iter().find(|endpoint| endpoint.starts_with("https://"));
+        if let (Some(endpoint), None) = (secure, &self.ca_file) {
+            let why = "set registry.ca_file to the PEM file with who signs etcd's certificate";
+            return Err(ConfigError::invalid("registry.etcd", endpoint, why));
+        }
         let tls = match (&self.ca_file, identity) {
             (Some(ca), identity) => Some(Tls { ca: ca.clone(), identity }),
             (None, None) => None,

@@ -127,3 +127,15 @@ fn names_default_to_the_role_and_the_model_file() {
         assert_eq!(load(&toml, &[], &[]).expect(path).model_name(), name);
     }
 }
+
+#[test]
+fn an_etcd_that_must_prove_itself_needs_somebody_to_be_proved_by() {
+    let given = |ca_file| RegistryConfig {
+        etcd: vec!["http://e:2379".into(), "https://f:2379".into()],
+        ca_file,
+        ..RegistryConfig::default()
+    };
+    let error = given(None).options().unwrap_err().to_string();
+    assert!(error.contains("https://f:2379") && error.contains("ca_file"), "{error}");
+    assert!(given(Some("/ca.pem".into())).options().is_ok());
+}
