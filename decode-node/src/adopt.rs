@@ -25,6 +25,7 @@ use tonic::Streaming;
 
 use crate::{
     import::{Imports, Reserved, Source},
+    kept::{KeptOutputs, Making},
     service::stream,
 };
 
@@ -35,6 +36,8 @@ pub(crate) struct Coming {
     pub(crate) reserved: Reserved,
     /// Its place among those that come at the same time.
     pub(crate) slot: OwnedSemaphorePermit,
+    /// Where what is made of it is kept.
+    pub(crate) kept: Arc<KeptOutputs>,
 }
 
 /// Serves it to its end.
@@ -45,7 +48,7 @@ pub(crate) async fn serve(
     mut words: Streaming<AdoptRequest>,
     out: Outgoing<AdoptResponse>,
 ) -> Result<(), Cut> {
-    let Coming { spec, source, reserved, slot } = coming;
+    let Coming { spec, source, reserved, slot, kept } = coming;
     let clock = Clock::start();
     let config = DestinationConfig::default();
     let mut destination = Destination::new(config, clock.now(), spec.epoch);
@@ -100,6 +103,8 @@ pub(crate) async fn serve(
         }
     }
     let (spec, first) = owned(spec, own.unwrap_or_default(), followed.tokens)?;
+    let mut making = Making::new(&kept, &spec);
+    making.push(first.token);
     let start = Start::Imported { blocks: followed.blocks, cached_tokens, first };
     let submission = Submission { spec, start, goal: Goal::Finish, constraint };
     let running = node.steps.submit(submission, None).await?;
@@ -112,7 +117,7 @@ pub(crate) async fn serve(
         cached_tokens,
         ..proto::Joined::default()
     };
-    stream(running, joined, out).await
+    stream(running, making, joined, out).await
 }
 
 /// The sequence as it is to go on: with the tokens behind those that were known when it began to come, the

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod import;
+mod kept;
 mod offer;
 mod service;
 

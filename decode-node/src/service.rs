@@ -18,12 +18,12 @@ use baton_proto::{
     convert::Sampled,
     node::v1::{
         self as proto, AdoptRequest, AdoptResponse, DecodeRunRequest, DecodeRunResponse,
-        OfferRequest, OfferResponse, adopt_request, decode_run_response::Event,
-        decode_server::Decode, offer_request,
+        OfferRequest, OfferResponse, RecallRequest, RecallResponse, adopt_request,
+        decode_run_response::Event, decode_server::Decode, offer_request,
     },
 };
 use baton_scheduler::{Goal, ImportedToken, Start, Submission};
-use baton_types::{FinishReason, Role, SequenceSpec, TokenId};
+use baton_types::{ChoiceIndex, FinishReason, RequestId, Role, SequenceSpec, TokenId};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
@@ -33,6 +33,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     adopt::{self, Coming},
     import::{Imported, Imports, Reserved, Source, remaining},
+    kept::{KeptOutputs, Making},
     offer::{self, Terms},
 };
 
@@ -45,6 +46,8 @@ pub struct DecodeService {
     node: Arc<Node>,
     imports: Imports,
     exporter: Exporter,
+    /// What was made for callers that are gone.
+    kept: Arc<KeptOutputs>,
     /// Sequences that may come and go at the same time.
     coming: Arc<Semaphore>,
     going: Arc<Semaphore>,
@@ -54,7 +57,7 @@ impl DecodeService {
     pub(crate) fn new(node: Arc<Node>, imports: Imports, exporter: Exporter) -> Self {
         let most = node.config.transfer.max_migrations as usize;
         let [coming, going] = [(); 2].map(|()| Arc::new(Semaphore::new(most)));
-        DecodeService { node, imports, exporter, coming, going }
+        DecodeService { node, imports, exporter, kept: Arc::default(), coming, going }
     }
 
     async fn offer(
@@ -90,7 +93,8 @@ impl DecodeService {
         let reserved = self.imports.reserve_growing(&spec)?;
         let (node, imports) = (Arc::clone(&self.node), self.imports.clone());
         let span = tracing::info_span!("adopt", request = %spec.key, epoch = %spec.epoch, trace);
-        let coming = Coming { spec, source, reserved, slot };
+        let kept = Arc::clone(&self.kept);
+        let coming = Coming { spec, source, reserved, slot, kept };
         Ok(respond(inside, span, |out| adopt::serve(node, imports, coming, words, out)))
     }
 
@@ -114,16 +118,30 @@ impl DecodeService {
         let spec = wire::sequence_spec(request.sequence)?;
         let span = tracing::info_span!("decode", request = %spec.key, epoch = %spec.epoch, trace);
         let Some(source) = request.source else {
+            let making = Making::new(&self.kept, &spec);
             let submission = self.node.submission(spec, Goal::Finish).await?;
             let running = self.node.steps.submit(submission, None).await?;
-            return Ok(respond(inside, span, |out| stream(running, proto::Joined::default(), out)));
+            let joined = proto::Joined::default();
+            return Ok(respond(inside, span, |out| stream(running, making, joined, out)));
         };
         let source = Source::parse(source)?;
         let reserved = self.imports.reserve(&spec)?;
         let (node, imports) = (Arc::clone(&self.node), self.imports.clone());
+        let making = Making::new(&self.kept, &spec);
         Ok(respond(inside, span, |out| {
-            import_and_stream(node, imports, spec, source, reserved, out)
+            import_and_stream(node, imports, spec, source, reserved, making, out)
         }))
+    }
+
+    fn recall(&self, request: &RecallRequest) -> Result<RecallResponse, RunError> {
+        let id = request.request_id.as_slice().try_into();
+        let id = id.map_err(|_| RunError::invalid("request_id", "it must have 16 bytes"))?;
+        let outputs = self.kept.of(RequestId(u128::from_be_bytes(id))).into_iter();
+        let output = |(choice, tokens): (ChoiceIndex, Vec<TokenId>)| proto::KeptOutput {
+            choice: choice.0.into(),
+            tokens: tokens.into_iter().map(|token| token.0).collect(),
+        };
+        Ok(RecallResponse { outputs: outputs.map(output).collect() })
     }
 }
 
@@ -148,6 +166,13 @@ impl Decode for DecodeService {
         Ok(Response::new(self.adopt(request.into_inner(), trace).await?))
     }
 
+    async fn recall(
+        &self,
+        request: Request<RecallRequest>,
+    ) -> Result<Response<RecallResponse>, Status> {
+        Ok(Response::new(self.recall(request.get_ref())?))
+    }
+
     async fn run(
         &self,
         request: Request<DecodeRunRequest>,
@@ -163,6 +188,7 @@ async fn import_and_stream(
     mut spec: SequenceSpec,
     source: Source,
     reserved: Reserved,
+    mut making: Making,
     out: Outgoing<DecodeRunResponse>,
 ) -> Result<(), Cut> {
     let arrived = Instant::now();
@@ -177,7 +203,9 @@ async fn import_and_stream(
         cached_tokens,
     };
     let first = pulled.first.token;
+    making.push(first);
     if let Some(reason) = end_of(&spec, first) {
+        making.over();
         drop(blocks);
         out.send(response(Event::Joined(joined))).await?;
         return Ok(out.send(finished(reason)).await?);
@@ -189,7 +217,7 @@ async fn import_and_stream(
     let start = Start::Imported { blocks, cached_tokens, first };
     let submission = Submission { spec, start, goal: Goal::Finish, constraint };
     let running = node.steps.submit(submission, None).await?;
-    stream(running, joined, out).await
+    stream(running, making, joined, out).await
 }
 
 /// Whether the token another node sampled was the last.
@@ -203,6 +231,7 @@ fn end_of(spec: &SequenceSpec, first: TokenId) -> Option<FinishReason> {
 /// Streams a sequence's tokens, as many in a message as there are when the network is ready.
 pub(crate) async fn stream<T>(
     mut running: Running,
+    mut making: Making,
     joined: proto::Joined,
     out: Outgoing<T>,
 ) -> Result<(), Cut>
@@ -222,6 +251,7 @@ where
                     }
                 }
                 SequenceEvent::Token { index, token, logits_digest, logprobs, step, .. } => {
+                    making.push(token);
                     batch.tokens.push(Sampled { index, token, logits_digest, logprobs }.into());
                     batch.step_us = wire::micros(step);
                 }
@@ -232,7 +262,9 @@ where
                 }
                 SequenceEvent::Finished { reason } => {
                     flush(&mut batch, &out).await?;
-                    return Ok(out.send(finished(reason)).await?);
+                    out.send(finished(reason)).await?;
+                    making.over();
+                    return Ok(());
                 }
                 SequenceEvent::Failed { error } => {
                     flush(&mut batch, &out).await?;

@@ -153,7 +153,7 @@ impl InferenceService {
                 stop_token_ids: stop_token_ids.into_iter().map(TokenId).collect(),
                 ignore_eos,
                 deadline,
-                had: Vec::new(),
+                before: Vec::new(),
             };
             self.router.submit(ask).await
         };

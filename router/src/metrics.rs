@@ -37,6 +37,7 @@ pub(crate) struct RouterMetrics {
     migration_time: Histogram,
     migration_gap: Histogram,
     nodes: Family<RoleLabel, Gauge>,
+    taken_up: Family<KeptLabel, Counter>,
     node_silence: Histogram,
     nodes_lost: Family<ReasonLabel, Counter>,
     leads: Gauge,
@@ -49,6 +50,11 @@ pub(crate) struct RouterMetrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: Outcome,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeptLabel {
+    kept: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -145,6 +151,7 @@ impl RouterMetrics {
             migration_time: Histogram::new(exponential_buckets(1e-3, 2.0, 17)),
             migration_gap: Histogram::new(exponential_buckets(2.5e-4, 2.0, 16)),
             nodes: Family::default(),
+            taken_up: Family::default(),
             // 1 ms to 8 s.
             node_silence: Histogram::new(exponential_buckets(1e-3, 2.0, 14)),
             nodes_lost: Family::default(),
@@ -187,6 +194,9 @@ impl RouterMetrics {
         let help = "From the source's last token to the destination's first";
         router.register("migration_gap_seconds", help, self.migration_gap.clone());
         router.register("nodes", "Nodes that are members, by role", self.nodes.clone());
+        let help =
+            "Streams of other routers that went on here, and whether nodes had kept their tokens";
+        router.register("taken_up", help, self.taken_up.clone());
         let help = "From one word of a node to its next";
         router.register("node_silence_seconds", help, self.node_silence.clone());
         let help = "Nodes that ceased to be members, by reason";
@@ -212,6 +222,12 @@ impl RouterMetrics {
     /// A node spoke, which had been silent for so long.
     pub(crate) fn node_spoke(&self, silence: Duration) {
         self.node_silence.observe(silence.as_secs_f64());
+    }
+
+    /// A stream of another router goes on here.
+    pub(crate) fn took_up(&self, kept: bool) {
+        let kept = if kept { "true" } else { "false" };
+        self.taken_up.get_or_create(&KeptLabel { kept }).inc();
     }
 
     pub(crate) fn node_lost(&self, reason: &'static str) {

@@ -12,7 +12,8 @@ use baton_proto::{
     node::v1::{
         self as node, AdoptRequest, AdoptResponse, DecodeRunRequest, DecodeRunResponse, FirstToken,
         HandedOver, Heartbeat, Hello, JoinRequest, JoinResponse, Joined, OfferRequest,
-        OfferResponse, PrefillRunRequest, PrefillRunResponse, Token, Tokens,
+        OfferResponse, PrefillRunRequest, PrefillRunResponse, RecallRequest, RecallResponse, Token,
+        Tokens,
         decode_run_response::Event as Decoded,
         decode_server::{Decode, DecodeServer},
         join_request::Message,
@@ -133,6 +134,13 @@ impl Prefill for Nodes {
 impl Decode for Nodes {
     type OfferStream = BoxStream<'static, Result<OfferResponse, Status>>;
     type AdoptStream = BoxStream<'static, Result<AdoptResponse, Status>>;
+
+    async fn recall(
+        &self,
+        _request: Request<RecallRequest>,
+    ) -> Result<Response<RecallResponse>, Status> {
+        Ok(Response::new(RecallResponse::default()))
+    }
 
     async fn offer(
         &self,

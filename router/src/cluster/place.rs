@@ -121,6 +121,15 @@ impl Cluster {
         Ok(Place { cluster, reservation, peers, placement, prefilled })
     }
 
+    /// Who decodes for a model.
+    pub(crate) fn decode_peers(&self, model: &ModelId) -> Vec<Arc<Peer>> {
+        let state = self.lock();
+        let peers = state.sessions.values().map(|member| &member.peer);
+        let is_its =
+            |peer: &&Arc<Peer>| peer.hello.role == Role::Decode && peer.hello.model == *model;
+        peers.filter(is_its).cloned().collect()
+    }
+
     fn line_up(
         self: &Arc<Self>,
         view: RequestView,

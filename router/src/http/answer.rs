@@ -12,7 +12,7 @@ use baton_proto::{
     v1::{Timings, Usage},
 };
 use baton_text::CallPiece;
-use baton_types::{ChoiceIndex, FinishReason, TokenLogprobs};
+use baton_types::{ChoiceIndex, FinishReason, RequestId, SamplingSpec, TokenLogprobs};
 use futures::stream;
 use rand::Rng;
 use serde::Serialize;
@@ -31,6 +31,7 @@ use super::{
 use crate::{
     error::RequestError,
     request::{Answer, Ask, End, PromptIndex, Said},
+    router::Router,
 };
 
 /// What differs between the interfaces.
@@ -77,7 +78,9 @@ pub(super) async fn answer<S: Shape>(
     let (choices, keep, echo) = (ask.choices as usize, ask.keep as usize, ask.echo);
     let taken_up = asked.taken_up.as_ref();
     let ask = match taken_up {
-        Some(taken_up) => taken_up.ask(ask, streaming.is_some())?,
+        Some(taken_up) => {
+            recall(asked.router, taken_up.ask(ask, streaming.is_some())?, taken_up).await
+        }
         None => ask,
     };
     let mut answer = asked.router.submit(ask).await?;
@@ -96,6 +99,28 @@ pub(super) async fn answer<S: Shape>(
         None => whole(head, answer, wanted, shape).await,
         Some(usage) => streamed(asked, head, answer, wanted, shape, usage).await,
     }
+}
+
+/// Looks for what nodes have kept of it, so that it needn't be made again. What was told beside its tokens isn't
+/// kept.
+async fn recall(router: &Router, mut ask: Ask, taken_up: &TakenUp) -> Ask {
+    let SamplingSpec { logprobs, prompt_logprobs, .. } = &ask.sampling;
+    let mut tokens = 0;
+    if logprobs.is_none() && prompt_logprobs.is_none() {
+        for nth in 0..ask.prompts.len() {
+            let id = RequestId(taken_up.origin.id.0.wrapping_add(nth as u128));
+            for (choice, known) in router.recall(&ask.model, id).await {
+                let slot = nth * ask.choices as usize + usize::from(choice.0);
+                if let Some(before) = ask.before.get_mut(slot) {
+                    tokens += known.len();
+                    before.known = known;
+                }
+            }
+        }
+    }
+    tracing::info!(stream = %taken_up.origin.id, tokens, "goes on with a stream of another router");
+    router.metrics.took_up(tokens > 0);
+    ask
 }
 
 /// Seconds since 1970.

@@ -75,7 +75,7 @@ pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> 
         stop_token_ids: params.token_ids("stop_token_ids")?,
         ignore_eos: params.flag("ignore_eos")?,
         deadline: None,
-        had: Vec::new(),
+        before: Vec::new(),
     })
 }
 

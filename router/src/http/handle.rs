@@ -10,7 +10,10 @@ use std::fmt::Write;
 use baton_types::{RequestId, SamplingSpec};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{error::RequestError, request::Ask};
+use crate::{
+    error::RequestError,
+    request::{Ask, Before},
+};
 
 /// Streams of more choices are taken up by their own router alone.
 const MOST_CHOICES: usize = 8;
@@ -108,8 +111,8 @@ impl TakenUp {
             return Err(RequestError::StreamGone { last: format!("{:032x}", self.origin.id.0) });
         }
         let sampling = SamplingSpec { seed: self.origin.seed, ..ask.sampling };
-        let had = self.seen.iter().map(|seen| seen.tokens()).collect();
-        Ok(Ask { sampling, had, ..ask })
+        let before = |seen: &Seen| Before { had: seen.tokens(), known: Vec::new() };
+        Ok(Ask { sampling, before: self.seen.iter().map(before).collect(), ..ask })
     }
 
     /// What `last`, an event's id, says of a stream whose answers' ids begin like this.

@@ -12,8 +12,8 @@ use tracing::Instrument;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{
-    Answer, Ask, MAX_CHOICES, NamedClass, Prompt, PromptIndex, Standing, Trace, choices::Lead,
-    inside::Entered, run::Run,
+    Answer, Ask, Before, MAX_CHOICES, NamedClass, Prompt, PromptIndex, Standing, Trace,
+    choices::Lead, inside::Entered, run::Run,
 };
 use crate::{cluster::Served, config::DEFAULT_CLASS, error::RequestError, router::Router};
 
@@ -38,8 +38,7 @@ pub(crate) struct Admitted {
     pub(crate) output: OutputText,
     /// Set when tools may be called.
     pub(crate) calls: Option<CallSplitter>,
-    /// Tokens that the client has already.
-    pub(crate) had: u32,
+    pub(crate) before: Before,
     pub(crate) text: Arc<TextModel>,
     pub(crate) arrived: Time,
     /// Counted from its arrival.
@@ -60,7 +59,7 @@ impl Router {
     /// Starts a request, or refuses it for what can be seen at the door.
     pub(crate) async fn submit(self: &Arc<Self>, ask: Ask) -> Result<Answer, RequestError> {
         let (id, arrived, choices) = (ask.caller.id, self.clock.now(), ask.choices);
-        let had = ask.had.clone();
+        let mut before = ask.before.clone();
         // The ids of several prompts are several, their name is one.
         let several = (ask.prompts.len() > 1).then(|| id.to_string());
         let tag = ask.caller.tag.clone().or(several);
@@ -84,7 +83,9 @@ impl Router {
                     tracing::info_span!("request", %id, tag, trace, choice = choice.0, %model);
                 let mut admitted = admitted.clone();
                 let slot = usize::from(admitted.place.index.0) * choices as usize;
-                admitted.had = had.get(slot + usize::from(choice.0)).copied().unwrap_or(0);
+                if let Some(before) = before.get_mut(slot + usize::from(choice.0)) {
+                    admitted.before = std::mem::take(before);
+                }
                 if choice.0 > 0 {
                     admitted.key.choice = choice;
                     // The first choice has them told.
@@ -151,7 +152,7 @@ impl Router {
                 stop_tokens: stop_tokens.clone(),
                 output: output.clone(),
                 calls: calls.clone(),
-                had: 0,
+                before: Before::default(),
                 text: Arc::clone(&served.text),
                 arrived,
                 deadline,

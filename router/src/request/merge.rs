@@ -119,6 +119,14 @@ impl Merge {
         Some(sampled)
     }
 
+    /// Takes tokens that were made elsewhere, from the first on: they leave in their turn.
+    pub(crate) fn begin_with(&mut self, known: Vec<TokenId>) {
+        debug_assert!(self.emitted.is_empty() && self.ahead.is_empty(), "it has begun");
+        let sampled = |(index, token)| Sampled { index, token, logits_digest: 0, logprobs: None };
+        let known = (0..self.max_tokens).zip(known).map(sampled);
+        self.ahead.extend(known.map(|sampled| (sampled.index, sampled)));
+    }
+
     /// Whether the next token of the stream is here.
     pub(crate) fn has_next(&self) -> bool {
         self.ahead.contains_key(&self.next_index())

@@ -11,6 +11,7 @@ mod failure;
 mod inside;
 mod losses;
 mod merge;
+mod recall;
 mod run;
 mod standing;
 mod timing;
@@ -66,8 +67,17 @@ pub(crate) struct Ask {
     pub(crate) ignore_eos: bool,
     /// How long the client wants to wait, if it said so.
     pub(crate) deadline: Option<Duration>,
-    /// Tokens of each choice of each prompt that the client has already: no chunk has some of them and others.
-    pub(crate) had: Vec<u32>,
+    /// What is there of each choice of each prompt before it begins; nothing, unless it was begun elsewhere.
+    pub(crate) before: Vec<Before>,
+}
+
+/// What is there of a choice that was begun elsewhere.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Before {
+    /// Tokens that the client has: no chunk has some of them and others.
+    pub(crate) had: u32,
+    /// Tokens that are known.
+    pub(crate) known: Vec<TokenId>,
 }
 
 #[derive(Clone, Debug)]

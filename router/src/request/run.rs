@@ -163,6 +163,9 @@ impl Run {
 
     /// Attempts until one reaches the sequence's end.
     async fn attempts(&mut self) -> Result<FinishReason, RequestError> {
+        if let Some(reason) = self.begin_behind().await? {
+            return Ok(reason);
+        }
         loop {
             let since = self.router.clock.now();
             let place = self.place().await?;
@@ -175,6 +178,21 @@ impl Run {
             };
             self.recover(failure).await?;
         }
+    }
+
+    /// Shows what is known of the sequence before anything is computed. Says how it ended, if it did.
+    async fn begin_behind(&mut self) -> Result<Option<FinishReason>, RequestError> {
+        self.merge.begin_with(std::mem::take(&mut self.request.before.known));
+        while self.merge.has_next() {
+            let (chunk, end) = self.gather();
+            self.part.lead();
+            let sent = self.out.send(Ok(Said::Chunk(chunk))).await;
+            sent.map_err(|_closed| RequestError::Cancelled { id: self.request.id() })?;
+            if end.is_some() {
+                return Ok(end);
+            }
+        }
+        Ok(None)
     }
 
     async fn place(&mut self) -> Result<Place, RequestError> {
@@ -200,7 +218,7 @@ impl Run {
             },
             follows: !self.request.is_first(),
             exclude: Vec::new(),
-            has_begun: self.attempts > 0,
+            has_begun: self.attempts > 0 || self.merge.next_index() > 0,
             may_be_local: self.request.sampling.prompt_logprobs.is_none(),
         }
     }
@@ -208,7 +226,7 @@ impl Run {
     /// One attempt, to the sequence's end or its own, in a place it waited for `since`.
     async fn attempt(&mut self, place: Place, since: Time) -> Result<FinishReason, Cut> {
         let mut place = place;
-        if self.attempts > 0 {
+        if self.attempts > 0 || self.merge.next_index() > 0 {
             self.moves.abandon();
             let epoch = self.arbiter.draw();
             self.merge.grant(epoch);
@@ -309,22 +327,7 @@ impl Run {
         attempt: &mut Attempt,
         place: &mut Place,
     ) -> Result<Option<FinishReason>, Cut> {
-        let (prompt, choice) = (self.request.place.index, self.request.key.choice);
-        let mut chunk = Chunk::new(prompt, choice, self.merge.next_index());
-        chunk.prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
-        let mut end = None;
-        while let Some(sampled) = self.merge.release() {
-            end = self.show(sampled.token, &mut chunk.text);
-            chunk.tokens.push(sampled);
-            // What its client has is told apart from what it hasn't.
-            if end.is_some() || self.merge.next_index() == self.request.had {
-                break;
-            }
-        }
-        if let (None, Some(reason)) = (end, self.merge.ended()) {
-            end = Some(self.finish(reason, &mut chunk.text));
-        }
-        self.split_calls(&mut chunk, end.is_some());
+        let (chunk, end) = self.gather();
         if chunk.tokens.is_empty() && chunk.text.is_empty() && chunk.calls.is_empty() {
             return Ok(end);
         }
@@ -333,6 +336,27 @@ impl Run {
         self.part.lead();
         self.tell(Ok(Said::Chunk(chunk)), attempt, place).await?;
         Ok(end)
+    }
+
+    /// Whatever has its turn; and how the sequence ended, if it did.
+    fn gather(&mut self) -> (Chunk, Option<FinishReason>) {
+        let (prompt, choice) = (self.request.place.index, self.request.key.choice);
+        let mut chunk = Chunk::new(prompt, choice, self.merge.next_index());
+        chunk.prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
+        let mut end = None;
+        while let Some(sampled) = self.merge.release() {
+            end = self.show(sampled.token, &mut chunk.text);
+            chunk.tokens.push(sampled);
+            // What its client has is told apart from what it hasn't.
+            if end.is_some() || self.merge.next_index() == self.request.before.had {
+                break;
+            }
+        }
+        if let (None, Some(reason)) = (end, self.merge.ended()) {
+            end = Some(self.finish(reason, &mut chunk.text));
+        }
+        self.split_calls(&mut chunk, end.is_some());
+        (chunk, end)
     }
 }
 

@@ -16,8 +16,8 @@ use baton_proto::{
     node::v1::{
         self as node, AdoptRequest, AdoptResponse, DecodeRunRequest, DecodeRunResponse, Finished,
         FirstToken, HandedOver, Heartbeat, Hello, JoinRequest, JoinResponse, Joined, OfferRequest,
-        OfferResponse, PrefillRunRequest, PrefillRunResponse, Token, Tokens,
-        decode_run_response as decode_said,
+        OfferResponse, PrefillRunRequest, PrefillRunResponse, RecallRequest, RecallResponse, Token,
+        Tokens, decode_run_response as decode_said,
         decode_server::{Decode, DecodeServer},
         join_request::Message,
         prefill_run_response as prefill_said,
@@ -331,6 +331,13 @@ impl Prefill for Fake {
 impl Decode for Fake {
     type OfferStream = BoxStream<'static, Result<OfferResponse, Status>>;
     type AdoptStream = BoxStream<'static, Result<AdoptResponse, Status>>;
+
+    async fn recall(
+        &self,
+        _request: Request<RecallRequest>,
+    ) -> Result<Response<RecallResponse>, Status> {
+        Ok(Response::new(RecallResponse::default()))
+    }
 
     async fn offer(
         &self,

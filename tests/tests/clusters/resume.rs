@@ -225,6 +225,53 @@ fn any_router_goes_on_with_a_stream_from_any_event_on() {
     cluster.wait_whole(PATIENCE).unwrap();
 }
 
+/// Streams of every kind are in the middle when their router dies, and their tokens are kept where they were made.
+#[test]
+fn streams_of_every_kind_survive_their_router() {
+    let options = Options { routers: 2, ..Options::new(Engine::Sim) };
+    let cluster = Cluster::start(&options.set("engine.profile.decode_us=8000.0")).unwrap();
+    let [first, second] = cluster.urls() else { panic!("two routers") };
+    let streams: Vec<(&str, Value)> = streams()
+        .into_iter()
+        .map(|(path, mut body)| {
+            body["max_tokens"] = 200.into();
+            (path, body)
+        })
+        .collect();
+    let mut begun: Vec<_> = streams
+        .iter()
+        .map(|(path, body)| numbered_events(&format!("{first}{path}"), body, &[]).unwrap())
+        .collect();
+    let mut parts: Vec<Vec<Event>> = Vec::new();
+    for (at, stream) in begun.iter_mut().enumerate() {
+        parts.push(stream.take(3 + 5 * at).map(Result::unwrap).collect());
+    }
+    cluster.router_at(first).unwrap().kill().unwrap();
+    let mut went_on = 0;
+    for (((path, body), part), rest) in streams.iter().zip(&mut parts).zip(begun) {
+        // What was on its way.
+        part.extend(rest.map_while(Result::ok));
+        let last = part.last().unwrap().clone();
+        if last.data != "[DONE]" {
+            went_on += 1;
+            part.extend(read(&format!("{second}{path}"), body, Some(&last.id)));
+        }
+        // Made again from its first event on it is the same: that one's id tells the seed as well.
+        let from = part[0].clone();
+        let again = read(&format!("{second}{path}"), body, Some(&from.id));
+        let again: Vec<Event> = std::iter::once(from).chain(again).collect();
+        assert_eq!(told(part), told(&again), "{body}");
+        assert_eq!(told(part).done, 1, "{body}");
+    }
+    assert!(went_on >= 4, "{went_on} were in the middle");
+    let metrics = get(&format!("{second}/metrics")).unwrap().body;
+    let kept = "baton_router_taken_up_total{kept=\"true\"} ";
+    let kept = metrics.lines().find_map(|line| line.strip_prefix(kept)).unwrap_or("0");
+    // Of those without log-probabilities.
+    assert!(kept.parse::<usize>().unwrap() + 2 >= went_on, "{kept} of {went_on} were kept");
+    cluster.wait_whole(PATIENCE).unwrap();
+}
+
 #[test]
 fn a_stream_survives_its_router() {
     let options = Options { routers: 2, ..Options::new(Engine::Sim) };
