@@ -1,5 +1,7 @@
 //! `baton.v1.Inference`.
 
+mod resume;
+
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use baton_proto::{
@@ -17,8 +19,10 @@ use futures::{Stream, StreamExt, stream};
 use rand::Rng;
 use tonic::{Extensions, Request, Response, Status, metadata::MetadataMap};
 
+use self::resume::Had;
 use crate::{
     error::RequestError,
+    metrics::TokensFrom,
     request::{Answer, Ask, Caller, Chunk, End, NamedClass, Prompt, Said, call_id},
     router::Router,
 };
@@ -29,6 +33,15 @@ pub(crate) struct InferenceService {
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What either stream is asked for.
+struct Asked {
+    model: String,
+    class: String,
+    prompt: Result<Prompt, RequestError>,
+    sampling: Option<v1::Sampling>,
+    resume: Option<v1::Resume>,
+}
 
 /// A message of either stream.
 enum Event {
@@ -47,7 +60,7 @@ impl Inference for InferenceService {
         request: Request<GenerateRequest>,
     ) -> Result<Response<Answers<GenerateResponse>>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let GenerateRequest { model, prompt, sampling, class } = request;
+        let GenerateRequest { model, prompt, sampling, class, resume } = request;
         let prompt = match prompt {
             Some(generate_request::Prompt::Text(text)) => Ok(Prompt::Text(text)),
             Some(generate_request::Prompt::TokenIds(ids)) => {
@@ -55,7 +68,8 @@ impl Inference for InferenceService {
             }
             None => Err(RequestError::EmptyPrompt { param: "prompt" }),
         };
-        let answers = self.answer(&metadata, &extensions, model, class, prompt, sampling).await?;
+        let asked = Asked { model, class, prompt, sampling, resume };
+        let answers = self.answer(&metadata, &extensions, asked).await?;
         Ok(Response::new(Box::pin(answers.map(|event| {
             let event = Some(match event? {
                 Event::Started(started) => generate_response::Event::Started(started),
@@ -71,11 +85,12 @@ impl Inference for InferenceService {
         request: Request<ChatRequest>,
     ) -> Result<Response<Answers<ChatResponse>>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let ChatRequest { model, messages, sampling, tools, choice, single_tool_call, class } =
-            request;
-        let chat = convert::chat(messages, tools, choice, single_tool_call);
+        let ChatRequest { model, messages, sampling, tools, choice, .. } = request;
+        let chat = convert::chat(messages, tools, choice, request.single_tool_call);
         let prompt = chat.map(Prompt::Chat).map_err(RequestError::from);
-        let answers = self.answer(&metadata, &extensions, model, class, prompt, sampling).await?;
+        let (class, resume) = (request.class, request.resume);
+        let asked = Asked { model, class, prompt, sampling, resume };
+        let answers = self.answer(&metadata, &extensions, asked).await?;
         Ok(Response::new(Box::pin(answers.map(|event| {
             let event = Some(match event? {
                 Event::Started(started) => chat_response::Event::Started(started),
@@ -119,14 +134,19 @@ impl InferenceService {
         &self,
         metadata: &MetadataMap,
         extensions: &Extensions,
-        model: String,
-        class: String,
-        prompt: Result<Prompt, RequestError>,
-        sampling: Option<v1::Sampling>,
+        asked: Asked,
     ) -> Result<impl Stream<Item = Result<Event, Status>> + Send + use<>, Status> {
+        let Asked { model, class, prompt, sampling, resume } = asked;
         let submitted = async {
             let wire = sampling.unwrap_or_default();
-            let sampling = convert::sampling(&wire, rand::rng().random());
+            let goes_on = resume.is_some();
+            let had =
+                resume.map(|resume| Had::parse(resume, &wire)).transpose()?.unwrap_or_default();
+            let mut sampling = convert::sampling(&wire, rand::rng().random());
+            if had.has_first_token() {
+                // They came with it.
+                sampling.prompt_logprobs = None;
+            }
             let v1::Sampling { max_tokens, stop, ignore_eos, stop_token_ids, n, .. } = wire;
             if max_tokens == Some(0) {
                 let message = "max_tokens is 0; it must be at least 1";
@@ -153,11 +173,16 @@ impl InferenceService {
                 stop_token_ids: stop_token_ids.into_iter().map(TokenId).collect(),
                 ignore_eos,
                 deadline,
-                before: Vec::new(),
+                before: had.before(),
+                instead_of: had.request(),
             };
-            self.router.submit(ask).await
+            let answer = self.router.submit(ask).await?;
+            if goes_on {
+                self.router.metrics.took_up(TokensFrom::client);
+            }
+            Ok((answer, had))
         };
-        let answer = submitted.await.map_err(|error| status(&error))?;
+        let (answer, had) = submitted.await.map_err(|error| status(&error))?;
         let started = Started {
             request_id: answer.id.to_string(),
             model: answer.model.to_string(),
@@ -165,19 +190,37 @@ impl InferenceService {
             prompt_tokens: answer.prompts[0].len() as u32,
         };
         let first = stream::once(async { Ok(Event::Started(started)) });
-        Ok(first.chain(stream::unfold(Some(answer), next)))
+        let rest = Some(Rest { answer, had }).filter(Rest::is_due);
+        Ok(first.chain(stream::unfold(rest, next)))
     }
 }
 
-/// The next event, and the answer unless it has ended.
-async fn next(answer: Option<Answer>) -> Option<(Result<Event, Status>, Option<Answer>)> {
-    let mut answer = answer?;
-    Some(match answer.next().await {
-        Ok(Said::Chunk(chunk)) => (Ok(Event::Chunk(wire_chunk(answer.id, chunk))), Some(answer)),
-        Ok(Said::End(end)) => {
-            (Ok(Event::Complete(complete(end))), Some(answer).filter(|answer| !answer.is_over()))
+/// What is to be said yet.
+struct Rest {
+    answer: Answer,
+    had: Had,
+}
+
+impl Rest {
+    fn is_due(&self) -> bool {
+        !self.answer.is_over()
+    }
+}
+
+/// The next event, and the rest unless there is none.
+async fn next(rest: Option<Rest>) -> Option<(Result<Event, Status>, Option<Rest>)> {
+    let mut rest = rest?;
+    Some(loop {
+        match rest.answer.next().await {
+            Ok(Said::Chunk(chunk)) if rest.had.has(&chunk) => {}
+            Ok(Said::Chunk(chunk)) => {
+                break (Ok(Event::Chunk(wire_chunk(rest.answer.id, chunk))), Some(rest));
+            }
+            Ok(Said::End(end)) => {
+                break (Ok(Event::Complete(complete(end))), Some(rest).filter(Rest::is_due));
+            }
+            Err(error) => break (Err(status(&error)), None),
         }
-        Err(error) => (Err(status(&error)), None),
     })
 }
 

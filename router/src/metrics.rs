@@ -37,7 +37,7 @@ pub(crate) struct RouterMetrics {
     migration_time: Histogram,
     migration_gap: Histogram,
     nodes: Family<RoleLabel, Gauge>,
-    taken_up: Family<KeptLabel, Counter>,
+    taken_up: Family<TokensLabel, Counter>,
     node_silence: Histogram,
     nodes_lost: Family<ReasonLabel, Counter>,
     leads: Gauge,
@@ -53,8 +53,20 @@ struct OutcomeLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KeptLabel {
-    kept: &'static str,
+struct TokensLabel {
+    tokens: TokensFrom,
+}
+
+/// Who had the tokens of a stream that goes on at another router.
+#[allow(non_camel_case_types, reason = "the metric's label has these names")]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelValue,
+)]
+pub(crate) enum TokensFrom {
+    client,
+    nodes,
+    /// They are made again.
+    nobody,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -194,8 +206,7 @@ impl RouterMetrics {
         let help = "From the source's last token to the destination's first";
         router.register("migration_gap_seconds", help, self.migration_gap.clone());
         router.register("nodes", "Nodes that are members, by role", self.nodes.clone());
-        let help =
-            "Streams of other routers that went on here, and whether nodes had kept their tokens";
+        let help = "Streams that broke off and went on here, by who had their tokens";
         router.register("taken_up", help, self.taken_up.clone());
         let help = "From one word of a node to its next";
         router.register("node_silence_seconds", help, self.node_silence.clone());
@@ -224,10 +235,9 @@ impl RouterMetrics {
         self.node_silence.observe(silence.as_secs_f64());
     }
 
-    /// A stream of another router goes on here.
-    pub(crate) fn took_up(&self, kept: bool) {
-        let kept = if kept { "true" } else { "false" };
-        self.taken_up.get_or_create(&KeptLabel { kept }).inc();
+    /// A stream that broke off goes on here.
+    pub(crate) fn took_up(&self, tokens: TokensFrom) {
+        self.taken_up.get_or_create(&TokensLabel { tokens }).inc();
     }
 
     pub(crate) fn node_lost(&self, reason: &'static str) {

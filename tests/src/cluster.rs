@@ -239,6 +239,13 @@ impl Cluster {
         wait_whole(&self.nodes()?, patience)
     }
 
+    /// The same of all nodes but one that was killed.
+    pub fn wait_whole_without(&self, killed: &str, patience: Duration) -> anyhow::Result<()> {
+        let mut nodes = self.nodes()?;
+        nodes.remove(killed).with_context(|| format!("no node is {killed}"))?;
+        wait_whole(&nodes, patience)
+    }
+
     /// What the processes logged last, for a failed test's message.
     pub fn last_words(&self) -> String {
         let mut words = String::new();

@@ -74,7 +74,7 @@ pub async fn begin(url: &str, model: &str, ask: &Ask) -> anyhow::Result<Begun> {
             ids: ask.prompt.iter().map(|token| token.0).collect(),
         })),
         sampling: Some(wire(ask)),
-        class: String::new(),
+        ..GenerateRequest::default()
     };
     let mut stream = client.generate(request).await?.into_inner();
     let first = stream.message().await?.and_then(|response| response.event);

@@ -106,7 +106,7 @@ fn request(model: &str, ask: &Ask) -> GenerateRequest {
             min_tokens: Some(ask.output),
             ..Sampling::default()
         }),
-        class: String::new(),
+        ..GenerateRequest::default()
     }
 }
 

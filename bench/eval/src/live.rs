@@ -154,7 +154,7 @@ async fn ask(
             min_tokens: Some(request.max_tokens),
             ..Sampling::default()
         }),
-        class: String::new(),
+        ..GenerateRequest::default()
     };
     tokio::time::sleep_until(at).await;
     // Timers are late by a millisecond or two, which isn't the cluster's doing.

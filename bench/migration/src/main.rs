@@ -179,7 +179,7 @@ async fn one_answer(
             min_tokens: Some(max_tokens),
             ..Sampling::default()
         }),
-        class: String::new(),
+        ..GenerateRequest::default()
     };
     let models = client.list_models(baton_proto::v1::ListModelsRequest {}).await?.into_inner();
     let model = models.models.first().context("no model is served")?.id.clone();

@@ -279,7 +279,7 @@ async fn stream(
             seed: Some(seed.into()),
             ..Sampling::default()
         }),
-        class: String::new(),
+        ..GenerateRequest::default()
     };
     let mut stream = client.generate(request).await?.into_inner();
     while let Some(said) = stream.message().await? {

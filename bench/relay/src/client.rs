@@ -83,7 +83,7 @@ async fn generate(channel: Channel, mut notes: Notes) -> anyhow::Result<Vec<OneW
         model: MODEL.to_owned(),
         prompt,
         sampling: Some(sampling),
-        class: String::new(),
+        ..GenerateRequest::default()
     };
     let mut stream = InferenceClient::new(channel).generate(request).await?.into_inner();
     let mut is_first = true;

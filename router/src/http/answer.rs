@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     error::RequestError,
+    metrics::TokensFrom,
     request::{Answer, Ask, End, PromptIndex, Said},
     router::Router,
 };
@@ -119,7 +120,7 @@ async fn recall(router: &Router, mut ask: Ask, taken_up: &TakenUp) -> Ask {
         }
     }
     tracing::info!(stream = %taken_up.origin.id, tokens, "goes on with a stream of another router");
-    router.metrics.took_up(tokens > 0);
+    router.metrics.took_up(if tokens > 0 { TokensFrom::nodes } else { TokensFrom::nobody });
     ask
 }
 

@@ -76,6 +76,7 @@ pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> 
         ignore_eos: params.flag("ignore_eos")?,
         deadline: None,
         before: Vec::new(),
+        instead_of: None,
     })
 }
 

@@ -86,6 +86,7 @@ pub(super) fn ask(caller: Caller, params: &Params) -> Result<Ask, RequestError> 
         ignore_eos: params.flag("ignore_eos")?,
         deadline: None,
         before: Vec::new(),
+        instead_of: None,
     })
 }
 

@@ -111,7 +111,7 @@ impl TakenUp {
             return Err(RequestError::StreamGone { last: format!("{:032x}", self.origin.id.0) });
         }
         let sampling = SamplingSpec { seed: self.origin.seed, ..ask.sampling };
-        let before = |seen: &Seen| Before { had: seen.tokens(), known: Vec::new() };
+        let before = |seen: &Seen| Before { had: seen.tokens(), ..Before::default() };
         Ok(Ask { sampling, before: self.seen.iter().map(before).collect(), ..ask })
     }
 

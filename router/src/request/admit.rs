@@ -60,6 +60,7 @@ impl Router {
     pub(crate) async fn submit(self: &Arc<Self>, ask: Ask) -> Result<Answer, RequestError> {
         let (id, arrived, choices) = (ask.caller.id, self.clock.now(), ask.choices);
         let mut before = ask.before.clone();
+        let instead_of = ask.instead_of.zip(ask.caller.tenant.clone().ok());
         // The ids of several prompts are several, their name is one.
         let several = (ask.prompts.len() > 1).then(|| id.to_string());
         let tag = ask.caller.tag.clone().or(several);
@@ -69,32 +70,40 @@ impl Router {
             // Its text may quote the request.
             tracing::info!(%id, tag, trace, reason = error.reason(), "request refused");
         })?;
+        check_before(&admitted, &before)?;
+        if let Some((id, tenant)) = instead_of {
+            self.inside.give_way(id, &tenant);
+        }
         let (out, said) = mpsc::channel(AHEAD);
         let first = admitted.first().ok_or(RequestError::EmptyPrompt { param: "prompt" })?;
         let (model, seed) = (first.model.clone(), first.sampling.seed);
         let text = Arc::clone(&first.text);
         let prompts: Vec<_> = admitted.iter().map(|one| Arc::clone(&one.prompt)).collect();
-        let left = choices * prompts.len() as u32;
-        let mut work = Vec::with_capacity(left as usize);
+        let mut work = Vec::with_capacity(choices as usize * prompts.len());
         for admitted in admitted {
             let (id, lead) = (admitted.id(), Lead::default());
+            let slot = usize::from(admitted.place.index.0) * choices as usize;
+            let mut is_first = true;
             for choice in (0..choices as u16).map(ChoiceIndex) {
+                let before = before.get_mut(slot + usize::from(choice.0));
+                let before = before.map(std::mem::take).unwrap_or_default();
+                if before.is_over {
+                    continue;
+                }
                 let span =
                     tracing::info_span!("request", %id, tag, trace, choice = choice.0, %model);
-                let mut admitted = admitted.clone();
-                let slot = usize::from(admitted.place.index.0) * choices as usize;
-                if let Some(before) = before.get_mut(slot + usize::from(choice.0)) {
-                    admitted.before = std::mem::take(before);
-                }
+                let mut admitted = Admitted { before, ..admitted.clone() };
                 if choice.0 > 0 {
                     admitted.key.choice = choice;
                     // The first choice has them told.
                     admitted.sampling.prompt_logprobs = None;
                 }
-                let run = Run::new(Arc::clone(self), admitted, lead.part(choice), out.clone());
+                let part = lead.part(std::mem::take(&mut is_first));
+                let run = Run::new(Arc::clone(self), admitted, part, out.clone());
                 work.push(baton_node::task::owned(run.carry().instrument(span)));
             }
         }
+        let left = work.len() as u32;
         Ok(Answer { id, model, seed, prompts, text, said, left, _work: work })
     }
 
@@ -102,13 +111,15 @@ impl Router {
     async fn admit(&self, ask: Ask, arrived: Time) -> Result<Vec<Admitted>, RequestError> {
         let Ask { caller, model, prompts, mut sampling, grammar_param, .. } = ask;
         check_numbers(ask.choices, prompts.len(), self.config.limits.max_in_flight)?;
+        let tenant = caller.tenant?;
         let ids = (0..prompts.len() as u128).map(|nth| RequestId(caller.id.0.wrapping_add(nth)));
-        let inside: Vec<Entered> = ids.map(|id| self.inside.enter(id)).collect::<Result<_, _>>()?;
+        let enter = |id| self.inside.enter(id, &tenant);
+        let inside: Vec<Entered> = ids.map(enter).collect::<Result<_, _>>()?;
         let named = caller.class.or(ask.class).unwrap_or_else(|| NamedClass {
             param: "service_tier",
             name: DEFAULT_CLASS.to_owned(),
         });
-        let standing = Standing::new(&self.config, &named, caller.tenant?, caller.slo?)?;
+        let standing = Standing::new(&self.config, &named, tenant, caller.slo?)?;
         let trace = caller.trace;
         let served = self
             .cluster
@@ -173,6 +184,25 @@ pub(crate) fn check_numbers(choices: u32, prompts: usize, inside: u32) -> Result
     let max = (MAX_CHOICES / choices).min(inside.max(1)) as usize;
     if prompts > max {
         return Err(RequestError::Prompts { given: prompts, choices, max });
+    }
+    Ok(())
+}
+
+/// Refuses outputs that can't be the beginnings of the answers.
+fn check_before(admitted: &[Admitted], before: &[Before]) -> Result<(), RequestError> {
+    let Some(Admitted { text, max_tokens, .. }) = admitted.first() else { return Ok(()) };
+    let (param, vocab) = ("resume.received", text.vocab());
+    for Before { known, .. } in before {
+        if known.len() > *max_tokens as usize {
+            let message = format!(
+                "{param} has {} tokens of a choice; at most {max_tokens} are generated",
+                known.len()
+            );
+            return Err(RequestError::invalid(param, "invalid_value", message));
+        }
+        if let Some(&token) = known.iter().find(|token| token.0 as usize >= vocab) {
+            return Err(RequestError::NoSuchToken { param, token, vocab });
+        }
     }
     Ok(())
 }

@@ -3,7 +3,6 @@
 //! The first choice goes ahead. The others begin with its first token: then the nodes have the
 //! prompt's blocks in their caches, and every choice shares them.
 
-use baton_types::ChoiceIndex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// One request's order of choices.
@@ -21,10 +20,10 @@ pub(super) enum Part {
 }
 
 impl Lead {
-    pub(super) fn part(&self, choice: ChoiceIndex) -> Part {
-        match choice.0 {
-            0 => Part::First(Some(self.first_token.clone().drop_guard())),
-            _ => Part::Later(self.first_token.clone()),
+    pub(super) fn part(&self, is_first: bool) -> Part {
+        match is_first {
+            true => Part::First(Some(self.first_token.clone().drop_guard())),
+            false => Part::Later(self.first_token.clone()),
         }
     }
 }
@@ -35,6 +34,10 @@ impl Part {
         if let Part::Later(first_token) = self {
             first_token.cancelled().await;
         }
+    }
+
+    pub(super) fn is_first(&self) -> bool {
+        matches!(self, Part::First(_))
     }
 
     /// This choice's first token is here.

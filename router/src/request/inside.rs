@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use baton_policy::TenantId;
 use baton_types::RequestId;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +21,7 @@ pub(crate) struct Inside {
 
 #[derive(Debug, Default)]
 struct State {
-    cancels: HashMap<RequestId, CancellationToken>,
+    cancels: HashMap<RequestId, (TenantId, CancellationToken)>,
 }
 
 /// One request's being inside, over when dropped.
@@ -38,7 +39,11 @@ impl Inside {
     }
 
     /// Lets a request in, if there is room.
-    pub(crate) fn enter(self: &Arc<Self>, id: RequestId) -> Result<Entered, RequestError> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        id: RequestId,
+        tenant: &TenantId,
+    ) -> Result<Entered, RequestError> {
         let mut state = self.lock();
         if self.closing.is_cancelled() {
             return Err(RequestError::ShuttingDown);
@@ -47,15 +52,25 @@ impl Inside {
             return Err(RequestError::TooMany { max: self.max });
         }
         let cancel = CancellationToken::new();
-        state.cancels.insert(id, cancel.clone());
+        state.cancels.insert(id, (tenant.clone(), cancel.clone()));
         Ok(Entered { inside: Arc::clone(self), id, cancel })
     }
 
     /// Ends a running request. False when there is none of that id.
     pub(crate) fn cancel(&self, id: RequestId) -> bool {
+        self.cancel_if(id, |_tenant| true)
+    }
+
+    /// The same of what is `tenant`'s.
+    pub(crate) fn give_way(&self, id: RequestId, tenant: &TenantId) -> bool {
+        self.cancel_if(id, |owner| owner == tenant)
+    }
+
+    fn cancel_if(&self, id: RequestId, may: impl FnOnce(&TenantId) -> bool) -> bool {
         let state = self.lock();
-        let running = state.cancels.get(&id).filter(|cancel| !cancel.is_cancelled());
-        running.inspect(|cancel| cancel.cancel()).is_some()
+        let running = state.cancels.get(&id).filter(|(_, cancel)| !cancel.is_cancelled());
+        let running = running.filter(|(tenant, _)| may(tenant));
+        running.inspect(|(_, cancel)| cancel.cancel()).is_some()
     }
 
     /// Lets nobody in any more.
@@ -70,7 +85,7 @@ impl Inside {
 
     /// Ends everything that runs.
     pub(crate) fn cancel_all(&self) {
-        self.lock().cancels.values().for_each(CancellationToken::cancel);
+        self.lock().cancels.values().for_each(|(_, cancel)| cancel.cancel());
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -95,13 +110,16 @@ mod tests {
     #[test]
     fn the_door_is_bounded_and_closes() {
         let inside = Arc::new(Inside::new(1));
-        let entered = inside.enter(RequestId(1)).unwrap();
-        assert_eq!(inside.enter(RequestId(2)).unwrap_err(), RequestError::TooMany { max: 1 });
+        let [acme, other] = ["acme", "other"].map(|name| TenantId(name.into()));
+        let entered = inside.enter(RequestId(1), &acme).unwrap();
+        let full = RequestError::TooMany { max: 1 };
+        assert_eq!(inside.enter(RequestId(2), &acme).unwrap_err(), full);
+        assert!(!inside.give_way(RequestId(1), &other) && !entered.cancel.is_cancelled());
         assert!(inside.cancel(RequestId(1)) && entered.cancel.is_cancelled());
-        assert!(!inside.cancel(RequestId(1)) && !inside.cancel(RequestId(2)));
+        assert!(!inside.give_way(RequestId(1), &acme) && !inside.cancel(RequestId(2)));
         drop(entered);
         assert_eq!(inside.len(), 0);
         inside.close();
-        assert_eq!(inside.enter(RequestId(3)).unwrap_err(), RequestError::ShuttingDown);
+        assert_eq!(inside.enter(RequestId(3), &acme).unwrap_err(), RequestError::ShuttingDown);
     }
 }

@@ -69,6 +69,8 @@ pub(crate) struct Ask {
     pub(crate) deadline: Option<Duration>,
     /// What is there of each choice of each prompt before it begins; nothing, unless it was begun elsewhere.
     pub(crate) before: Vec<Before>,
+    /// It goes on with this one, which ends if it is still here.
+    pub(crate) instead_of: Option<RequestId>,
 }
 
 /// What is there of a choice that was begun elsewhere.
@@ -78,6 +80,8 @@ pub(crate) struct Before {
     pub(crate) had: u32,
     /// Tokens that are known.
     pub(crate) known: Vec<TokenId>,
+    /// The client has its end as well, so there is nothing left to be done.
+    pub(crate) is_over: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -57,6 +57,8 @@ pub(super) struct Run {
     part: Part,
     /// To go out with the next chunk.
     prompt_logprobs: Vec<TokenLogprobs>,
+    /// Tokens that were known when it began.
+    behind: u32,
 }
 
 /// Why an attempt ended.
@@ -83,8 +85,7 @@ impl Run {
         let merge = Merge::new(arbiter.owner(), request.max_tokens);
         let moves = Moving::new(router.moves.enter(request.key));
         let timing = Timing::new(request.arrived);
-        let tally =
-            (request.key.choice.0 == 0).then(|| router.metrics.enter(&request.standing.name));
+        let tally = part.is_first().then(|| router.metrics.enter(&request.standing.name));
         let (exclude, losses) = (Vec::new(), Losses::new(&router.suspects, request.key));
         Run {
             router,
@@ -100,6 +101,7 @@ impl Run {
             tally,
             part,
             prompt_logprobs: Vec::new(),
+            behind: 0,
         }
     }
 
@@ -129,13 +131,14 @@ impl Run {
         result: Result<FinishReason, RequestError>,
     ) -> Result<Said, RequestError> {
         let (prompt, output) = (self.request.prompt.len() as u32, self.merge.next_index());
+        let made = output - self.behind;
         let outcome = result.as_ref().map_or_else(RequestError::outcome, |_| Outcome::ok);
         if let Some(tally) = &mut self.tally {
-            let (ttft, tpot) = (self.timing.ttft(), self.timing.tpot(output));
+            let (ttft, tpot) = (self.timing.ttft(), self.timing.tpot(made));
             tally.ended(outcome, ttft, tpot);
             tally.objectives(self.request.standing.slo, ttft, tpot);
         }
-        let timings = self.timing.timings(output);
+        let timings = self.timing.timings(made);
         self.router.ledger.ended(self.request.key, &timings);
         tracing::info!(
             ?outcome,
@@ -188,6 +191,7 @@ impl Run {
             self.part.lead();
             let sent = self.out.send(Ok(Said::Chunk(chunk))).await;
             sent.map_err(|_closed| RequestError::Cancelled { id: self.request.id() })?;
+            self.behind = self.merge.next_index();
             if end.is_some() {
                 return Ok(end);
             }

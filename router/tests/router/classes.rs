@@ -99,6 +99,7 @@ async fn a_request_over_grpc_is_of_the_class_it_names() {
         prompt: Some(Prompt::Text(PROMPT.into())),
         sampling: Some(Sampling { max_tokens: Some(3), ..Sampling::default() }),
         class: "gold".into(),
+        ..GenerateRequest::default()
     };
     let mut asked = Request::new(request.clone());
     asked.metadata_mut().insert("x-tenant-id", "acme".parse().unwrap());

@@ -28,7 +28,7 @@ fn generate(max_tokens: u32) -> GenerateRequest {
         model: MODEL.into(),
         prompt: Some(Prompt::Text(PROMPT.into())),
         sampling: Some(Sampling { max_tokens: Some(max_tokens), ..Sampling::default() }),
-        class: String::new(),
+        ..GenerateRequest::default()
     }
 }
 

@@ -26,7 +26,7 @@ fn long_request() -> GenerateRequest {
         model: "sim".into(),
         prompt: Some(Prompt::Text("The baton changes hands. ".repeat(20))),
         sampling: Some(Sampling { max_tokens: Some(2000), seed: Some(1), ..Sampling::default() }),
-        class: String::new(),
+        ..GenerateRequest::default()
     }
 }
 

@@ -22,6 +22,7 @@ mod profile;
 mod prompts;
 mod replay;
 mod resume;
+mod resume_grpc;
 mod roles;
 mod routers;
 mod same_tokens;

@@ -265,7 +265,7 @@ fn streams_of_every_kind_survive_their_router() {
     }
     assert!(went_on >= 4, "{went_on} were in the middle");
     let metrics = get(&format!("{second}/metrics")).unwrap().body;
-    let kept = "baton_router_taken_up_total{kept=\"true\"} ";
+    let kept = "baton_router_taken_up_total{tokens=\"nodes\"} ";
     let kept = metrics.lines().find_map(|line| line.strip_prefix(kept)).unwrap_or("0");
     // Of those without log-probabilities.
     assert!(kept.parse::<usize>().unwrap() + 2 >= went_on, "{kept} of {went_on} were kept");
