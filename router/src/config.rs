@@ -4,6 +4,7 @@
 mod advice;
 mod class;
 mod latency;
+mod limits;
 mod rebalance;
 mod roles;
 
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::class::DEFAULT as DEFAULT_CLASS;
 use self::{advice::AdviceConfig, rebalance::RebalanceConfig, roles::RolesConfig};
-pub use self::{class::ClassesConfig, latency::LatencyConfig};
+pub use self::{class::ClassesConfig, latency::LatencyConfig, limits::LimitsConfig};
 
 /// Prefix of the environment variables a router listens to.
 const ENVIRONMENT: &str = "BATON_ROUTER_";
@@ -58,22 +59,6 @@ pub struct RouterConfig {
     /// What tenants get, in proportion to each other, while their requests wait; others: 1.
     pub tenant_shares: BTreeMap<String, f64>,
     pub log: LogConfig,
-}
-
-/// How much is taken on at one time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LimitsConfig {
-    /// Requests inside, queued ones included. Each prompt counts of one that has several.
-    pub max_in_flight: u32,
-    /// Requests for one model that wait for a place.
-    pub max_queued: u32,
-    /// Largest body of an HTTP request, and largest gRPC request.
-    pub max_body: ByteSize,
-    /// How often one request is tried again after nodes refused or failed.
-    pub max_retries: u32,
-    /// A request is refused once so many nodes have died while they worked on it: they may have died of it.
-    pub max_lost_nodes: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -171,18 +156,6 @@ impl Default for RouterConfig {
     }
 }
 
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        LimitsConfig {
-            max_in_flight: 4096,
-            max_queued: 1024,
-            max_body: ByteSize(8 << 20),
-            max_retries: 5,
-            max_lost_nodes: 2,
-        }
-    }
-}
-
 impl Default for TimeoutsConfig {
     fn default() -> Self {
         TimeoutsConfig {
@@ -243,10 +216,7 @@ impl RouterConfig {
             return Err(ConfigError::invalid("control_listen", self.control_listen, why));
         }
         for (key, value) in [
-            ("limits.max_in_flight", u64::from(self.limits.max_in_flight)),
-            ("limits.max_body", self.limits.max_body.0),
-            ("limits.max_lost_nodes", self.limits.max_lost_nodes.into()),
-            ("policy.expected_output_tokens", self.policy.expected_output_tokens.into()),
+            ("policy.expected_output_tokens", u64::from(self.policy.expected_output_tokens)),
             ("batches.max_running", self.batches.max_running.into()),
             ("batches.max_prompts", self.batches.max_prompts.into()),
             ("batches.max_lines", self.batches.max_lines.into()),
@@ -304,6 +274,7 @@ impl RouterConfig {
             let why = "set advertise to the host that nodes reach this router at";
             return Err(ConfigError::invalid("control_listen", self.control_listen, why));
         }
+        self.limits.validate()?;
         self.classes.validate()?;
         self.advice.validate()?;
         self.rebalance.validate()?;

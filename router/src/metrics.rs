@@ -33,6 +33,7 @@ pub(crate) struct RouterMetrics {
     queued: Gauge,
     objectives: Family<ObjectiveLabel, Counter>,
     retries: Family<ReasonLabel, Counter>,
+    retries_delayed: Counter,
     migrations: Family<MigrationLabel, Counter>,
     migration_time: Histogram,
     migration_gap: Histogram,
@@ -158,6 +159,7 @@ impl RouterMetrics {
             queued: Gauge::default(),
             objectives: Family::default(),
             retries: Family::default(),
+            retries_delayed: Counter::default(),
             migrations: Family::default(),
             // 1 ms to 65 s, and 0.25 ms to 8 s.
             migration_time: Histogram::new(exponential_buckets(1e-3, 2.0, 17)),
@@ -198,6 +200,8 @@ impl RouterMetrics {
         router.register("in_flight", "Requests that run or wait", self.in_flight.clone());
         router.register("queued", "Requests that wait for a place", self.queued.clone());
         router.register("retries", "Attempts that failed and were repeated", self.retries.clone());
+        let help = "Retries that had to wait, because there were too many";
+        router.register("retries_delayed", help, self.retries_delayed.clone());
         let help =
             "Sequences that were to change nodes while they were decoded, by reason and outcome";
         router.register("migrations", help, self.migrations.clone());
@@ -246,6 +250,10 @@ impl RouterMetrics {
 
     pub(crate) fn retried(&self, reason: &'static str) {
         self.retries.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn retry_delayed(&self) {
+        self.retries_delayed.inc();
     }
 
     /// A sequence has changed nodes: how long it took, and how long its client waited for the next token.

@@ -14,7 +14,7 @@ use crate::{
     ledger::Ledger,
     metrics::RouterMetrics,
     moves::Moves,
-    request::{Inside, Suspects},
+    request::{Inside, Retries, Suspects},
 };
 
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct Router {
     pub(crate) moves: Arc<Moves>,
     /// Requests that nodes may have died of.
     pub(crate) suspects: Arc<Suspects>,
+    /// How often failed requests are tried again.
+    pub(crate) retries: Retries,
     /// Why requests run where they do.
     pub(crate) ledger: Ledger,
     /// Streamed answers that a client may take up again.
@@ -49,6 +51,7 @@ impl Router {
             metrics: RouterMetrics::new(),
             moves: Arc::default(),
             suspects: Arc::default(),
+            retries: Retries::new(&config.limits),
             ledger: Ledger::default(),
             streams: Arc::default(),
             batches: Batches::open(&config.batches)?.map(Arc::new),

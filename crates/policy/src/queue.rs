@@ -79,7 +79,13 @@ impl Queue {
         let level = Level::of(&request);
         request.tenant = level.tenant(&request.tenant);
         let within = request.slo.ttft.map_or(longest, |ttft| ttft.saturating_sub(compute));
-        let rank = Rank { level, late: false, latest: request.arrived + within, ticket };
+        let latest = match request.next_due {
+            Some(due) if level == Level::Begun => {
+                Time::ZERO + due.since(Time::ZERO).saturating_sub(compute)
+            }
+            _ => request.arrived + within,
+        };
+        let rank = Rank { level, late: false, latest, ticket };
         let cost = Had::of(service, request.tenant.share);
         self.by_ticket.insert(ticket, rank);
         self.lanes.entry(level).or_default().enter(&request.tenant, rank);

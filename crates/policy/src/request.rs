@@ -21,6 +21,8 @@ pub struct RequestView {
     pub refuse_late: bool,
     /// It has answered before and its client waits for the next token: it goes first.
     pub has_begun: bool,
+    /// When the next token is due by its objective, or at once without one; where its client has had any.
+    pub next_due: Option<Time>,
     /// Not all that wait can be in time, and this one gives way to the others.
     pub gives_way: bool,
     /// Whether the node that decodes may compute its prompt.
@@ -59,6 +61,7 @@ impl RequestView {
             slo: Slo::default(),
             refuse_late: false,
             has_begun: false,
+            next_due: None,
             gives_way: false,
             may_be_local: true,
             arrived: Time::ZERO,

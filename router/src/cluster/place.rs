@@ -38,6 +38,8 @@ pub(crate) struct PlaceRequest<'a> {
     pub(crate) exclude: Vec<NodeId>,
     /// Whether it has been placed before.
     pub(crate) has_begun: bool,
+    /// When its client's next token is due.
+    pub(crate) next_due: Option<Time>,
     /// Whether the node that decodes may compute the prompt too.
     pub(crate) may_be_local: bool,
 }
@@ -165,6 +167,7 @@ impl Cluster {
             slo: request.slo,
             refuse_late: request.slo.ttft.is_some() && request.standing.refuse_late,
             has_begun: request.has_begun,
+            next_due: request.next_due,
             gives_way: false,
             may_be_local: request.may_be_local,
             arrived: request.arrived,

@@ -74,6 +74,7 @@ impl Router {
         if let Some((id, tenant)) = instead_of {
             self.inside.give_way(id, &tenant);
         }
+        self.retries.earn();
         let (out, said) = mpsc::channel(AHEAD);
         let first = admitted.first().ok_or(RequestError::EmptyPrompt { param: "prompt" })?;
         let (model, seed) = (first.model.clone(), first.sampling.seed);

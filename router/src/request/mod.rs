@@ -12,6 +12,7 @@ mod inside;
 mod losses;
 mod merge;
 mod recall;
+mod retry;
 mod run;
 mod standing;
 mod timing;
@@ -31,6 +32,7 @@ pub(crate) use self::{
     caller::{Caller, REQUEST_ID, Trace},
     inside::Inside,
     losses::Suspects,
+    retry::Retries,
     standing::{NamedClass, Standing},
 };
 use crate::error::RequestError;

@@ -38,6 +38,8 @@ use crate::{
 /// The first pause before trying again, after the first time; it doubles.
 const BACKOFF: Duration = Duration::from_millis(25);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+/// Tokens after which an attempt was not in vain.
+const PROGRESS: u32 = 16;
 
 pub(super) struct Run {
     router: Arc<Router>,
@@ -48,6 +50,10 @@ pub(super) struct Run {
     arbiter: Arbiter,
     moves: Moving,
     attempts: u32,
+    /// Attempts that failed in a row,
+    failures: u32,
+    /// and how many tokens there were when the last one did.
+    failed_at: u32,
     /// Those that failed the last attempt.
     exclude: Vec<NodeId>,
     losses: Losses,
@@ -95,6 +101,8 @@ impl Run {
             arbiter,
             moves,
             attempts: 0,
+            failures: 0,
+            failed_at: 0,
             exclude,
             losses,
             timing,
@@ -223,6 +231,7 @@ impl Run {
             follows: !self.request.is_first(),
             exclude: Vec::new(),
             has_begun: self.attempts > 0 || self.merge.next_index() > 0,
+            next_due: self.timing.next_due(self.merge.next_index(), self.request.standing.slo.tpot),
             may_be_local: self.request.sampling.prompt_logprobs.is_none(),
         }
     }
@@ -336,6 +345,9 @@ impl Run {
             return Ok(end);
         }
         self.losses.passed(self.merge.next_index());
+        if self.merge.next_index() >= self.failed_at + PROGRESS {
+            self.failures = 0;
+        }
         self.timing.leaving(self.router.clock.now());
         self.part.lead();
         self.tell(Ok(Said::Chunk(chunk)), attempt, place).await?;
@@ -421,19 +433,34 @@ impl Run {
             Kind::Full { .. } | Kind::Node | Kind::HandOver => {}
         }
         self.losses.judge(self.router.config.limits.max_lost_nodes).await?;
-        if self.attempts > self.router.config.limits.max_retries {
+        self.failures += 1;
+        self.failed_at = self.merge.next_index();
+        if self.failures > self.router.config.limits.max_retries {
             return Err(match kind {
                 Kind::Full { retry_after } => RequestError::NodesFull { last, retry_after },
                 _ => RequestError::Failed { attempts: self.attempts, last },
             });
         }
-        self.router.metrics.retried(kind.label());
         self.exclude = nodes;
-        if let Some(doublings) = self.attempts.checked_sub(2) {
+        if self.failures > 1 {
+            self.wait_for_retry().await;
+        }
+        self.router.metrics.retried(kind.label());
+        if let Some(doublings) = self.failures.checked_sub(2) {
             let pause = BACKOFF * 2_u32.pow(doublings.min(8));
             tokio::time::sleep(pause.min(LONGEST_BACKOFF)).await;
         }
         Ok(())
+    }
+
+    /// The first retry is everybody's right, further ones are all requests' together.
+    async fn wait_for_retry(&mut self) {
+        let tpot = self.request.standing.slo.tpot;
+        let due = self.timing.next_due(self.merge.next_index(), tpot);
+        let due = due.unwrap_or(self.request.arrived);
+        if self.router.retries.turn(due, &self.router.clock).await {
+            self.router.metrics.retry_delayed();
+        }
     }
 
     /// The prompt, then what was emitted.

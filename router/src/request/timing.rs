@@ -91,6 +91,16 @@ impl Timing {
         tokens.checked_sub(1).filter(|gaps| *gaps > 0).map(|gaps| (last - first) / gaps)
     }
 
+    /// When the client of an output of `tokens` tokens is due the next, at this mean time between them; at once
+    /// without an objective.
+    pub(crate) fn next_due(&self, tokens: u32, tpot: Option<Duration>) -> Option<Time> {
+        let begun = || match (self.first, self.last, tpot) {
+            (Some(first), _, Some(tpot)) => first + tpot * tokens,
+            (_, last, _) => last.unwrap_or(self.arrived),
+        };
+        (tokens > 0).then(begun)
+    }
+
     pub(crate) fn cached_tokens(&self) -> u32 {
         self.cached_tokens.unwrap_or(0)
     }

@@ -104,6 +104,11 @@ impl Shared {
         self.0.lock().unwrap().scripts.push_back(steps);
     }
 
+    /// It is honest from now on.
+    pub(crate) fn forget_script(&self) {
+        self.0.lock().unwrap().scripts.clear();
+    }
+
     pub(crate) fn calls(&self) -> Vec<node::SequenceSpec> {
         self.0.lock().unwrap().calls.clone()
     }

@@ -1,9 +1,10 @@
 //! Nodes that refuse, lie and die: the client sees the exact text, or a typed error.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use baton_node::config::Span;
 use baton_types::Role;
+use futures::future::join_all;
 use serde_json::json;
 use tonic::{Code, Status};
 
@@ -211,5 +212,36 @@ async fn who_waits_for_a_node_is_woken_however_often_there_was_none() {
     for _ in 0..3 {
         cluster.decode[0].shared.script(vec![Step::Fail(Status::unavailable("reset"))]);
     }
+    check_exact(&cluster).await;
+}
+
+/// Where everything fails, requests that are tried again must not become the load that keeps it failing.
+#[tokio::test]
+async fn retries_of_all_requests_together_are_bounded() {
+    let mut cluster = Cluster::alone(|config| {
+        config.limits.retries_per_second = 2;
+        config.limits.retries_per_request = 0.0;
+        config.timeouts.request = Span::from_secs(3);
+    })
+    .await;
+    cluster.join(1, 1).await;
+    for _ in 0..200 {
+        cluster.decode[0].shared.script(vec![refusal(Code::Internal, "ENGINE_FAILED")]);
+    }
+    let began = Instant::now();
+    let requests = 10;
+    let replies = join_all((0..requests).map(|_| cluster.complete(json!({})))).await;
+    let seconds = began.elapsed().as_secs_f64();
+    assert!(replies.iter().all(|reply| matches!(reply.status, 503 | 504)), "{replies:?}");
+    // Two attempts each, a second's retries that were there, and those that were earned.
+    let most = 2 * requests + 2 + (2.0 * seconds).ceil() as usize;
+    let calls = cluster.decode[0].shared.calls().len();
+    assert!((2 * requests..=most).contains(&calls), "{calls} calls of at most {most}");
+    let metrics = cluster.get("/metrics").await.body;
+    let delayed =
+        metrics.lines().find(|line| line.starts_with("baton_router_retries_delayed_total"));
+    assert!(delayed.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
+    // What came of nobody's retries is there for others again.
+    cluster.decode[0].shared.forget_script();
     check_exact(&cluster).await;
 }

@@ -17,8 +17,10 @@ pub(super) fn is_near(value: f64, other: f64) -> bool {
     value >= other - NEAR_ATTAINMENT
 }
 
-/// Left for whoever goes before all others.
+/// Left for whoever goes before all others,
 const URGENT: Duration = Duration::from_millis(1);
+/// and the most, though its objective may leave it more: its client sees a pause.
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// What a prompt would wait for and cost on one node, in seconds.
 #[derive(Clone, Copy, Debug)]
@@ -199,14 +201,14 @@ impl DecodeSide<'_> {
     }
 }
 
-/// When the request's first token is due: at once if its client waits for the next, after all others
+/// When the request's first token is due: soon if its client waits for the next, after all others
 /// if nobody does. Whoever is late already, or gives way, claims no more than who has no objective.
 fn due(config: &PolicyConfig, request: &RequestView, now: Time) -> Time {
     if config.policy != Policy::Joint || request.is_batch() {
         return Time::MAX;
     }
     if request.has_begun {
-        return now + URGENT;
+        return request.next_due.unwrap_or(now).clamp(now + URGENT, now + PAUSE);
     }
     let by = request.slo.ttft.map(|ttft| request.arrived + ttft);
     let by = by.filter(|&by| by > now && !request.gives_way);

@@ -62,6 +62,28 @@ fn least_slack_goes_first_and_late_and_batch_last() {
 }
 
 #[test]
+fn of_those_that_have_begun_who_is_furthest_behind_goes_first() {
+    let mut queue = Queue::default();
+    for (ticket, arrived, due, compute) in [
+        (1, 0, Some(900), 100),
+        (2, 500, Some(300), 100),
+        (3, 200, Some(850), 100),
+        // Nobody has had a token of it.
+        (4, 100, None, 100),
+        (5, 400, Some(700), 600),
+    ] {
+        let request = RequestView {
+            has_begun: true,
+            next_due: due.map(at),
+            tenant: Tenant { id: TenantId(ticket.to_string().into()), share: 1.0 },
+            ..request(arrived, due.is_none().then_some(500))
+        };
+        enter(&mut queue, ticket, request, compute);
+    }
+    assert_eq!(order(&queue), [5, 2, 4, 3, 1]);
+}
+
+#[test]
 fn the_longest_gives_way_when_not_all_can_be_in_time() {
     let mut queue = Queue::default();
     for (ticket, ttft, compute) in [(1, 300, 250), (2, 310, 100), (3, 320, 100), (4, 330, 100)] {

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use baton_policy::{
-    ClusterView, Decision, LatencyFit, Link, Policy, PolicyConfig, Refusal, Shortage, Way, decide,
+    ClusterView, Decision, LatencyFit, Link, Policy, PolicyConfig, Refusal, RequestView, Shortage,
+    Way, decide,
 };
 use baton_types::{Generation, KvEvents, NodeHello, NodeLoad, NumericsId, Role, Time};
 
@@ -268,4 +269,21 @@ fn policies_to_compare_with_use_every_group() {
         }
         assert_eq!(used.len(), 3, "{policy:?}");
     }
+}
+
+/// Its client waits for the next token: it is due by its objective, but in a quarter of a second at the latest.
+#[test]
+fn what_has_begun_is_due_when_its_next_token_is() {
+    let view = cluster(&["p", "d"]);
+    let ms = |ms: u64| Duration::from_millis(ms);
+    let now = Time::ZERO + ms(5_000);
+    let due_in = |next_due: Option<Time>| {
+        let request = RequestView { has_begun: true, next_due, ..request(100, 50, 0) };
+        let config = PolicyConfig { policy: Policy::Joint, ..PolicyConfig::default() };
+        placed(decide(&config, &view, &request, now, &mut Draws(1))).demand.due.since(now)
+    };
+    assert_eq!(due_in(Some(now + ms(100))), ms(100));
+    assert_eq!(due_in(Some(now + ms(9_000))), ms(250), "a pause is seen");
+    assert_eq!(due_in(Some(Time::ZERO)), ms(1), "late already");
+    assert_eq!(due_in(None), ms(1));
 }

@@ -55,6 +55,10 @@ impl Simulation<'_> {
             slo: if live.emitted > 0 { Slo { ttft: None, ..slo } } else { slo },
             refuse_late: slo.ttft.is_some() && live.emitted == 0,
             has_begun: live.attempts > 0,
+            next_due: live.first.map(|first| match slo.tpot {
+                Some(tpot) => first + tpot * live.emitted,
+                None => live.last,
+            }),
             gives_way: false,
             may_be_local: !self.scenario.cluster.topology.is_colocated(),
             arrived: live.request.at,
