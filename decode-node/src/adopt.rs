@@ -38,6 +38,7 @@ pub(crate) struct Coming {
     pub(crate) slot: OwnedSemaphorePermit,
     /// Where what is made of it is kept.
     pub(crate) kept: Arc<KeptOutputs>,
+    pub(crate) tenant: Box<str>,
 }
 
 /// Serves it to its end.
@@ -48,7 +49,7 @@ pub(crate) async fn serve(
     mut words: Streaming<AdoptRequest>,
     out: Outgoing<AdoptResponse>,
 ) -> Result<(), Cut> {
-    let Coming { spec, source, reserved, slot, kept } = coming;
+    let Coming { spec, source, reserved, slot, kept, tenant } = coming;
     let clock = Clock::start();
     let config = DestinationConfig::default();
     let mut destination = Destination::new(config, clock.now(), spec.epoch);
@@ -103,7 +104,7 @@ pub(crate) async fn serve(
         }
     }
     let (spec, first) = owned(spec, own.unwrap_or_default(), followed.tokens)?;
-    let mut making = Making::new(&kept, &spec);
+    let mut making = Making::new(&kept, &spec, tenant);
     making.push(first.token);
     let start = Start::Imported { blocks: followed.blocks, cached_tokens, first };
     let submission = Submission { spec, start, goal: Goal::Finish, constraint };

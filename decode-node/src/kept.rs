@@ -23,30 +23,31 @@ pub(crate) struct KeptOutputs {
 
 #[derive(Debug)]
 struct Output {
-    key: SequenceKey,
+    of: Sequence,
     tokens: Vec<TokenId>,
     since: Instant,
 }
 
+/// Which sequence, and whose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sequence {
+    pub(crate) key: SequenceKey,
+    pub(crate) tenant: Box<str>,
+}
+
 impl KeptOutputs {
-    /// What was made of a request, choice by choice: the longest, if there are several.
-    pub(crate) fn of(&self, request: RequestId) -> Vec<(ChoiceIndex, Vec<TokenId>)> {
+    /// What was made of a tenant's request.
+    pub(crate) fn of(&self, request: RequestId, tenant: &str) -> Vec<(ChoiceIndex, Vec<TokenId>)> {
         let mut outputs = self.lock();
         forget(&mut outputs, Instant::now());
-        let mut found: Vec<(ChoiceIndex, Vec<TokenId>)> = Vec::new();
-        for Output { key, tokens, .. } in outputs.iter().filter(|one| one.key.request == request) {
-            match found.iter_mut().find(|(choice, _)| *choice == key.choice) {
-                Some((_, known)) if known.len() >= tokens.len() => {}
-                Some((_, known)) => known.clone_from(tokens),
-                None => found.push((key.choice, tokens.clone())),
-            }
-        }
-        found
+        let is_its = |one: &&Output| one.of.key.request == request && *one.of.tenant == *tenant;
+        let found = outputs.iter().filter(is_its);
+        found.map(|one| (one.of.key.choice, one.tokens.clone())).collect()
     }
 
-    fn keep(&self, key: SequenceKey, tokens: Vec<TokenId>, now: Instant) {
+    fn keep(&self, of: Sequence, tokens: Vec<TokenId>, now: Instant) {
         let mut outputs = self.lock();
-        outputs.push_back(Output { key, tokens, since: now });
+        outputs.push_back(Output { of, tokens, since: now });
         forget(&mut outputs, now);
     }
 
@@ -70,16 +71,17 @@ fn forget(outputs: &mut VecDeque<Output>, now: Instant) {
 #[derive(Debug)]
 pub(crate) struct Making {
     kept: Arc<KeptOutputs>,
-    key: SequenceKey,
+    /// Nobody's once it is over.
+    of: Option<Sequence>,
     tokens: Vec<TokenId>,
-    is_over: bool,
 }
 
 impl Making {
     /// Of a sequence that has what it says, and is about to make more.
-    pub(crate) fn new(kept: &Arc<KeptOutputs>, spec: &SequenceSpec) -> Self {
+    pub(crate) fn new(kept: &Arc<KeptOutputs>, spec: &SequenceSpec, tenant: Box<str>) -> Self {
         let made = spec.tokens.get(spec.prompt_len as usize..).unwrap_or_default();
-        Making { kept: Arc::clone(kept), key: spec.key, tokens: made.to_vec(), is_over: false }
+        let of = Some(Sequence { key: spec.key, tenant });
+        Making { kept: Arc::clone(kept), of, tokens: made.to_vec() }
     }
 
     pub(crate) fn push(&mut self, token: TokenId) {
@@ -88,14 +90,16 @@ impl Making {
 
     /// Its caller has heard the end, or will.
     pub(crate) fn over(&mut self) {
-        self.is_over = true;
+        self.of = None;
     }
 }
 
 impl Drop for Making {
     fn drop(&mut self) {
-        if !self.is_over && !self.tokens.is_empty() {
-            self.kept.keep(self.key, std::mem::take(&mut self.tokens), Instant::now());
+        if let Some(of) = self.of.take()
+            && !self.tokens.is_empty()
+        {
+            self.kept.keep(of, std::mem::take(&mut self.tokens), Instant::now());
         }
     }
 }
@@ -104,8 +108,9 @@ impl Drop for Making {
 mod tests {
     use super::*;
 
-    fn key(request: u128, choice: u16) -> SequenceKey {
-        SequenceKey { request: RequestId(request), choice: ChoiceIndex(choice) }
+    fn sequence(request: u128, choice: u16, tenant: &str) -> Sequence {
+        let key = SequenceKey { request: RequestId(request), choice: ChoiceIndex(choice) };
+        Sequence { key, tenant: tenant.into() }
     }
 
     fn tokens(count: usize) -> Vec<TokenId> {
@@ -113,30 +118,33 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_of_each_choice_is_told() {
+    fn a_tenant_is_told_what_is_its_own() {
         let (kept, now) = (KeptOutputs::default(), Instant::now());
-        for (key, count) in
-            [(key(1, 0), 3), (key(1, 1), 2), (key(1, 0), 5), (key(1, 0), 4), (key(2, 0), 9)]
+        for (request, choice, tenant, count) in
+            [(1, 0, "a", 3), (1, 1, "a", 2), (1, 0, "a", 5), (1, 0, "b", 4), (2, 0, "a", 9)]
         {
-            kept.keep(key, tokens(count), now);
+            kept.keep(sequence(request, choice, tenant), tokens(count), now);
         }
-        let lengths = |request| -> Vec<(u16, usize)> {
-            let all = kept.of(RequestId(request)).into_iter();
+        let lengths = |request, tenant| -> Vec<(u16, usize)> {
+            let all = kept.of(RequestId(request), tenant).into_iter();
             all.map(|(choice, tokens)| (choice.0, tokens.len())).collect()
         };
-        assert_eq!(lengths(1), [(0, 5), (1, 2)]);
-        assert_eq!(lengths(3), []);
+        assert_eq!(lengths(1, "a"), [(0, 3), (1, 2), (0, 5)]);
+        assert_eq!(lengths(1, "b"), [(0, 4)]);
+        assert_eq!(lengths(1, ""), []);
+        assert_eq!(lengths(3, "a"), []);
     }
 
     #[test]
     fn the_old_and_the_many_are_forgotten() {
         let (kept, now) = (KeptOutputs::default(), Instant::now());
         let Some(long_ago) = now.checked_sub(2 * GRACE) else { return };
-        kept.keep(key(1, 0), tokens(3), long_ago);
-        kept.keep(key(2, 0), tokens(MOST_TOKENS), now);
-        assert!(kept.of(RequestId(1)).is_empty(), "too old");
-        kept.keep(key(3, 0), tokens(1), now);
-        assert!(kept.of(RequestId(2)).is_empty(), "too many");
-        assert_eq!(kept.of(RequestId(3)).len(), 1);
+        let has = |request| !kept.of(RequestId(request), "").is_empty();
+        kept.keep(sequence(1, 0, ""), tokens(3), long_ago);
+        kept.keep(sequence(2, 0, ""), tokens(MOST_TOKENS), now);
+        assert!(!has(1), "too old");
+        kept.keep(sequence(3, 0, ""), tokens(1), now);
+        assert!(!has(2), "too many");
+        assert!(has(3));
     }
 }

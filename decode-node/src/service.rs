@@ -93,8 +93,8 @@ impl DecodeService {
         let reserved = self.imports.reserve_growing(&spec)?;
         let (node, imports) = (Arc::clone(&self.node), self.imports.clone());
         let span = tracing::info_span!("adopt", request = %spec.key, epoch = %spec.epoch, trace);
-        let kept = Arc::clone(&self.kept);
-        let coming = Coming { spec, source, reserved, slot, kept };
+        let (kept, tenant) = (Arc::clone(&self.kept), start.tenant.into());
+        let coming = Coming { spec, source, reserved, slot, kept, tenant };
         Ok(respond(inside, span, |out| adopt::serve(node, imports, coming, words, out)))
     }
 
@@ -118,7 +118,7 @@ impl DecodeService {
         let spec = wire::sequence_spec(request.sequence)?;
         let span = tracing::info_span!("decode", request = %spec.key, epoch = %spec.epoch, trace);
         let Some(source) = request.source else {
-            let making = Making::new(&self.kept, &spec);
+            let making = Making::new(&self.kept, &spec, request.tenant.into());
             let submission = self.node.submission(spec, Goal::Finish).await?;
             let running = self.node.steps.submit(submission, None).await?;
             let joined = proto::Joined::default();
@@ -127,7 +127,7 @@ impl DecodeService {
         let source = Source::parse(source)?;
         let reserved = self.imports.reserve(&spec)?;
         let (node, imports) = (Arc::clone(&self.node), self.imports.clone());
-        let making = Making::new(&self.kept, &spec);
+        let making = Making::new(&self.kept, &spec, request.tenant.into());
         Ok(respond(inside, span, |out| {
             import_and_stream(node, imports, spec, source, reserved, making, out)
         }))
@@ -136,12 +136,12 @@ impl DecodeService {
     fn recall(&self, request: &RecallRequest) -> Result<RecallResponse, RunError> {
         let id = request.request_id.as_slice().try_into();
         let id = id.map_err(|_| RunError::invalid("request_id", "it must have 16 bytes"))?;
-        let outputs = self.kept.of(RequestId(u128::from_be_bytes(id))).into_iter();
+        let outputs = self.kept.of(RequestId(u128::from_be_bytes(id)), &request.tenant);
         let output = |(choice, tokens): (ChoiceIndex, Vec<TokenId>)| proto::KeptOutput {
             choice: choice.0.into(),
             tokens: tokens.into_iter().map(|token| token.0).collect(),
         };
-        Ok(RecallResponse { outputs: outputs.map(output).collect() })
+        Ok(RecallResponse { outputs: outputs.into_iter().map(output).collect() })
     }
 }
 

@@ -12,9 +12,8 @@ use baton_proto::{
     v1::{Timings, Usage},
 };
 use baton_text::CallPiece;
-use baton_types::{ChoiceIndex, FinishReason, RequestId, SamplingSpec, TokenLogprobs};
+use baton_types::{ChoiceIndex, FinishReason, TokenLogprobs};
 use futures::stream;
-use rand::Rng;
 use serde::Serialize;
 use serde_json::{Value, json, value::to_raw_value};
 
@@ -24,15 +23,14 @@ use super::{
     error,
     event::Event,
     form::Form,
-    handle::{Origin, Seen, TakenUp, progress},
+    handle::{Origin, Seen, Take, TakenUp, progress},
+    identity,
     logprobs::Told,
     tools,
 };
 use crate::{
     error::RequestError,
-    metrics::TokensFrom,
     request::{Answer, Ask, End, PromptIndex, Said},
-    router::Router,
 };
 
 /// What differs between the interfaces.
@@ -78,13 +76,12 @@ pub(super) async fn answer<S: Shape>(
 ) -> Result<Response, RequestError> {
     let (choices, keep, echo) = (ask.choices as usize, ask.keep as usize, ask.echo);
     let taken_up = asked.taken_up.as_ref();
-    let ask = match taken_up {
-        Some(taken_up) => {
-            recall(asked.router, taken_up.ask(ask, streaming.is_some())?, taken_up).await
-        }
-        None => ask,
+    let (ask, take) = match taken_up {
+        Some(taken_up) => taken_up.again(asked.router, ask, streaming.is_some()).await?,
+        None => (ask, Take::FIRST),
     };
     let mut answer = asked.router.submit(ask).await?;
+    let made_as = answer.id;
     if let Some(TakenUp { origin, .. }) = taken_up {
         answer.id = origin.id;
     }
@@ -96,32 +93,9 @@ pub(super) async fn answer<S: Shape>(
         created: taken_up.map_or_else(now, |taken_up| taken_up.origin.created.into()),
         timings: wants_timings(asked.headers),
     };
-    match streaming {
-        None => whole(head, answer, wanted, shape).await,
-        Some(usage) => streamed(asked, head, answer, wanted, shape, usage).await,
-    }
-}
-
-/// Looks for what nodes have kept of it, so that it needn't be made again. What was told beside its tokens isn't
-/// kept.
-async fn recall(router: &Router, mut ask: Ask, taken_up: &TakenUp) -> Ask {
-    let SamplingSpec { logprobs, prompt_logprobs, .. } = &ask.sampling;
-    let mut tokens = 0;
-    if logprobs.is_none() && prompt_logprobs.is_none() {
-        for nth in 0..ask.prompts.len() {
-            let id = RequestId(taken_up.origin.id.0.wrapping_add(nth as u128));
-            for (choice, known) in router.recall(&ask.model, id).await {
-                let slot = nth * ask.choices as usize + usize::from(choice.0);
-                if let Some(before) = ask.before.get_mut(slot) {
-                    tokens += known.len();
-                    before.known = known;
-                }
-            }
-        }
-    }
-    tracing::info!(stream = %taken_up.origin.id, tokens, "goes on with a stream of another router");
-    router.metrics.took_up(if tokens > 0 { TokensFrom::nodes } else { TokensFrom::nobody });
-    ask
+    let Some(usage) = streaming else { return whole(head, answer, wanted, shape).await };
+    let stream = streamed(asked, take, head, answer, wanted, shape, usage).await?;
+    Ok(identity::name(stream, &asked.caller, made_as))
 }
 
 /// Seconds since 1970.
@@ -287,6 +261,7 @@ async fn whole<S: Shape>(
 /// A stream that has been begun: refusals before the first token still have their status.
 async fn streamed<S: Shape>(
     asked: &Asked<'_>,
+    take: Take,
     head: Head,
     mut answer: Answer,
     wanted: Wanted,
@@ -304,7 +279,7 @@ async fn streamed<S: Shape>(
         created: u32::try_from(head.created).unwrap_or(u32::MAX),
         digest: asked.digest,
     };
-    let name = origin.name(&head.id, rand::rng().random());
+    let name = origin.name(&head.id, take);
     let taken_up = asked.taken_up.as_ref();
     let had = taken_up.map_or_else(|| vec![Seen::default(); slots], |one| one.seen.clone());
     let number = taken_up.map_or(0, |taken_up| taken_up.number);
@@ -334,7 +309,8 @@ async fn streamed<S: Shape>(
         Some((event, events))
     });
     let grace = asked.router.config.timeouts.resume.0;
-    Ok(asked.router.streams.open(name, Box::pin(events), grace, number))
+    let tenant = asked.caller.tenant.clone()?;
+    Ok(asked.router.streams.open(name, tenant, Box::pin(events), grace, number))
 }
 
 struct Events<S> {

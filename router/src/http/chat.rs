@@ -36,7 +36,7 @@ pub(super) async fn chat(
     headers: HeaderMap,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let taken_up = match resume(&router, &headers, bytes.as_ref().ok(), NextMessage::ID) {
+    let taken_up = match resume(&router, &caller, &headers, bytes.as_ref().ok(), NextMessage::ID) {
         Ok(response) => return response,
         Err(Ok(taken_up)) => taken_up,
         Err(Err(gone)) => return error::response(&gone),

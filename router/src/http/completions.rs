@@ -39,7 +39,7 @@ pub(super) async fn completions(
     headers: HeaderMap,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let taken_up = match resume(&router, &headers, bytes.as_ref().ok(), Text::ID) {
+    let taken_up = match resume(&router, &caller, &headers, bytes.as_ref().ok(), Text::ID) {
         Ok(response) => return response,
         Err(Ok(taken_up)) => taken_up,
         Err(Err(gone)) => return error::response(&gone),

@@ -8,11 +8,14 @@
 use std::fmt::Write;
 
 use baton_types::{RequestId, SamplingSpec};
-use xxhash_rust::xxh3::xxh3_64;
+use rand::Rng;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use crate::{
     error::RequestError,
+    metrics::TokensFrom,
     request::{Ask, Before},
+    router::Router,
 };
 
 /// Streams of more choices are taken up by their own router alone.
@@ -30,6 +33,18 @@ pub(super) struct Origin {
     pub(super) created: u32,
     /// Of the body.
     pub(super) digest: u32,
+}
+
+/// Which time it is that a stream is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Take(u32);
+
+impl Take {
+    pub(super) const FIRST: Take = Take(0);
+
+    fn again() -> Self {
+        Take(rand::rng().random_range(1..=u32::MAX))
+    }
 }
 
 /// How far a client is with a choice.
@@ -68,6 +83,8 @@ impl Seen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TakenUp {
     pub(super) origin: Origin,
+    /// The one that broke off.
+    pub(super) take: Take,
     /// Events that the client has.
     pub(super) number: u64,
     /// What of each choice.
@@ -80,13 +97,22 @@ impl Origin {
     }
 
     /// The name of a stream whose answer's id is this. Each time that it is made it has other events, so it has
-    /// another name, by `take`.
-    pub(super) fn name(&self, id: &str, take: u32) -> String {
+    /// another name.
+    pub(super) fn name(&self, id: &str, take: Take) -> String {
+        let Take(take) = take;
         format!("{id}-{:016x}{:08x}{:08x}{take:08x}", self.seed, self.created, self.digest)
     }
 
+    /// The id that nodes know it by when it is made for this time.
+    pub(super) fn made_as(&self, take: Take) -> RequestId {
+        match take {
+            Take::FIRST => self.id,
+            Take(take) => RequestId(xxh3_128_with_seed(&self.id.0.to_le_bytes(), take.into())),
+        }
+    }
+
     /// From the name of a stream whose answers' ids begin like this.
-    fn parse(name: &str, prefix: &str) -> Option<Origin> {
+    fn parse(name: &str, prefix: &str) -> Option<(Origin, Take)> {
         let (id, rest) = name.strip_prefix(prefix)?.split_once('-')?;
         let is_hex =
             |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -94,18 +120,52 @@ impl Origin {
             return None;
         }
         let part = |from: usize, to: usize| u64::from_str_radix(&rest[from..to], 16).ok();
-        Some(Origin {
+        let small = |from: usize| u32::try_from(part(from, from + 8)?).ok();
+        let origin = Origin {
             id: RequestId(u128::from_str_radix(id, 16).ok()?),
             seed: part(0, 16)?,
-            created: u32::try_from(part(16, 24)?).ok()?,
-            digest: u32::try_from(part(24, 32)?).ok()?,
-        })
+            created: small(16)?,
+            digest: small(24)?,
+        };
+        Some((origin, Take(small(32)?)))
     }
 }
 
 impl TakenUp {
+    /// What is asked for, to be made this time. Looks for what nodes have kept of it, so that it needn't be made again;
+    /// what was told beside its tokens isn't kept.
+    pub(super) async fn again(
+        &self,
+        router: &Router,
+        ask: Ask,
+        is_streamed: bool,
+    ) -> Result<(Ask, Take), RequestError> {
+        let mut ask = self.ask(ask, is_streamed)?;
+        let take = Take::again();
+        ask.caller.id = self.origin.made_as(take);
+        let SamplingSpec { logprobs, prompt_logprobs, .. } = &ask.sampling;
+        let mut tokens = 0;
+        if logprobs.is_none() && prompt_logprobs.is_none() {
+            let (before, tenant) = (self.origin.made_as(self.take), ask.caller.tenant.clone()?);
+            for nth in 0..ask.prompts.len() {
+                let id = RequestId(before.0.wrapping_add(nth as u128));
+                for (choice, known) in router.recall(&ask.model, id, &tenant).await {
+                    let slot = nth * ask.choices as usize + usize::from(choice.0);
+                    if let Some(before) = ask.before.get_mut(slot) {
+                        tokens += known.len();
+                        before.known = known;
+                    }
+                }
+            }
+        }
+        tracing::info!(stream = %self.origin.id, tokens, "goes on with a stream of another router");
+        let from = if tokens > 0 { TokensFrom::nodes } else { TokensFrom::nobody };
+        router.metrics.took_up(from);
+        Ok((ask, take))
+    }
+
     /// What is asked for, as it was asked for first.
-    pub(super) fn ask(&self, ask: Ask, is_streamed: bool) -> Result<Ask, RequestError> {
+    fn ask(&self, ask: Ask, is_streamed: bool) -> Result<Ask, RequestError> {
         let choices = ask.prompts.len() * ask.choices as usize;
         if !is_streamed || choices != self.seen.len() {
             return Err(RequestError::StreamGone { last: format!("{:032x}", self.origin.id.0) });
@@ -118,13 +178,13 @@ impl TakenUp {
     /// What `last`, an event's id, says of a stream whose answers' ids begin like this.
     pub(super) fn parse(last: &str, prefix: &str) -> Option<TakenUp> {
         let mut parts = last.splitn(3, ':');
-        let origin = Origin::parse(parts.next()?, prefix)?;
+        let (origin, take) = Origin::parse(parts.next()?, prefix)?;
         // Nobody has seen more.
         let number = parts.next()?.parse::<u32>().ok()?.into();
         let seen =
             parts.next()?.split(',').map(|seen| u32::from_str_radix(seen, 16).ok().map(Seen));
         let seen: Vec<Seen> = seen.take(MOST_CHOICES + 1).collect::<Option<_>>()?;
-        (seen.len() <= MOST_CHOICES).then_some(TakenUp { origin, number, seen })
+        (seen.len() <= MOST_CHOICES).then_some(TakenUp { origin, take, number, seen })
     }
 }
 
@@ -155,9 +215,12 @@ mod tests {
         seen[1].advance(3);
         assert!(seen[0].is_closed() && seen[0].is_counted() && !seen[1].is_closed());
         assert_eq!((seen[0].tokens(), seen[1].tokens()), (12, 3));
-        let name = origin.name(&format!("cmpl-{:032x}", 77), 3);
+        let take = Take(3);
+        let name = origin.name(&format!("cmpl-{:032x}", 77), take);
+        let made = [Take::FIRST, take, Take(4)].map(|take| origin.made_as(take).0);
+        assert!(made[0] == 77 && made[1] != 77 && made[1] != made[2], "{made:?}");
         let id = format!("{name}:40{}", progress(&seen));
-        assert_eq!(TakenUp::parse(&id, "cmpl-"), Some(TakenUp { origin, number: 40, seen }));
+        assert_eq!(TakenUp::parse(&id, "cmpl-"), Some(TakenUp { origin, take, number: 40, seen }));
         for wrong in
             [&id[1..], &id[..40], "", ":", "cmpl-:1:2", &format!("{id},x"), &format!("{name}:40")]
         {

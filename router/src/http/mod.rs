@@ -94,13 +94,15 @@ struct Asked<'a> {
 /// like this and the body is the same.
 fn resume(
     router: &Arc<Router>,
+    caller: &Caller,
     headers: &HeaderMap,
     body: Option<&Bytes>,
     prefix: &str,
 ) -> Result<Response, Result<Option<TakenUp>, RequestError>> {
     let Some(last) = Streams::last_event(headers) else { return Err(Ok(None)) };
     let grace = router.config.timeouts.resume.0;
-    let gone = match router.streams.resume(last, grace) {
+    let tenant = caller.tenant.as_ref().map_err(|error| Err(error.clone()))?;
+    let gone = match router.streams.resume(last, tenant, grace) {
         Ok(response) => return Ok(response),
         Err(gone) => gone,
     };

@@ -23,6 +23,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use baton_node::task;
+use baton_policy::TenantId;
 use futures::Stream;
 use tokio::{
     runtime::Handle,
@@ -52,6 +53,7 @@ pub(crate) struct Streams {
 
 #[derive(Debug)]
 struct Known {
+    tenant: TenantId,
     shared: Arc<Shared>,
     /// While nobody reads: forgets it when the grace period is over.
     expiry: Option<AbortOnDropHandle<()>>,
@@ -98,11 +100,12 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// Answers with a new stream, of whose events the client has the first `seen` from elsewhere. `name` is nobody
-    /// else's.
+    /// Answers a tenant with a new stream, of whose events the client has the first `seen` from elsewhere. `name` is
+    /// nobody else's.
     pub(super) fn open(
         self: &Arc<Self>,
         name: String,
+        tenant: TenantId,
         events: Events,
         grace: Duration,
         seen: u64,
@@ -117,16 +120,17 @@ impl Streams {
         };
         let shared = Arc::new(Shared { name, line: Mutex::new(line) });
         if !grace.is_zero() {
-            let known = Known { shared: Arc::clone(&shared), expiry: None };
+            let known = Known { tenant, shared: Arc::clone(&shared), expiry: None };
             self.lock().insert(shared.name.clone(), known);
         }
         respond(self.reader(shared, grace, 0, seen))
     }
 
-    /// Takes up the stream that `last` is an event of, after that event.
+    /// Takes up the tenant's stream that `last` is an event of, after that event.
     pub(super) fn resume(
         self: &Arc<Self>,
         last: &str,
+        tenant: &TenantId,
         grace: Duration,
     ) -> Result<Response, RequestError> {
         let gone = || RequestError::StreamGone { last: last.chars().take(128).collect() };
@@ -135,7 +139,8 @@ impl Streams {
         let seen: u64 = number.parse().map_err(|_| gone())?;
         let shared = {
             let mut streams = self.lock();
-            let known = streams.get_mut(name).ok_or_else(gone)?;
+            let known = streams.get_mut(name).filter(|known| known.tenant == *tenant);
+            let known = known.ok_or_else(gone)?;
             known.expiry = None;
             Arc::clone(&known.shared)
         };
@@ -323,10 +328,14 @@ mod tests {
     }
 
     /// A stream whose events are sent by hand, and its first connection.
+    fn nobody() -> TenantId {
+        TenantId::default()
+    }
+
     fn open(streams: &Arc<Streams>, grace: Duration) -> (mpsc::Sender<String>, BodyDataStream) {
         let (sender, receiver) = mpsc::channel(100);
         let sent = ReceiverStream::new(receiver).map(Event::from);
-        let response = streams.open("s".to_owned(), Box::pin(sent), grace, 0);
+        let response = streams.open("s".to_owned(), nobody(), Box::pin(sent), grace, 0);
         (sender, events(response))
     }
 
@@ -342,7 +351,7 @@ mod tests {
         }
         drop(first);
         // The third was on its way when the connection broke.
-        let mut second = events(streams.resume("s:2", GRACE).unwrap());
+        let mut second = events(streams.resume("s:2", &nobody(), GRACE).unwrap());
         sender.try_send("5".to_owned()).unwrap();
         drop(sender);
         for number in 3..=5 {
@@ -351,7 +360,7 @@ mod tests {
         assert_eq!(next(&mut second).await, None);
         drop(second);
         // Even the end may have been lost on its way.
-        let mut third = events(streams.resume("s:4", GRACE).unwrap());
+        let mut third = events(streams.resume("s:4", &nobody(), GRACE).unwrap());
         assert_eq!((next(&mut third).await, next(&mut third).await), (Some(event(5)), None));
     }
 
@@ -363,7 +372,7 @@ mod tests {
         assert_eq!(next(&mut first).await, Some(event(1)));
         let waiting = task::owned(async move { next(&mut first).await });
         tokio::task::yield_now().await;
-        let mut second = events(streams.resume("s:1", GRACE).unwrap());
+        let mut second = events(streams.resume("s:1", &nobody(), GRACE).unwrap());
         assert_eq!(waiting.await.unwrap(), None, "it had the stream no more");
         sender.try_send("2".to_owned()).unwrap();
         assert_eq!(next(&mut second).await, Some(event(2)));
@@ -379,7 +388,7 @@ mod tests {
         sender.closed().await;
         assert!(streams.lock().is_empty());
         for last in ["s:0", "s", "", "x:1", "s:y"] {
-            let refused = streams.resume(last, GRACE).map(drop).unwrap_err();
+            let refused = streams.resume(last, &nobody(), GRACE).map(drop).unwrap_err();
             assert!(matches!(refused, RequestError::StreamGone { .. }), "{last}");
         }
     }
@@ -394,8 +403,10 @@ mod tests {
             sender.try_send("x".repeat(KEPT_BYTES / 3)).unwrap();
             while next(&mut first).await.as_deref() == Some(":\n\n") {}
         }
-        assert!(streams.resume("s:1", GRACE).is_err(), "too long ago");
-        assert!(streams.resume("s:5", GRACE).is_err(), "not yet");
-        assert!(streams.resume("s:2", GRACE).is_ok());
+        assert!(streams.resume("s:1", &nobody(), GRACE).is_err(), "too long ago");
+        assert!(streams.resume("s:5", &nobody(), GRACE).is_err(), "not yet");
+        let other = TenantId("other".into());
+        assert!(streams.resume("s:2", &other, GRACE).is_err(), "somebody else's");
+        assert!(streams.resume("s:2", &nobody(), GRACE).is_ok());
     }
 }

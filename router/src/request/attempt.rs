@@ -9,7 +9,7 @@ use std::{
 };
 
 use baton_node::transport::MAX_MESSAGE_BYTES;
-use baton_policy::Placed;
+use baton_policy::{Placed, TenantId};
 use baton_proto::{
     convert::{self, Sampled},
     node::v1::{
@@ -104,6 +104,7 @@ fn never_connected(status: &Status) -> bool {
 #[derive(Clone, Copy)]
 struct Call<'a> {
     spec: &'a SequenceSpec,
+    tenant: &'a TenantId,
     trace: Option<Trace>,
 }
 
@@ -128,6 +129,7 @@ impl Call<'_> {
             generation: peer.hello.generation.0,
             sequence: Some(self.spec.clone().into()),
             source: source.map(Into::into),
+            tenant: self.tenant.0.to_string(),
         };
         let (request, channel) = (traced(request, self.trace), peer.channel.clone());
         let mut client = DecodeClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -163,9 +165,10 @@ impl Attempt {
         place: &Place,
         spec: &SequenceSpec,
         capability: Capability,
+        tenant: &TenantId,
         trace: Option<Trace>,
     ) -> Self {
-        let call = Call { spec, trace };
+        let call = Call { spec, tenant, trace };
         let (prefill, decode) = match &place.peers {
             Peers::Disaggregated { prefill, decode } => {
                 let source = convert::Source {

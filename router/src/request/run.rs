@@ -9,6 +9,7 @@ mod migrate;
 use std::{sync::Arc, time::Duration};
 
 use baton_migration::{Arbiter, ArbiterConfig};
+use baton_policy::TenantId;
 use baton_proto::{convert::Sampled, v1};
 use baton_types::{
     Capability, Epoch, FinishReason, NodeId, SequenceSpec, Slo, Time, TokenId, TokenLogprobs,
@@ -247,8 +248,13 @@ impl Run {
         self.attempts += 1;
         let begins = self.merge.next_index();
         let capability = Capability(rand::rng().random());
-        let mut attempt =
-            Attempt::start(&place, &self.spec(&place), capability, self.request.trace);
+        let mut attempt = Attempt::start(
+            &place,
+            &self.spec(&place),
+            capability,
+            self.tenant(),
+            self.request.trace,
+        );
         let now = self.router.clock.now();
         self.timing.placed(now, &attempt.pair);
         self.router.ledger.note(Noted {
@@ -461,6 +467,10 @@ impl Run {
         if self.router.retries.turn(due, &self.router.clock).await {
             self.router.metrics.retry_delayed();
         }
+    }
+
+    fn tenant(&self) -> &TenantId {
+        &self.request.standing.tenant.id
     }
 
     /// The prompt, then what was emitted.

@@ -298,3 +298,41 @@ fn a_stream_survives_its_router() {
     assert_eq!(refused.status, 410);
     cluster.wait_whole(PATIENCE).unwrap();
 }
+
+/// What nodes kept is found again and again, and by nobody else.
+#[test]
+fn a_stream_survives_one_router_after_the_other() {
+    let options = Options { routers: 3, ..Options::new(Engine::Sim) };
+    let cluster = slow(options);
+    let urls: Vec<String> =
+        cluster.urls().iter().map(|url| format!("{url}/v1/completions")).collect();
+    let body = body(300, true);
+    let expected = read(&urls[0], &body, None);
+    let mut all: Vec<Event> = Vec::new();
+    for url in &urls[..2] {
+        let last = all.last().map(|event| event.id.clone());
+        let headers: Vec<_> = last.as_deref().map(|id| ("last-event-id", id)).into_iter().collect();
+        let mut stream = numbered_events(url, &body, &headers).unwrap();
+        all.extend(stream.by_ref().take(40).map(Result::unwrap));
+        let router = url.strip_suffix("/v1/completions").unwrap();
+        cluster.router_at(router).unwrap().kill().unwrap();
+        all.extend(stream.map_while(Result::ok));
+        assert!(all.len() < expected.len(), "it was killed in the middle");
+    }
+    let last = all.last().unwrap().id.clone();
+    let theirs = [("last-event-id", last.as_str()), ("x-tenant-id", "other")];
+    let theirs: Vec<Event> =
+        numbered_events(&urls[2], &body, &theirs).unwrap().map(Result::unwrap).collect();
+    let rest = read(&urls[2], &body, Some(&last));
+    assert_eq!(text(&theirs), text(&rest), "who has the body can have it made");
+    all.extend(rest);
+    let (all, expected) = (told(&all), told(&expected));
+    assert_eq!((all.heads.len(), all.done), (1, 1), "one answer");
+    assert_eq!(all.choices, expected.choices);
+    let metrics = get(&format!("{}/metrics", cluster.urls()[2])).unwrap().body;
+    for who in ["nodes", "nobody"] {
+        let line = format!("baton_router_taken_up_total{{tokens=\"{who}\"}} 1");
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
+    cluster.wait_whole(PATIENCE).unwrap();
+}

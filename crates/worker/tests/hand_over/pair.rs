@@ -151,6 +151,7 @@ impl Pair {
                 address: self.prefill.data_address().unwrap().to_owned(),
                 capability: capability(spec),
             }),
+            ..DecodeRunRequest::default()
         }
     }
 

@@ -60,7 +60,7 @@ async fn another_incarnation_and_another_model() {
         model: request.model.clone(),
         generation: request.generation,
         sequence: request.sequence.clone(),
-        source: None,
+        ..proto::DecodeRunRequest::default()
     };
     let status = refusal(pair.decode_by_prefill_node(swapped).await);
     assert_eq!(why(&status), (Code::FailedPrecondition, "WRONG_ROLE".to_owned()));

@@ -68,6 +68,7 @@ pub(super) fn adopt(
         generation: peer.hello.generation.0,
         sequence: Some(spec.into()),
         source: Some(source.into()),
+        tenant: request.standing.tenant.id.0.to_string(),
     };
     let (words, said) = mpsc::channel(4);
     let start = adopt_request::Message::Start(start);
