@@ -1,8 +1,10 @@
 //! Baton's wire types, generated from `proto/`, and their conversion to and from the domain.
 
+#[cfg(feature = "domain")]
 pub mod convert;
 pub mod status;
 
+#[cfg(feature = "domain")]
 pub use convert::ConvertError;
 
 /// What clients speak.

@@ -1,6 +1,7 @@
 //! `baton.v1.Inference`.
 
 mod resume;
+mod tokens;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -8,8 +9,9 @@ use baton_proto::{
     convert,
     status::status,
     v1::{
-        self, CancelRequest, CancelResponse, ChatRequest, ChatResponse, GenerateRequest,
-        GenerateResponse, ListModelsRequest, ListModelsResponse, Started, chat_response,
+        self, CancelRequest, CancelResponse, ChatRequest, ChatResponse, DetokenizeRequest,
+        DetokenizeResponse, GenerateRequest, GenerateResponse, ListModelsRequest,
+        ListModelsResponse, Started, TokenizeRequest, TokenizeResponse, chat_response,
         generate_request, generate_response, inference_server::Inference,
     },
 };
@@ -110,6 +112,22 @@ impl Inference for InferenceService {
             status(&RequestError::invalid("request_id", "invalid_value", message))
         })?;
         Ok(Response::new(CancelResponse { cancelled: self.router.inside.cancel(id) }))
+    }
+
+    async fn tokenize(
+        &self,
+        request: Request<TokenizeRequest>,
+    ) -> Result<Response<TokenizeResponse>, Status> {
+        let answer = tokens::tokenize(&self.router, request.into_inner()).await;
+        answer.map(Response::new).map_err(|error| status(&error))
+    }
+
+    async fn detokenize(
+        &self,
+        request: Request<DetokenizeRequest>,
+    ) -> Result<Response<DetokenizeResponse>, Status> {
+        let answer = tokens::detokenize(&self.router, request.into_inner());
+        answer.map(Response::new).map_err(|error| status(&error))
     }
 
     async fn list_models(

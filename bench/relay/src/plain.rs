@@ -9,8 +9,9 @@ use baton_proto::{
         DecodeRunRequest, SequenceSpec, decode_client::DecodeClient, decode_run_response::Event,
     },
     v1::{
-        self, CancelRequest, CancelResponse, ChatRequest, ChatResponse, Chunk, GenerateRequest,
-        GenerateResponse, ListModelsRequest, ListModelsResponse,
+        self, CancelRequest, CancelResponse, ChatRequest, ChatResponse, Chunk, DetokenizeRequest,
+        DetokenizeResponse, GenerateRequest, GenerateResponse, ListModelsRequest,
+        ListModelsResponse, TokenizeRequest, TokenizeResponse,
         generate_request::Prompt,
         inference_server::{Inference, InferenceServer},
     },
@@ -76,5 +77,19 @@ impl Inference for Plain {
         _: Request<ListModelsRequest>,
     ) -> Result<Response<ListModelsResponse>, Status> {
         Err(Status::unimplemented("list_models"))
+    }
+
+    async fn tokenize(
+        &self,
+        _: Request<TokenizeRequest>,
+    ) -> Result<Response<TokenizeResponse>, Status> {
+        Err(Status::unimplemented("tokenize"))
+    }
+
+    async fn detokenize(
+        &self,
+        _: Request<DetokenizeRequest>,
+    ) -> Result<Response<DetokenizeResponse>, Status> {
+        Err(Status::unimplemented("detokenize"))
     }
 }

@@ -3,9 +3,10 @@
 use baton_proto::{
     status::Refused,
     v1::{
-        CancelRequest, ChatRequest, GenerateRequest, GenerateResponse, ListModelsRequest, Message,
-        Sampling, TokenIds, chat_response, generate_request::Prompt, generate_response::Event,
-        inference_client::InferenceClient,
+        CancelRequest, ChatRequest, Conversation, DetokenizeRequest, GenerateRequest,
+        GenerateResponse, ListModelsRequest, Message, Sampling, TokenIds, TokenizeRequest,
+        chat_response, generate_request::Prompt, generate_response::Event,
+        inference_client::InferenceClient, tokenize_request,
     },
 };
 use tokio_stream::StreamExt;
@@ -16,7 +17,7 @@ use tonic_health::pb::{
 
 use crate::{
     cluster::{Cluster, PROMPT, eventually},
-    fake::{MODEL, Step, text},
+    fake::{MAX_CONTEXT, MODEL, Step, text},
 };
 
 async fn client(cluster: &Cluster) -> InferenceClient<Channel> {
@@ -207,4 +208,31 @@ async fn a_router_that_is_told_to_stop_finishes_what_is_inside() {
     assert_eq!(tokens, 300);
     drop(client);
     cluster.serving.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn texts_become_tokens_and_tokens_texts() {
+    let cluster = Cluster::start(1, 1).await;
+    let mut client = client(&cluster).await;
+    let ask = |prompt| TokenizeRequest { model: MODEL.into(), prompt };
+    let text = tokenize_request::Prompt::Text(PROMPT.into());
+    let told = client.tokenize(ask(Some(text))).await.unwrap().into_inner();
+    assert_eq!(told.token_ids.len(), PROMPT.len());
+    assert_eq!(told.max_context, MAX_CONTEXT);
+    let tokens = |token_ids| DetokenizeRequest { model: MODEL.into(), token_ids };
+    let back = client.detokenize(tokens(told.token_ids)).await.unwrap().into_inner();
+    assert_eq!(back.text, PROMPT);
+
+    let message = Message { role: "user".into(), content: "Hi".into(), ..Message::default() };
+    let conversation = Conversation { messages: vec![message], ..Conversation::default() };
+    let conversation = tokenize_request::Prompt::Conversation(conversation);
+    let told = client.tokenize(ask(Some(conversation))).await.unwrap().into_inner();
+    assert!(told.token_ids.len() > 2, "the template adds to it");
+
+    let refused = client.tokenize(ask(None)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    let refused = client.detokenize(tokens(vec![u32::MAX])).await.unwrap_err();
+    assert!(refused.message().contains("4294967295"), "{refused}");
+    let unknown = TokenizeRequest { model: "other".into(), ..ask(None) };
+    assert_eq!(client.tokenize(unknown).await.unwrap_err().code(), Code::NotFound);
 }
