@@ -8,11 +8,12 @@
 //! anybody else begins, if the clocks' rates differ by less than a third. No instant is compared with another
 //! machine's: what the record says of time is for people.
 //!
-//! A record that isn't there may have been deleted under a holder who doesn't know yet, so it is waited for as if
-//! somebody held it. That makes the first leader of a new cluster wait a lease, who is needed for nothing sooner.
-//! A record that says that nobody holds it was released by a holder that had stopped before.
+//! A record that isn't there may have been deleted under a holder who doesn't know yet. So whoever makes a new one
+//! leads no sooner than others could: when it has been as it is for a lease. That makes the first leader of a new
+//! cluster wait, who is needed for nothing sooner. A record that says that nobody holds it was released by a holder
+//! that had stopped before, and may be taken at once.
 //!
-//! What was asked for and never answered may have been done: it only makes others wait longer.
+//! What was asked for and never answered may have been done: it only makes everybody wait longer, also who asked.
 
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ pub(super) struct Record {
 /// What to write: the candidate's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Claim {
-    /// The version that it replaces, and no other. None: there is no record.
+    /// The version that it replaces, and no other. None: there is no record yet, and this one grants nothing.
     pub(super) over: Option<String>,
 }
 
@@ -93,10 +94,13 @@ impl Election {
         {
             return;
         }
+        self.see(now, record);
+    }
+
+    fn see(&mut self, now: Time, record: Option<Record>) {
+        // Who made a record for one that was deleted needn't know how long the last holder counts on it.
         let said = record.as_ref().and_then(|record| record.lease);
-        // Of a record that was deleted its holder is still counting on what it said.
-        let before = self.seen.as_ref().map(|seen| seen.lease).filter(|_| record.is_none());
-        let lease = said.or(before).unwrap_or(self.lease);
+        let lease = said.unwrap_or(self.lease).max(self.lease);
         self.seen = Some(Seen { record, since: now, lease });
     }
 
@@ -105,19 +109,19 @@ impl Election {
         let seen = self.seen.as_ref().filter(|_| !self.in_doubt)?;
         let is_over = now.since(seen.since) >= seen.lease;
         let may = match &seen.record {
-            Some(Record { holder: Some(holder), .. }) => *holder == self.name || is_over,
-            Some(Record { holder: None, .. }) => true,
-            None => is_over,
+            Some(Record { holder: Some(_), .. }) => self.leads(now) || is_over,
+            Some(Record { holder: None, .. }) | None => true,
         };
         may.then(|| Claim { over: seen.record.as_ref().map(|record| record.version.clone()) })
     }
 
-    /// What was claimed at `asked` is granted, and the record has this version.
-    pub(super) fn granted(&mut self, asked: Time, now: Time, version: String) {
+    /// What was claimed at `asked` is written, and the record has this version.
+    pub(super) fn written(&mut self, asked: Time, now: Time, claim: &Claim, version: String) {
+        if claim.over.is_some() {
+            self.until = asked + Election::term(self.lease);
+        }
         let holder = Some(self.name.clone());
-        let record = Some(Record { version, holder, lease: Some(self.lease) });
-        self.seen = Some(Seen { record, since: now, lease: self.lease });
-        self.until = asked + Election::term(self.lease);
+        self.see(now, Some(Record { version, holder, lease: Some(self.lease) }));
     }
 
     /// What was claimed is refused, for somebody else wrote, or nobody knows what became of it.

@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    election::{Claim, Election, Record},
+    election::{Election, Record},
     leases::{self, GOODBYE_PATIENCE, Named},
     reach::Lost,
 };
@@ -95,16 +95,15 @@ impl Candidate<'_> {
             self.last = read;
             self.publish();
         }
-        let Some(Claim { over }) = self.election.claim(self.now()) else { return Ok(()) };
-        let before = self.last.as_ref().filter(|_| over.is_some());
-        let mut claim = leases::renewed(before, &self.record.name, Some(self.id), self.lease);
-        claim.metadata.resource_version = over;
+        let Some(claim) = self.election.claim(self.now()) else { return Ok(()) };
+        let before = self.last.as_ref().filter(|_| claim.over.is_some());
+        let mut lease = leases::renewed(before, &self.record.name, Some(self.id), self.lease);
+        lease.metadata.resource_version.clone_from(&claim.over);
         let asked = self.now();
-        let patience = self.patience();
-        let granted = self.record.write(&claim, patience).await?;
-        let version = granted.resource_version().ok_or(Lost::NoVersion)?;
-        self.election.granted(asked, self.now(), version);
-        self.last = Some(granted);
+        let written = self.record.write(&lease, self.patience()).await?;
+        let version = written.resource_version().ok_or(Lost::NoVersion)?;
+        self.election.written(asked, self.now(), &claim, version);
+        self.last = Some(written);
         self.publish();
         Ok(())
     }

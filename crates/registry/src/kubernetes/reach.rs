@@ -39,11 +39,6 @@ pub(super) enum Lost {
 }
 
 impl Lost {
-    /// There is no such thing.
-    pub(super) fn is_absent(&self) -> bool {
-        matches!(self, Lost::Refused { code: 404, .. })
-    }
-
     /// Somebody else wrote first.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self, Lost::Refused { code: 409, .. })

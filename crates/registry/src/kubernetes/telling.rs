@@ -115,13 +115,17 @@ impl Own<'_> {
 pub(crate) async fn elsewhere(options: KubernetesOptions, told: Elsewhere) {
     let origin = Instant::now();
     let mut words = Words::new(name(&options, &id(told.own)));
-    let (dead, mut found) = watch::channel(BTreeMap::new());
+    let (dead, mut found) = watch::channel(BTreeMap::<String, String>::new());
     let tell = |news, known: &Known<Lease>| {
         let now = Time::ZERO + origin.elapsed();
         words.hear(now, news == News::List, known.iter().filter_map(word).collect());
         send(&told.rates, words.elsewhere());
         let gone = words.dead().map(|(name, version)| (name.to_owned(), version.to_owned()));
-        send(&dead, gone.collect());
+        // Told each time, for who doesn't lead now may the next time.
+        dead.send_if_modified(|dead| {
+            *dead = gone.collect();
+            !dead.is_empty()
+        });
     };
     let labels = format!("{LABEL}={}", options.service);
     let following = follow(&options, &labels, tell);

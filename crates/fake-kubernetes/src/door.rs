@@ -1,0 +1,104 @@
+//! A port that the server listens on, and what may be wrong with it.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use anyhow::Context;
+use axum::Router;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    runtime::Handle,
+    sync::watch,
+    task::JoinSet,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{Shared, http, kubeconfig};
+
+/// What whoever asks gets in the place of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    #[default]
+    None,
+    /// An HTTP status.
+    Status(u16),
+    /// Nothing, and watches say nothing more.
+    Hang,
+}
+
+/// One way to the store. Dropped, it is closed.
+#[derive(Debug)]
+pub struct Door {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    address: SocketAddr,
+    fault: watch::Sender<Fault>,
+    serving: Option<AbortOnDropHandle<()>>,
+}
+
+impl Door {
+    pub(crate) fn open(shared: Arc<Shared>, runtime: Handle) -> anyhow::Result<Self> {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = bind(any, &runtime)?;
+        let address = listener.local_addr()?;
+        let fault = watch::Sender::default();
+        let mut door = Door { shared, runtime, address, fault, serving: None };
+        door.serve(listener);
+        Ok(door)
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Writes a kubeconfig that leads here.
+    pub fn kubeconfig(&self, path: &Path) -> anyhow::Result<()> {
+        kubeconfig(&self.url(), path)
+    }
+
+    /// What is wrong from now on.
+    pub fn set_fault(&self, fault: Fault) {
+        self.fault.send_replace(fault);
+    }
+
+    /// Breaks all connections, and takes no more.
+    pub fn stop(&mut self) {
+        self.serving = None;
+    }
+
+    /// Listens where it did before.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        let listener = bind(self.address, &self.runtime)?;
+        self.serve(listener);
+        Ok(())
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let routes = http::routes(Arc::clone(&self.shared), self.fault.subscribe());
+        let serving = self.runtime.spawn(accept(listener, routes));
+        self.serving = Some(AbortOnDropHandle::new(serving));
+    }
+}
+
+fn bind(address: SocketAddr, runtime: &Handle) -> anyhow::Result<TcpListener> {
+    let _guard = runtime.enter();
+    let socket = TcpSocket::new_v4()?;
+    // Where it listened before there may be the rests of connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address).with_context(|| address.to_string())?;
+    Ok(socket.listen(64)?)
+}
+
+/// Dropping it breaks every connection.
+async fn accept(listener: TcpListener, routes: Router) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let service = TowerToHyperService::new(routes.clone());
+        connections.spawn(async move {
+            let serving = hyper::server::conn::http1::Builder::new();
+            // Clients go as they like.
+            let _ = serving.serve_connection(TokioIo::new(stream), service).await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
