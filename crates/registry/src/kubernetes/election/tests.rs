@@ -75,8 +75,8 @@ impl World {
         let mut random = SmallRng::seed_from_u64(seed);
         let machine = |number: usize, random: &mut SmallRng| Machine {
             election: Election::new(format!("router-{number}"), LEASE),
-            // The fastest is 1.4 times as fast as the slowest.
-            rate: random.random_range(0.85..1.19),
+            // The fastest is 1.43 times as fast as the slowest, and 1.5 is too much.
+            rate: [0.84, 1.0, 1.2][random.random_range(0..3)],
             origin: random.random_range(0..u64::MAX / 4),
             round: 0,
             is_dead: false,
@@ -230,13 +230,13 @@ fn is_answer(step: &Step) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2048, ..ProptestConfig::default() })]
 
     #[test]
     fn there_is_never_more_than_one_leader_and_in_the_end_there_is_one(
         seed: u64,
         machines in 2..6_usize,
-        faults in 0..12_usize,
+        faults in 0..20_usize,
     ) {
         let mut world = World::new(seed, machines);
         for _ in 0..faults {
