@@ -86,7 +86,8 @@ async fn list(api: Api, kind: &'static str, list: &str, version: &str, wanted: W
         return recorded_list(&api).await;
     }
     let store = api.shared.store();
-    let items: Vec<&Value> = store.list(kind, &wanted.label_selector).map(|(_, object)| object).collect();
+    let items: Vec<&Value> =
+        store.list(kind, &wanted.label_selector).map(|(_, object)| object).collect();
     Json(json!({
         "kind": list,
         "apiVersion": version,

@@ -112,7 +112,11 @@ impl FakeKubernetes {
 
     /// What is there of a kind, by name.
     pub fn objects(&self, kind: &str) -> Vec<(String, Value)> {
-        self.shared.store().list(kind, "").map(|(name, object)| (name.clone(), object.clone())).collect()
+        self.shared
+            .store()
+            .list(kind, "")
+            .map(|(name, object)| (name.clone(), object.clone()))
+            .collect()
     }
 
     /// Who holds a lease.
@@ -183,7 +187,8 @@ impl Drop for FakeKubernetes {
 
 /// An EndpointSlice as a cluster with IPv4 makes it.
 pub fn slice(name: &str, service: &str, addresses: &[String]) -> Value {
-    let mut ports: Vec<&str> = addresses.iter().filter_map(|one| one.rsplit_once(':')).map(|one| one.1).collect();
+    let mut ports: Vec<&str> =
+        addresses.iter().filter_map(|one| one.rsplit_once(':')).map(|one| one.1).collect();
     ports.sort_unstable();
     ports.dedup();
     assert!(ports.len() <= 1, "all endpoints of a slice have the same ports: {addresses:?}");

@@ -39,7 +39,11 @@ impl Store {
         self.version
     }
 
-    pub(crate) fn list(&self, kind: &str, selector: &str) -> impl Iterator<Item = (&String, &Value)> {
+    pub(crate) fn list(
+        &self,
+        kind: &str,
+        selector: &str,
+    ) -> impl Iterator<Item = (&String, &Value)> {
         let objects = self.objects.get(kind).into_iter().flatten();
         objects.filter(move |(_, object)| selects(selector, &object["metadata"]["labels"]))
     }
@@ -49,11 +53,17 @@ impl Store {
     }
 
     /// What changed after a version; none: that isn't known any more.
-    pub(crate) fn after(&self, version: u64, kind: &str, selector: &str) -> Option<Vec<(u64, Value)>> {
+    pub(crate) fn after(
+        &self,
+        version: u64,
+        kind: &str,
+        selector: &str,
+    ) -> Option<Vec<(u64, Value)>> {
         if version < self.compacted {
             return None;
         }
-        let news = self.changes.iter().filter(|change| change.version > version && change.kind == kind);
+        let news =
+            self.changes.iter().filter(|change| change.version > version && change.kind == kind);
         let chosen = news.filter(|change| selects(selector, &change.labels));
         Some(chosen.map(|change| (change.version, change.event.clone())).collect())
     }
@@ -68,7 +78,12 @@ impl Store {
     }
 
     /// Leases can't be replaced without saying over which version.
-    pub(crate) fn replace(&mut self, kind: &str, name: &str, object: Value) -> Result<Value, Refused> {
+    pub(crate) fn replace(
+        &mut self,
+        kind: &str,
+        name: &str,
+        object: Value,
+    ) -> Result<Value, Refused> {
         let before = self.read(kind, name).ok_or(Refused::NotFound)?;
         let over = object["metadata"]["resourceVersion"].as_str().ok_or(Refused::Invalid)?;
         if before["metadata"]["resourceVersion"] != over {
@@ -115,7 +130,8 @@ impl Store {
 
     pub(crate) fn bookmark(&mut self, kind: &str) {
         self.version += 1;
-        let metadata = json!({"resourceVersion": self.version.to_string(), "creationTimestamp": null});
+        let metadata =
+            json!({"resourceVersion": self.version.to_string(), "creationTimestamp": null});
         let object = json!({"kind": "Bookmark", "apiVersion": "v1", "metadata": metadata});
         self.tell(kind, "BOOKMARK", object);
     }

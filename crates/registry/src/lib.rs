@@ -28,7 +28,9 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::held::{Elsewhere, Held};
-pub use self::options::{EtcdOptions, KubernetesOptions, Login, RegistryError, RegistryOptions, Tls};
+pub use self::options::{
+    EtcdOptions, KubernetesOptions, Login, RegistryError, RegistryOptions, Tls,
+};
 
 /// Control addresses of the routers there are, `http://host:port`.
 pub type Routers = BTreeSet<String>;

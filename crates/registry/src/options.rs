@@ -80,7 +80,9 @@ pub enum RegistryError {
          {given:?} was given"
     )]
     Name { what: &'static str, longest: usize, given: String },
-    #[error("there is no Kubernetes cluster to be reached: {why}; name a kubeconfig, or run in a pod")]
+    #[error(
+        "there is no Kubernetes cluster to be reached: {why}; name a kubeconfig, or run in a pod"
+    )]
     NoCluster { why: String },
 }
 

@@ -88,7 +88,8 @@ impl Election {
         if record.as_ref().is_none_or(|record| record.holder.as_ref() != Some(&self.name)) {
             self.until = Time::ZERO;
         }
-        let version = |record: &Option<Record>| record.as_ref().map(|record| record.version.clone());
+        let version =
+            |record: &Option<Record>| record.as_ref().map(|record| record.version.clone());
         if let Some(seen) = &self.seen
             && version(&seen.record) == version(&record)
         {

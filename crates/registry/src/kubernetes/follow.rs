@@ -91,9 +91,8 @@ where
         let mut events = pin!(within(PATIENCE, api.watch(&params, &version)).await?);
         let patience = Duration::from_secs(seconds) + PATIENCE;
         let mut is_short = true;
-        while let Some(event) = timeout(patience, events.next())
-            .await
-            .map_err(|_late| Lost::Silent(patience))?
+        while let Some(event) =
+            timeout(patience, events.next()).await.map_err(|_late| Lost::Silent(patience))?
         {
             is_short = false;
             version = match event? {

@@ -43,14 +43,26 @@ enum Step {
     Round,
     /// The API server is asked.
     AskRead,
-    AskWrite { over: Option<String>, asked: u64 },
+    AskWrite {
+        over: Option<String>,
+        asked: u64,
+    },
     /// It has answered.
-    Read { version: u64, holder: Option<String> },
-    Written { over: Option<String>, asked: u64, version: u64 },
+    Read {
+        version: u64,
+        holder: Option<String>,
+    },
+    Written {
+        over: Option<String>,
+        asked: u64,
+        version: u64,
+    },
     Conflict,
     GiveUp,
     Die,
-    Cut { until: u64 },
+    Cut {
+        until: u64,
+    },
     Resign,
     Delete,
 }
@@ -84,8 +96,7 @@ impl World {
         };
         let machines: Vec<_> = (0..machines).map(|number| machine(number, &mut random)).collect();
         let (record, queue) = ((0, None), BinaryHeap::new());
-        let mut world =
-            World { machines, record, versions: 0, queue, events: 0, random, terms: 0 };
+        let mut world = World { machines, record, versions: 0, queue, events: 0, random, terms: 0 };
         for who in 0..world.machines.len() {
             let at = world.random.random_range(0..3_000) * MS;
             world.plan(at, who, Step::Round);

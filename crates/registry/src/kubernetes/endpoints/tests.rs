@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 use super::*;
 
 fn slice(kind: &str, ports: Value, endpoints: Value) -> EndpointSlice {
-    let slice = json!({"metadata": {}, "addressType": kind, "ports": ports, "endpoints": endpoints});
+    let slice =
+        json!({"metadata": {}, "addressType": kind, "ports": ports, "endpoints": endpoints});
     serde_json::from_value(slice).expect("a slice")
 }
 
