@@ -1,6 +1,10 @@
 //! A port that the server listens on, and what may be wrong with it.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, mpsc},
+};
 
 use anyhow::Context;
 use axum::Router;
@@ -22,6 +26,8 @@ pub enum Fault {
     None,
     /// An HTTP status.
     Status(u16),
+    /// The same, for watches alone.
+    Watches(u16),
     /// Nothing, and watches say nothing more.
     Hang,
 }
@@ -33,7 +39,14 @@ pub struct Door {
     runtime: Handle,
     address: SocketAddr,
     fault: watch::Sender<Fault>,
-    serving: Option<AbortOnDropHandle<()>>,
+    serving: Option<Serving>,
+}
+
+#[derive(Debug)]
+struct Serving {
+    task: AbortOnDropHandle<()>,
+    /// Nobody says anything there; it ends with the last connection.
+    ended: mpsc::Receiver<()>,
 }
 
 impl Door {
@@ -61,9 +74,12 @@ impl Door {
         self.fault.send_replace(fault);
     }
 
-    /// Breaks all connections, and takes no more.
+    /// Breaks all connections, and takes no more. Afterwards nobody is inside.
     pub fn stop(&mut self) {
-        self.serving = None;
+        if let Some(Serving { task, ended }) = self.serving.take() {
+            drop(task);
+            let _ = ended.recv();
+        }
     }
 
     /// Listens where it did before.
@@ -75,8 +91,9 @@ impl Door {
 
     fn serve(&mut self, listener: TcpListener) {
         let routes = http::routes(Arc::clone(&self.shared), self.fault.subscribe());
-        let serving = self.runtime.spawn(accept(listener, routes));
-        self.serving = Some(AbortOnDropHandle::new(serving));
+        let (alive, ended) = mpsc::sync_channel(0);
+        let task = AbortOnDropHandle::new(self.runtime.spawn(accept(listener, routes, alive)));
+        self.serving = Some(Serving { task, ended });
     }
 }
 
@@ -90,11 +107,13 @@ fn bind(address: SocketAddr, runtime: &Handle) -> anyhow::Result<TcpListener> {
 }
 
 /// Dropping it breaks every connection.
-async fn accept(listener: TcpListener, routes: Router) {
+async fn accept(listener: TcpListener, routes: Router, alive: mpsc::SyncSender<()>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let service = TowerToHyperService::new(routes.clone());
+        let alive = alive.clone();
         connections.spawn(async move {
+            let _alive = alive;
             let serving = hyper::server::conn::http1::Builder::new();
             // Clients go as they like.
             let _ = serving.serve_connection(TokioIo::new(stream), service).await;

@@ -59,12 +59,14 @@ async fn fail(State(api): State<Api>, request: Request, next: Next) -> Response 
     if !request.uri().path().contains(&format!("/namespaces/{NAMESPACE}/")) {
         return status(403, "Forbidden");
     }
+    let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
     if fault != Fault::None {
         api.shared.asked(|asked| asked.failed += 1);
     }
     match fault {
         Fault::None => next.run(request).await,
-        Fault::Status(code) => status(code, "InternalError"),
+        Fault::Watches(_) if !is_watch => next.run(request).await,
+        Fault::Status(code) | Fault::Watches(code) => status(code, "InternalError"),
         Fault::Hang => std::future::pending().await,
     }
 }
@@ -120,12 +122,12 @@ struct Watch {
     written: watch::Receiver<u64>,
     generation: watch::Receiver<u64>,
     until: Instant,
+    has_begun: bool,
     events: VecDeque<Value>,
     is_over: bool,
 }
 
 fn watch(api: Api, kind: &'static str, wanted: Wanted) -> Response {
-    api.shared.asked(|asked| asked.watches += 1);
     let Some(version) = wanted.resource_version.and_then(|version| version.parse().ok()) else {
         return status(400, "BadRequest");
     };
@@ -137,10 +139,13 @@ fn watch(api: Api, kind: &'static str, wanted: Wanted) -> Response {
         written: api.shared.written.subscribe(),
         generation: api.shared.watches.subscribe(),
         until: Instant::now() + Duration::from_secs(seconds),
+        has_begun: false,
         events: VecDeque::new(),
         is_over: false,
         api,
     };
+    // It hears from here on.
+    watch.api.shared.asked(|asked| asked.watches += 1);
     let lines = stream::unfold(watch, |mut watch| async move {
         let mut line = watch.next().await?.to_string();
         line.push('\n');
@@ -157,7 +162,8 @@ impl Watch {
                 if let Some(event) = self.events.pop_front() {
                     return Some(event);
                 }
-                if self.is_over {
+                // What was written after the end isn't said any more.
+                if self.is_over || self.generation.has_changed().unwrap_or(true) {
                     return None;
                 }
                 self.read();
@@ -187,7 +193,11 @@ impl Watch {
             }
             return;
         }
-        match self.api.shared.store().after(self.version, self.kind, &self.selector) {
+        let store = self.api.shared.store();
+        // What is forgotten while a watch goes on was told to it before.
+        let is_known = self.has_begun || !store.has_forgotten(self.version);
+        self.has_begun = true;
+        match is_known.then(|| store.after(self.version, self.kind, &self.selector)) {
             Some(news) => {
                 for (version, event) in news {
                     self.version = version;

@@ -13,18 +13,21 @@ use std::{
     io::Write,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
-use tokio::{runtime::Runtime, sync::watch};
+use tokio::{runtime::Runtime, sync::watch, time::timeout};
 
 pub use self::door::{Door, Fault};
 use self::{record::Record, store::Store};
 
 /// Where everything is.
 pub const NAMESPACE: &str = "baton";
+
+/// How long something is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is asked, and how often.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -166,13 +169,10 @@ impl FakeKubernetes {
     }
 
     /// Waits until it was asked for something.
-    pub fn wait(&self, what: &str, is_so: impl Fn(&Asked) -> bool) -> anyhow::Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(60);
-        let runtime = self.runtime.as_ref().context("it runs until it is dropped")?;
+    pub async fn wait(&self, what: &str, is_so: impl Fn(&Asked) -> bool) -> anyhow::Result<()> {
         let mut asked = self.shared.asked.subscribe();
-        let waiting = async { tokio::time::timeout(PATIENCE, asked.wait_for(is_so)).await.is_ok() };
-        let begun = Instant::now();
-        ensure!(runtime.block_on(waiting), "not asked within {:?}: {what}", begun.elapsed());
+        let waited = timeout(PATIENCE, asked.wait_for(is_so)).await.is_ok();
+        ensure!(waited, "not within {PATIENCE:?}: {what}; it was asked for {:?}", self.asked());
         Ok(())
     }
 }

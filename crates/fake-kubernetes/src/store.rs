@@ -52,20 +52,18 @@ impl Store {
         self.objects.get(kind)?.get(name)
     }
 
-    /// What changed after a version; none: that isn't known any more.
-    pub(crate) fn after(
-        &self,
-        version: u64,
-        kind: &str,
-        selector: &str,
-    ) -> Option<Vec<(u64, Value)>> {
-        if version < self.compacted {
-            return None;
-        }
-        let news =
-            self.changes.iter().filter(|change| change.version > version && change.kind == kind);
-        let chosen = news.filter(|change| selects(selector, &change.labels));
-        Some(chosen.map(|change| (change.version, change.event.clone())).collect())
+    /// Whether what changed after a version isn't known any more.
+    pub(crate) fn has_forgotten(&self, version: u64) -> bool {
+        version < self.compacted
+    }
+
+    /// What changed after a version.
+    pub(crate) fn after(&self, version: u64, kind: &str, selector: &str) -> Vec<(u64, Value)> {
+        let is_wanted = |change: &&Change| {
+            change.version > version && change.kind == kind && selects(selector, &change.labels)
+        };
+        let news = self.changes.iter().filter(is_wanted);
+        news.map(|change| (change.version, change.event.clone())).collect()
     }
 
     pub(crate) fn create(&mut self, kind: &str, object: Value) -> Result<Value, Refused> {
@@ -139,7 +137,6 @@ impl Store {
     pub(crate) fn compact(&mut self) {
         self.version += 1;
         self.compacted = self.version;
-        self.changes.clear();
     }
 
     /// Versions go on where they were, so that nobody takes one for another.
