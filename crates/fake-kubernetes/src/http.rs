@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{Fault, NAMESPACE, Shared, store::Refused};
+use crate::{Fault, NAMESPACE, Shared, secrets::Secrets, store::Refused};
 
 /// How long a watch lasts if the client doesn't say.
 const WATCH_SECONDS: u64 = 1800;
@@ -29,6 +29,7 @@ const WATCH_SECONDS: u64 = 1800;
 struct Api {
     shared: Arc<Shared>,
     fault: watch::Receiver<Fault>,
+    secrets: Option<Secrets>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -41,8 +42,12 @@ struct Wanted {
     timeout_seconds: Option<u64>,
 }
 
-pub(crate) fn routes(shared: Arc<Shared>, fault: watch::Receiver<Fault>) -> Router {
-    let api = Api { shared, fault };
+pub(crate) fn routes(
+    shared: Arc<Shared>,
+    fault: watch::Receiver<Fault>,
+    secrets: Option<Secrets>,
+) -> Router {
+    let api = Api { shared, fault, secrets };
     let slices = "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices";
     let leases = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases";
     Router::new()
@@ -56,6 +61,11 @@ pub(crate) fn routes(shared: Arc<Shared>, fault: watch::Receiver<Fault>) -> Rout
 /// Whatever is asked fails while something is wrong.
 async fn fail(State(api): State<Api>, request: Request, next: Next) -> Response {
     let fault = *api.fault.borrow();
+    let authorization = request.headers().get("authorization").map(|value| value.as_bytes());
+    if api.secrets.as_ref().is_some_and(|secrets| !secrets.allow(authorization)) {
+        api.shared.asked(|asked| asked.failed += 1);
+        return status(401, "Unauthorized");
+    }
     if !request.uri().path().contains(&format!("/namespaces/{NAMESPACE}/")) {
         return status(403, "Forbidden");
     }

@@ -7,10 +7,10 @@
 mod door;
 mod http;
 mod record;
+mod secrets;
 mod store;
 
 use std::{
-    io::Write,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::{runtime::Runtime, sync::watch, time::timeout};
 
 pub use self::door::{Door, Fault};
-use self::{record::Record, store::Store};
+use self::{record::Record, secrets::Secrets, store::Store};
 
 /// Where everything is.
 pub const NAMESPACE: &str = "baton";
@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Asked {
     pub lists: u64,
     pub watches: u64,
-    /// Lists, watches, reads and writes that a fault met.
+    /// Lists, watches, reads and writes that a fault met, or that came without the right token.
     pub failed: u64,
 }
 
@@ -96,7 +96,14 @@ impl FakeKubernetes {
     /// A way in.
     pub fn door(&self) -> anyhow::Result<Door> {
         let runtime = self.runtime.as_ref().context("it runs until it is dropped")?;
-        Door::open(Arc::clone(&self.shared), runtime.handle().clone())
+        Door::open(Arc::clone(&self.shared), runtime.handle().clone(), None)
+    }
+
+    /// One that speaks TLS and wants a token; what opens it is put into the folder.
+    pub fn secured_door(&self, folder: &Path) -> anyhow::Result<Door> {
+        let runtime = self.runtime.as_ref().context("it runs until it is dropped")?;
+        let secrets = Secrets::make(folder)?;
+        Door::open(Arc::clone(&self.shared), runtime.handle().clone(), Some(secrets))
     }
 
     /// Has a slice there with these addresses, `host:port`, of pods named after them.
@@ -211,22 +218,4 @@ pub fn slice(name: &str, service: &str, addresses: &[String]) -> Value {
         "endpoints": addresses.iter().map(endpoint).collect::<Vec<_>>(),
         "ports": ports
     })
-}
-
-/// A kubeconfig that leads to `url`.
-fn kubeconfig(url: &str, path: &Path) -> anyhow::Result<()> {
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "fake", "cluster": {"server": url}}],
-        "users": [{"name": "baton", "user": {}}],
-        "contexts": [{
-            "name": "fake",
-            "context": {"cluster": "fake", "user": "baton", "namespace": NAMESPACE}
-        }],
-        "current-context": "fake"
-    });
-    // JSON is YAML.
-    let mut file = std::fs::File::create(path).with_context(|| path.display().to_string())?;
-    Ok(file.write_all(config.to_string().as_bytes())?)
 }

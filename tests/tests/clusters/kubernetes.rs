@@ -44,9 +44,11 @@ impl InKubernetes {
         let sim = "[engine]\nkind = \"sim\"\nprofile.decode_us = 3000.0\n";
         fs::write(config.path().join("node.toml"), format!("{registry}{sim}")).unwrap();
         let mut cluster = InKubernetes { api, door, config, nodes: Vec::new() };
-        for (role, name) in
-            [("prefill-node", "prefill-1"), ("decode-node", "decode-1"), ("decode-node", "decode-2")]
-        {
+        for (role, name) in [
+            ("prefill-node", "prefill-1"),
+            ("decode-node", "decode-1"),
+            ("decode-node", "decode-2"),
+        ] {
             let config = cluster.file("node.toml");
             // The flag wins over the file.
             let arguments = [role, "--config", &config, "--name", name, "--kubernetes", SERVICE];
@@ -64,7 +66,8 @@ impl InKubernetes {
         let (config, batches) = (self.file("router.toml"), tempfile::tempdir_in(&self.config));
         let batches = batches.unwrap().keep().display().to_string();
         let arguments = ["router", "--config", &config, "--kubernetes", SERVICE];
-        let ports = ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--batch-dir", &batches];
+        let ports =
+            ["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--batch-dir", &batches];
         let part = Part::start(&[&arguments[..], &ports].concat()).unwrap();
         let url = format!("http://{}", part.address("api").unwrap());
         Router { part, url }
@@ -184,7 +187,8 @@ async fn an_api_server_that_is_away_or_empty_costs_no_request_anything() {
             check(&asks, &ours, &mut reference);
             assert_eq!(router.nodes(), 3.0, "everybody goes on with what was known last");
         }
-        let (before, begun) = (cluster.api.asked().lists, begin(&routers[0].url, "sim", &asks[0]).await);
+        let (before, begun) =
+            (cluster.api.asked().lists, begin(&routers[0].url, "sim", &asks[0]).await);
         cluster.door.restart().unwrap();
         // All three nodes and both routers read anew, and what they read may be that there is no router any more.
         let listed = |asked: &baton_fake_kubernetes::Asked| asked.lists >= before + 5;

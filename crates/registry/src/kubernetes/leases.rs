@@ -69,9 +69,12 @@ impl Named {
         self.used(asked).map(drop)
     }
 
-    /// An API server that refuses is one that can be reached.
+    /// An API server that refuses is one that can be reached, unless it doesn't know who asks any more.
     fn used<T>(&mut self, asked: Result<T, Lost>) -> Result<T, Lost> {
-        if matches!(asked, Err(Lost::Unreachable(_) | Lost::Silent(_))) {
+        let is_useless = |lost: &Lost| {
+            matches!(lost, Lost::Unreachable(_) | Lost::Silent(_) | Lost::Refused { code: 401, .. })
+        };
+        if asked.as_ref().is_err_and(is_useless) {
             self.api = None;
         }
         asked

@@ -201,6 +201,25 @@ async fn an_api_server_may_be_restarted_or_lose_its_data() {
     told(&directory, &["10.0.0.3:8001"]).await;
 }
 
+/// A token that isn't right any more is read anew once it is.
+#[tokio::test]
+async fn an_api_server_may_want_tls_and_a_token() {
+    let api = FakeKubernetes::start().unwrap();
+    let client = Client::secured(&api);
+    put(&api, "one", &["10.0.0.1:8001"]);
+    let directory = Directory::watch(client.options()).unwrap();
+    told(&directory, &["10.0.0.1:8001"]).await;
+    let router = client.router(1);
+    until("it leads", &router.fellows.leads, |&leads| leads).await;
+
+    let (token, stranger) = (client.folder.path().join("token"), Client::secured(&api));
+    std::fs::write(&token, "let me in").unwrap();
+    let refused = Directory::watch(client.options()).unwrap();
+    api.wait("somebody is refused", |asked| asked.failed > 0).await.unwrap();
+    std::fs::copy(stranger.folder.path().join("token"), &token).unwrap();
+    told(&refused, &["10.0.0.1:8001"]).await;
+}
+
 #[test]
 fn who_can_reach_no_cluster_is_told_so_at_once() {
     let options = RegistryOptions::Kubernetes(KubernetesOptions {

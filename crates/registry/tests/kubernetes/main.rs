@@ -34,6 +34,14 @@ impl Client {
         client
     }
 
+    /// As a pod is let in: by who signs the server's certificate, and a token.
+    fn secured(api: &FakeKubernetes) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client { door: api.secured_door(folder.path()).unwrap(), folder };
+        client.door.kubeconfig(&client.kubeconfig()).unwrap();
+        client
+    }
+
     fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
