@@ -3,10 +3,10 @@
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Elsewhere, Held, RegistryError, Routers};
+use crate::{Elsewhere, Held, Routers};
 
 #[cfg(not(feature = "kubernetes"))]
-pub(crate) fn check<O>(_: O) -> Result<(), RegistryError> {
+pub(crate) fn check<O>(_: O) -> Result<(), crate::RegistryError> {
     Ok(())
 }
 

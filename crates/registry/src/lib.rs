@@ -5,7 +5,12 @@
 //! them is elected: etcd or a Kubernetes cluster, each behind the cargo feature of that name. Whatever happens to it,
 //! everybody goes on with what was known last.
 
+#[cfg(any(feature = "etcd", feature = "kubernetes"))]
 mod backoff;
+#[cfg_attr(
+    not(all(feature = "etcd", feature = "kubernetes")),
+    allow(dead_code, reason = "a registry that isn't built reads nothing of it")
+)]
 mod held;
 mod options;
 
