@@ -267,6 +267,7 @@ impl RouterConfig {
                 return Err(ConfigError::invalid("tenant_shares", share, why));
             }
         }
+        self.registry.validate()?;
         if !self.registry.etcd.is_empty()
             && self.advertise.is_none()
             && self.control_listen.ip().is_unspecified()
@@ -339,6 +340,9 @@ pub struct RouterFlags {
     /// An etcd endpoint, where nodes find this router. Repeatable, for the members of one etcd cluster.
     #[arg(long, value_name = "http://HOST:PORT")]
     pub etcd: Vec<String>,
+    /// The Kubernetes service that this router is behind, with all others.
+    #[arg(long, value_name = "SERVICE", conflicts_with = "etcd")]
+    pub kubernetes: Option<String>,
     /// The host nodes reach the control port at.
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
@@ -368,6 +372,7 @@ impl RouterFlags {
             .flag("--listen", "listen", self.listen)
             .flag("--control", "control_listen", self.control)
             .flag("--etcd", "registry.etcd", Some(&self.etcd).filter(|etcd| !etcd.is_empty()))
+            .flag("--kubernetes", "registry.kubernetes.service", self.kubernetes.as_ref())
             .flag("--advertise", "advertise", self.advertise.as_ref())
             .flag("--batch-dir", "batches.directory", self.batch_dir.clone())
             .flag("--log-format", "log.format", self.log_format)
@@ -433,6 +438,19 @@ mod tests {
         assert!(error.contains("control_listen = 0.0.0.0:8001: set advertise"), "{error}");
         let advertised = [set[0], set[1], "advertise=\"router-0\""];
         assert_eq!(load(&[], &advertised).unwrap().advertise.as_deref(), Some("router-0"));
+    }
+
+    /// Nodes find it where its pod is.
+    #[test]
+    fn behind_a_kubernetes_service_a_router_needs_no_address_of_its_own() {
+        let set = ["registry.kubernetes.service=\"r\"", "control_listen=\"0.0.0.0:8001\""];
+        assert_eq!(load(&[], &set).unwrap().advertise, None);
+        let both = [set[0], "registry.etcd=[\"http://e:2379\"]", "advertise=\"router-0\""];
+        let error = load(&[], &both).unwrap_err();
+        assert!(
+            error.contains("registry.kubernetes = r") && error.contains("http://e:2379"),
+            "{error}"
+        );
     }
 
     #[test]

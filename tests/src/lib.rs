@@ -10,6 +10,7 @@ mod etcd;
 mod generate;
 mod http;
 mod network;
+mod part;
 mod process;
 mod python;
 mod reference;
@@ -21,6 +22,7 @@ pub use generate::{Ask, Begun, Generated, begin, generate, generate_all, generat
 pub use http::{
     Event, Reply, delete, events, get, numbered_events, post, post_bytes, post_with, upload,
 };
+pub use part::Part;
 pub use process::{Pid, children_of, cpu_time, wake_ups};
 pub use python::{python, python_example};
 pub use reference::Reference;

@@ -21,7 +21,7 @@ const PURE: [&str; 10] = [
 ];
 
 /// Packages no pure crate may see, with what they would let in.
-const BANNED: [(&str, &str); 13] = [
+const BANNED: [(&str, &str); 14] = [
     ("tokio", "a runtime"),
     ("mio", "a runtime"),
     ("futures-executor", "a runtime"),
@@ -30,6 +30,7 @@ const BANNED: [(&str, &str); 13] = [
     ("axum", "a network"),
     ("socket2", "a network"),
     ("etcd-client", "a network"),
+    ("kube", "a network"),
     ("cudarc", "a device"),
     ("baton-device", "a device"),
     ("memmap2", "a device"),

@@ -9,8 +9,8 @@ use crate::{
     wire,
 };
 
-/// What a plain build leaves out, for it needs protoc.
-const FEATURES: [&str; 2] = ["--features", "baton/etcd"];
+/// What a plain build leaves out: etcd's client needs protoc, and both take longer to build than most need them.
+const FEATURES: [&str; 2] = ["--features", "baton/etcd,baton/kubernetes"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TestArgs {

@@ -128,10 +128,6 @@ impl Router {
         self.book.lock().unwrap().acts.clear();
     }
 
-    pub(crate) fn is_out_of_acts(&self) -> bool {
-        self.book.lock().unwrap().acts.is_empty()
-    }
-
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.book.lock().unwrap().asked.clone()
     }

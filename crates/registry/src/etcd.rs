@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use baton_types::RouterId;
 use etcd_client::{
     Certificate, Client, ConnectOptions, EventType, GetOptions, Identity, KeyValue, PutOptions,
     TlsOptions, WatchOptions,
@@ -27,14 +26,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Announcement, EtcdOptions, Rates, Routers};
+use crate::{
+    Elsewhere, EtcdOptions, Held, Rates, Routers,
+    backoff::Backoff,
+    held::{id, send, sum},
+};
 
 /// How long etcd may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a word of leaving may take.
 const GOODBYE_PATIENCE: Duration = Duration::from_millis(500);
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const LAST_BACKOFF: Duration = Duration::from_secs(2);
 /// How often a lease is renewed while it lasts.
 const RENEWALS: u32 = 3;
 
@@ -68,25 +69,13 @@ pub(crate) async fn routers(options: EtcdOptions, routers: watch::Sender<Routers
 }
 
 /// Tells what comes to all routers but one, for ever.
-pub(crate) async fn rates_but_of(options: EtcdOptions, own: RouterId, rates: watch::Sender<Rates>) {
-    let own = id(own);
+pub(crate) async fn elsewhere(options: EtcdOptions, told: Elsewhere) {
+    let own = id(told.own);
     let tell = |known: &BTreeMap<String, Rates>| {
-        let mut sum = Rates::new();
         let others = known.iter().filter(|(id, _)| **id != own);
-        for (model, rate) in others.flat_map(|(_, rates)| rates) {
-            *sum.entry(model.clone()).or_default() += rate;
-        }
-        send(&rates, sum);
+        send(&told.rates, sum(others.map(|(_, rates)| rates)));
     };
     follow(&options, "rates", tell).await
-}
-
-fn send<T: PartialEq>(channel: &watch::Sender<T>, now: T) {
-    channel.send_if_modified(|before| {
-        let changed = *before != now;
-        *before = now;
-        changed
-    });
 }
 
 /// Tells all values of a section, by the routers' ids, whenever one changes.
@@ -95,16 +84,15 @@ async fn follow<T: DeserializeOwned>(
     section: &str,
     tell: impl Fn(&BTreeMap<String, T>),
 ) {
-    let mut backoff = FIRST_BACKOFF;
+    let mut backoff = Backoff::new();
     loop {
         let begun = Instant::now();
         let Err(lost) = follow_once(options, section, &tell).await;
         if begun.elapsed() > PATIENCE {
-            backoff = FIRST_BACKOFF;
+            backoff.reset();
         }
         tracing::warn!(section, error = %lost, "lost etcd; going on with what is known");
-        sleep(jittered(backoff)).await;
-        backoff = (backoff * 2).min(LAST_BACKOFF);
+        sleep(backoff.step()).await;
     }
 }
 
@@ -158,39 +146,26 @@ fn read<T: DeserializeOwned>(entry: &KeyValue) -> Option<T> {
     read.ok()
 }
 
-fn id(router: RouterId) -> String {
-    format!("{:016x}", router.0)
-}
-
-/// What a router has in etcd.
-#[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) router: Announcement,
-    pub(crate) rates: watch::Receiver<Rates>,
-    pub(crate) leads: watch::Sender<bool>,
+/// Keeps a router there, and has it stand for election, until it leaves.
+pub(crate) async fn keep(options: EtcdOptions, held: Held, leave: CancellationToken) {
+    let mut backoff = Backoff::new();
+    loop {
+        let begun = Instant::now();
+        let ended = held.hold(&options, &leave).await;
+        held.leads.send_replace(false);
+        let Err(lost) = ended else { return };
+        if begun.elapsed() > PATIENCE {
+            backoff.reset();
+        }
+        tracing::warn!(error = %lost, "lost the place in etcd; going on without");
+        tokio::select! {
+            () = sleep(backoff.step()) => {}
+            () = leave.cancelled() => return,
+        }
+    }
 }
 
 impl Held {
-    /// Keeps it there, and stands for election, until it leaves.
-    pub(crate) async fn keep(self, options: EtcdOptions, leave: CancellationToken) {
-        let mut backoff = FIRST_BACKOFF;
-        loop {
-            let begun = Instant::now();
-            let held = self.hold(&options, &leave).await;
-            self.leads.send_replace(false);
-            let Err(lost) = held else { return };
-            if begun.elapsed() > PATIENCE {
-                backoff = FIRST_BACKOFF;
-            }
-            tracing::warn!(error = %lost, "lost the place in etcd; going on without");
-            tokio::select! {
-                () = sleep(jittered(backoff)) => {}
-                () = leave.cancelled() => return,
-            }
-            backoff = (backoff * 2).min(LAST_BACKOFF);
-        }
-    }
-
     /// One lease's time. Ends well when the router leaves.
     async fn hold(&self, options: &EtcdOptions, leave: &CancellationToken) -> Result<(), Lost> {
         let id = id(self.router.id);
@@ -284,9 +259,4 @@ async fn file(path: &Path) -> Result<Vec<u8>, Lost> {
 
 async fn within<T>(asked: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, Lost> {
     Ok(timeout(PATIENCE, asked).await.map_err(|_late| Lost::Silent)??)
-}
-
-/// So that many don't come back at the same time.
-fn jittered(backoff: Duration) -> Duration {
-    backoff.mul_f64(0.5 + rand::random::<f64>())
 }

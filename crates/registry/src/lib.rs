@@ -2,12 +2,29 @@
 //!
 //! Nodes register with every router there is, over the routers' own streams; that is how nodes are
 //! known and missed. What several routers need beside it is a place where they are found and where one of
-//! them is elected: etcd, behind the cargo feature of that name. Whatever happens to it, everybody goes on with what
-//! was known last.
+//! them is elected: etcd or a Kubernetes cluster, each behind the cargo feature of that name. Whatever happens to it,
+//! everybody goes on with what was known last.
 
+#[cfg(any(feature = "etcd", feature = "kubernetes"))]
+mod backoff;
+#[cfg_attr(
+    not(all(feature = "etcd", feature = "kubernetes")),
+    allow(dead_code, reason = "a registry that isn't built reads nothing of it")
+)]
+mod held;
+mod options;
+
+#[cfg(not(all(feature = "etcd", feature = "kubernetes")))]
+mod absent;
 #[cfg(feature = "etcd")]
 mod etcd;
-mod options;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+
+#[cfg(not(feature = "etcd"))]
+use absent as etcd;
+#[cfg(not(feature = "kubernetes"))]
+use absent as kubernetes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +32,10 @@ use baton_types::{ModelId, RouterId};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-pub use self::options::{EtcdOptions, Login, RegistryError, Tls};
+use self::held::{Elsewhere, Held};
+pub use self::options::{
+    EtcdOptions, KubernetesOptions, Login, RegistryError, RegistryOptions, Tls,
+};
 
 /// Control addresses of the routers there are, `http://host:port`.
 pub type Routers = BTreeSet<String>;
@@ -59,40 +79,40 @@ pub struct Announced {
 
 impl Directory {
     /// Follows the routers in the registry. Starts empty, and when the registry is away it stays as it was.
-    pub fn watch(options: EtcdOptions) -> Result<Self, RegistryError> {
+    pub fn watch(options: RegistryOptions) -> Result<Self, RegistryError> {
         options.check()?;
         let (sender, routers) = watch::channel(Routers::new());
-        #[cfg(feature = "etcd")]
-        return Ok(Directory { routers, _task: owned(etcd::routers(options, sender)) });
-        #[cfg(not(feature = "etcd"))]
-        {
-            let _ = (sender, routers);
-            Err(RegistryError::NotBuilt)
-        }
+        let task = match options {
+            RegistryOptions::Etcd(options) => owned(etcd::routers(options, sender)),
+            RegistryOptions::Kubernetes(options) => owned(kubernetes::routers(options, sender)),
+        };
+        Ok(Directory { routers, _task: task })
     }
 }
 
 impl Announced {
     /// Keeps a router in the registry, and has it stand for election.
-    pub fn keep(options: EtcdOptions, router: Announcement) -> Result<Self, RegistryError> {
+    pub fn keep(options: RegistryOptions, router: Announcement) -> Result<Self, RegistryError> {
         options.check()?;
         let (leading, leads) = watch::channel(false);
         let (rates, own_rates) = watch::channel(Rates::new());
         let (sender, elsewhere) = watch::channel(Rates::new());
+        let others = Elsewhere { own: router.id, rates: sender, leads: leads.clone() };
+        let held = Held { router, rates: own_rates, leads: leading };
+        let leave = CancellationToken::new();
+        let leaving = leave.clone();
+        let (following, task) = match options {
+            RegistryOptions::Etcd(options) => (
+                owned(etcd::elsewhere(options.clone(), others)),
+                owned(etcd::keep(options, held, leaving)),
+            ),
+            RegistryOptions::Kubernetes(options) => (
+                owned(kubernetes::elsewhere(options.clone(), others)),
+                owned(kubernetes::keep(options, held, leaving)),
+            ),
+        };
         let fellows = Fellows { leads, rates, elsewhere };
-        #[cfg(feature = "etcd")]
-        {
-            let leave = CancellationToken::new();
-            let following = etcd::rates_but_of(options.clone(), router.id, sender);
-            let held = etcd::Held { router, rates: own_rates, leads: leading };
-            let task = owned(held.keep(options, leave.clone()));
-            Ok(Announced { fellows, leave, task, _following: owned(following) })
-        }
-        #[cfg(not(feature = "etcd"))]
-        {
-            let _ = (sender, leading, own_rates, fellows, router);
-            Err(RegistryError::NotBuilt)
-        }
+        Ok(Announced { fellows, leave, task, _following: following })
     }
 
     /// Takes the router out of the registry, so that nobody has to wait for its lease to end.
@@ -104,7 +124,6 @@ impl Announced {
 }
 
 /// A task that ends with its handle.
-#[cfg(feature = "etcd")]
 fn owned(work: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
     #[allow(clippy::disallowed_methods, reason = "the handle is the owner the ban asks for")]
     let handle = tokio::spawn(work);

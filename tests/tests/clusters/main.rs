@@ -8,6 +8,7 @@ mod cancel;
 mod command_line;
 mod detection;
 mod http;
+mod kubernetes;
 mod latency;
 mod lifecycle;
 mod likelihood;

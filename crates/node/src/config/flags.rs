@@ -24,6 +24,9 @@ pub struct NodeFlags {
     /// An etcd endpoint, where routers are found. Repeatable, for the members of one etcd cluster.
     #[arg(long, value_name = "http://HOST:PORT")]
     pub etcd: Vec<String>,
+    /// The Kubernetes service that the routers are behind.
+    #[arg(long, value_name = "SERVICE", conflicts_with = "etcd")]
+    pub kubernetes: Option<String>,
     /// Address to listen on.
     #[arg(long, value_name = "IP")]
     pub host: Option<IpAddr>,
@@ -66,6 +69,7 @@ impl NodeFlags {
             .flag("--name", "name", self.name.as_ref())
             .flag("--router", "routers", some(&self.router))
             .flag("--etcd", "registry.etcd", some(&self.etcd))
+            .flag("--kubernetes", "registry.kubernetes.service", self.kubernetes.as_ref())
             .flag("--host", "listen.host", self.host.as_ref())
             .flag(if self.sim { "--sim" } else { "--model" }, "engine.kind", kind)
             .flag("--model", "engine.model", self.model.as_ref())

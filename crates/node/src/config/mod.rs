@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     flags::NodeFlags,
     load::{ConfigError, Sources, to_toml},
-    registry::RegistryConfig,
+    registry::{KubernetesConfig, RegistryConfig},
     units::{ByteSize, Span, UnitError},
 };
 use crate::telemetry::LogConfig;
@@ -229,6 +229,7 @@ impl NodeConfig {
         if let Some(router) = self.routers.iter().find(|router| !is_http_address(router)) {
             return refuse("routers", router, "expected http://host:port");
         }
+        self.registry.validate()?;
         if self.listen.host.is_unspecified() && self.listen.advertise.is_none() {
             let why = "set listen.advertise to the host others reach this node at";
             return refuse("listen.host", &self.listen.host, why);

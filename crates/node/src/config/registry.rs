@@ -2,18 +2,19 @@
 
 use std::{fs, path::PathBuf};
 
-use baton_registry::{EtcdOptions, Login, Tls};
+use baton_registry::{EtcdOptions, KubernetesOptions, Login, RegistryError, RegistryOptions, Tls};
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Span};
 
-/// A registry outside the cluster; nodes find routers there, and routers elect one of them.
+/// A registry outside the cluster; nodes find routers there, and routers elect one of them. Etcd or Kubernetes; neither:
+/// there is none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegistryConfig {
-    /// Endpoints of one etcd cluster, `http://host:port` or `https://`. Empty: there is no registry.
+    /// Endpoints of one etcd cluster, `http://host:port` or `https://`.
     pub etcd: Vec<String>,
-    /// What all keys begin with; clusters that share an etcd have different ones.
+    /// What all keys in etcd begin with; clusters that share an etcd have different ones.
     pub prefix: String,
     /// How long a router that died without a word is still found; at least 2 s.
     pub lease: Span,
@@ -30,6 +31,30 @@ pub struct RegistryConfig {
     pub certificate_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
+    /// The service that the routers are behind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesConfig>,
+}
+
+/// A service of a Kubernetes cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubernetesConfig {
+    /// Its name; leases' names begin with it, so that clusters in one namespace have different ones.
+    pub service: String,
+    /// Left out: the pod's own, or what the kubeconfig says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The name of the port where nodes register.
+    #[serde(default = "control")]
+    pub port: String,
+    /// How to reach the API server. Left out: as a pod is told, or as `KUBECONFIG` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+fn control() -> String {
+    "control".to_owned()
 }
 
 impl Default for RegistryConfig {
@@ -43,13 +68,43 @@ impl Default for RegistryConfig {
             ca_file: None,
             certificate_file: None,
             key_file: None,
+            kubernetes: None,
         }
     }
 }
 
 impl RegistryConfig {
+    /// What can be said against it without having looked at files.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Some(kubernetes) = &self.kubernetes else { return Ok(()) };
+        if !self.etcd.is_empty() {
+            let (key, etcd) = ("registry.kubernetes", &self.etcd);
+            let why = format!("excludes registry.etcd, which is {etcd:?}: set one of them");
+            return Err(ConfigError::invalid(key, &kubernetes.service, why));
+        }
+        let service = &kubernetes.service;
+        self.in_kubernetes(kubernetes).check().map_err(|error| match error {
+            RegistryError::ShortLease { .. } => {
+                ConfigError::invalid("registry.lease", self.lease, error.to_string())
+            }
+            _ => ConfigError::invalid("registry.kubernetes", service, error.to_string()),
+        })
+    }
+
     /// How to reach it, if there is one. Reads the password.
-    pub fn options(&self) -> Result<Option<EtcdOptions>, ConfigError> {
+    pub fn options(&self) -> Result<Option<RegistryOptions>, ConfigError> {
+        if let Some(kubernetes) = &self.kubernetes {
+            return Ok(Some(RegistryOptions::Kubernetes(self.in_kubernetes(kubernetes))));
+        }
+        Ok(self.in_etcd()?.map(RegistryOptions::Etcd))
+    }
+
+    fn in_kubernetes(&self, config: &KubernetesConfig) -> KubernetesOptions {
+        let KubernetesConfig { service, namespace, port, kubeconfig } = config.clone();
+        KubernetesOptions { service, namespace, port, lease: self.lease.0, kubeconfig }
+    }
+
+    fn in_etcd(&self) -> Result<Option<EtcdOptions>, ConfigError> {
         if self.etcd.is_empty() {
             return Ok(None);
         }

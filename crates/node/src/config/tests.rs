@@ -139,3 +139,32 @@ fn an_etcd_that_must_prove_itself_needs_somebody_to_be_proved_by() {
     assert!(error.contains("https://f:2379") && error.contains("ca_file"), "{error}");
     assert!(given(Some("/ca.pem".into())).options().is_ok());
 }
+
+#[test]
+fn kubernetes_is_a_service_with_names_and_excludes_etcd() {
+    let sim = SIM;
+    let config = load(sim, &[], &["registry.kubernetes={service=\"baton-router\"}"]).unwrap();
+    let kubernetes = config.registry.kubernetes.as_ref().unwrap();
+    assert_eq!(
+        (kubernetes.service.as_str(), kubernetes.port.as_str()),
+        ("baton-router", "control")
+    );
+    assert!(to_toml(&config).unwrap().contains("[registry.kubernetes]"));
+
+    let service = "registry.kubernetes.service=\"r\"";
+    for (set, expected) in [
+        (
+            &["registry.etcd=[\"http://e:1\"]"][..],
+            &["registry.kubernetes = r", "\"http://e:1\"", "set one"][..],
+        ),
+        (&["registry.lease=\"1s\""], &["registry.lease = 1s", "2s"]),
+        (&["registry.kubernetes.port=\"8001:tcp\""], &["port", "8001:tcp", "1 to 15"]),
+        (&["registry.kubernetes.namespace=\"\""], &["namespace", "\"\"", "1 to 63"]),
+        (&["registry.kubernetes.service=\"Router\""], &["service", "Router", "a-z"]),
+        (&["registry.kubernetes.service=\"r-\""], &["service", "r-"]),
+        (&["registry.kubernetes.name=\"r\""], &["name"]),
+    ] {
+        let error = load(sim, &[], &[&[service], set].concat()).expect_err(set[0]);
+        assert!(expected.iter().all(|part| error.contains(part)), "{set:?}: {error}");
+    }
+}
