@@ -90,6 +90,11 @@ impl Reader {
         bail!("there is no router")
     }
 
+    /// Asks one router, and reads nothing: whoever drops what there is leaves.
+    pub fn begin(&self, url: &str, ask: &Ask) -> anyhow::Result<TcpStream> {
+        self.send(url, &body(ask).to_string(), None)
+    }
+
     fn once(
         &self,
         url: &str,

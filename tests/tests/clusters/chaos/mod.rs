@@ -1,6 +1,7 @@
 //! Whoever ends, stops or is cut off, whenever it does: clients that go on have every token once, and nothing is left of
 //! any request (`exact-stream`, `same-tokens`, `no-leak`, `no-lost-request`, `heals`).
 
+mod cancels;
 mod stages;
 
 use std::time::{Duration, Instant};
