@@ -246,6 +246,12 @@ impl Apart {
         sample_at(&url, name).unwrap_or(0.0)
     }
 
+    /// Whether the process itself says that it is well.
+    pub fn is_healthy(&self, node: &str) -> bool {
+        let url = format!("http://{}/health", self.metrics_of(&self.hosts[node]));
+        get_within(&url, LOOK).is_ok_and(|reply| reply.status == 200)
+    }
+
     /// Nodes that the first router knows.
     pub fn members(&self) -> anyhow::Result<usize> {
         members_at(&self.url())
@@ -318,6 +324,12 @@ impl Apart {
             std::thread::sleep(Duration::from_millis(20));
         }
         self.wait_whole(patience)
+    }
+
+    /// What each process logged, by its name; of those that were started again, all.
+    pub fn logs(&self) -> BTreeMap<String, String> {
+        let log = |name: &String| fs::read_to_string(self.files.path().join(name));
+        self.hosts.keys().map(|name| (name.clone(), log(name).unwrap_or_default())).collect()
     }
 
     /// What the processes logged last, for a failed test's message.

@@ -2,6 +2,7 @@
 //! any request (`exact-stream`, `same-tokens`, `no-leak`, `no-lost-request`, `heals`).
 
 mod cancels;
+mod kills;
 mod partition;
 mod stages;
 

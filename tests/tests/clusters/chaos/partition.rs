@@ -7,7 +7,7 @@ use std::{
 
 use baton_tests::{Answer, Apart, Ask, Engine, Options, Progress, Reference};
 
-use super::{PATIENCE, ask, check, reader, until};
+use super::{PATIENCE, ask, check, kills, reader, until};
 
 /// How long etcd is away, in seconds; longer than the routers' leases there.
 fn away() -> Duration {
@@ -122,4 +122,9 @@ fn etcd_may_be_out_of_reach_of_anybody_or_say_nothing() {
         let leads = |router: &String| cluster.sample_of(router, "baton_router_leads") == 1.0;
         until("one leads", || cluster.routers().iter().filter(|router| leads(router)).count() == 1);
     }
+}
+
+#[test]
+fn whoever_ends_stops_or_is_cut_off_at_random_costs_nobody_a_token() {
+    kills::endure(kills::apart(), true);
 }

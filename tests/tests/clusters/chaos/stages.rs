@@ -94,6 +94,9 @@ impl Scene {
             (struck, answers.collect::<anyhow::Result<Vec<Answer>>>())
         });
         let answers = answers.unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        let others = self.cluster.node_names().into_iter().filter(|name| *name != struck);
+        let unhealthy: Vec<String> = others.filter(|name| !self.cluster.is_healthy(name)).collect();
+        assert!(unhealthy.is_empty(), "{what}: {unhealthy:?} say that they aren't well");
         match fate {
             Fate::Killed => self.cluster.restart(&struck).unwrap(),
             Fate::Stopped => self.cluster.process(&struck).unwrap().resume().unwrap(),
