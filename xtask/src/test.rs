@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What a plain build leaves out, for it needs protoc.
-const FEATURES: [&str; 2] = ["--features", "baton/etcd"];
+pub(crate) const FEATURES: [&str; 2] = ["--features", "baton/etcd"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TestArgs {
