@@ -155,7 +155,7 @@ impl Etcd {
     }
 }
 
-fn program() -> OsString {
+pub(crate) fn program() -> OsString {
     env::var_os("BATON_ETCD").unwrap_or_else(|| "etcd".into())
 }
 

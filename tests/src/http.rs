@@ -39,6 +39,12 @@ pub fn get(url: &str) -> anyhow::Result<Reply> {
     reply(agent().get(url).call().with_context(|| url.to_owned())?)
 }
 
+/// The same from somebody who may be stopped.
+pub(crate) fn get_within(url: &str, patience: Duration) -> anyhow::Result<Reply> {
+    let request = agent().get(url).config().timeout_global(Some(patience)).build();
+    reply(request.call().with_context(|| url.to_owned())?)
+}
+
 pub fn delete(url: &str) -> anyhow::Result<Reply> {
     reply(agent().delete(url).call().with_context(|| url.to_owned())?)
 }

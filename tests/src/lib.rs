@@ -8,11 +8,13 @@ mod apart;
 mod cluster;
 mod etcd;
 mod generate;
+mod ground;
 mod http;
 mod network;
 mod part;
 mod process;
 mod python;
+mod reader;
 mod reference;
 
 pub use apart::Apart;
@@ -23,6 +25,7 @@ pub use http::{
     Event, Reply, delete, events, get, numbered_events, post, post_bytes, post_with, upload,
 };
 pub use part::Part;
-pub use process::{Pid, children_of, cpu_time, wake_ups};
+pub use process::{Footprint, Pid, children_of, cpu_time, footprint, wake_ups};
 pub use python::{python, python_example};
+pub use reader::{Answer, Progress, Reader};
 pub use reference::Reference;

@@ -103,6 +103,26 @@ pub fn wake_ups(id: u32) -> BTreeMap<u32, u64> {
         .collect()
 }
 
+/// What a process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Its own memory that is in use now, in KiB: no pages of files or shared ones.
+    pub memory: u64,
+    pub threads: u64,
+    /// Files and sockets that it has open.
+    pub files: u64,
+}
+
+pub fn footprint(id: u32) -> Option<Footprint> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let files = fs::read_dir(format!("/proc/{id}/fd")).ok()?.count() as u64;
+    Some(Footprint { memory: field("RssAnon:")?, threads: field("Threads:")?, files })
+}
+
 /// A field of `/proc/ID/stat`, numbered as in its manual page; those after the name only.
 fn stat_field(id: u32, number: usize) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What a plain build leaves out: etcd's client needs protoc, and both take longer to build than most need them.
-const FEATURES: [&str; 2] = ["--features", "baton/etcd,baton/kubernetes"];
+pub(crate) const FEATURES: [&str; 2] = ["--features", "baton/etcd,baton/kubernetes"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct TestArgs {

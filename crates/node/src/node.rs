@@ -1,6 +1,6 @@
 //! One node's parts, shared by whatever serves them.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use baton_device::Arena;
 use baton_grammar::Grammars;
@@ -9,7 +9,7 @@ use baton_kv_transfer::{PeerIdentity, SharedIdentity};
 use baton_proto::{convert, node::v1::Heartbeat};
 use baton_scheduler::{EngineInfo, Goal, Start, Submission};
 use baton_text::TextAssets;
-use baton_types::{Constraint, Generation, NodeId, NodeLoad, Role, SequenceSpec};
+use baton_types::{Constraint, Generation, NodeId, NodeLoad, Role, SequenceSpec, StepReport};
 use tokio::sync::watch;
 
 use crate::{
@@ -196,6 +196,14 @@ impl fmt::Debug for Node {
     }
 }
 
+/// No step takes so long; routers, which know how long such steps take, pass the node over much earlier.
+const HANGS_AFTER: Duration = Duration::from_secs(60);
+
+/// Why a node with this step under way should be started again, if it should.
+fn hangs(StepReport { duration, .. }: StepReport) -> Option<String> {
+    (duration >= HANGS_AFTER).then(|| format!("a step has taken {duration:.0?} and isn't over"))
+}
+
 /// A node as its operators see it.
 pub(crate) struct NodeOps {
     pub(crate) node: Arc<Node>,
@@ -209,7 +217,10 @@ impl Operable for NodeOps {
     }
 
     fn unhealthy(&self) -> Option<String> {
-        self.node.steps.has_ended().then(|| "the step loop has ended".to_owned())
+        if self.node.steps.has_ended() {
+            return Some("the step loop has ended".to_owned());
+        }
+        self.node.steps.under_way().and_then(hangs)
     }
 
     fn unready(&self) -> Option<String> {
@@ -220,5 +231,22 @@ impl Operable for NodeOps {
             return Some("not joined to a router yet".to_owned());
         }
         self.unhealthy()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_types::StepShape;
+
+    use super::*;
+
+    #[test]
+    fn a_node_whose_step_does_not_end_is_to_be_started_again() {
+        let after = |seconds| {
+            let duration = Duration::from_secs(seconds);
+            hangs(StepReport { shape: StepShape::default(), duration })
+        };
+        assert_eq!(after(59), None);
+        assert_eq!(after(75).as_deref(), Some("a step has taken 75s and isn't over"));
     }
 }

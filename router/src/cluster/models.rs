@@ -1,16 +1,20 @@
 //! What is served, and in which language.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use baton_grammar::Grammars;
 use baton_node::task;
-use baton_policy::Group;
+use baton_policy::{Group, Refusal};
 use baton_proto::node::v1 as node;
 use baton_text::{TextAssets, TextError, TextModel};
 use baton_types::{ModelId, NumericsId, Role};
 use prost::Message;
 
 use super::{Cluster, JoinError};
+use crate::error::RequestError;
+
+/// Nodes that live find a new router within it.
+const SOON: Duration = Duration::from_secs(1);
 
 /// One model's tokeniser, chat template and detokeniser, as its first node brought them.
 #[derive(Clone, Debug)]
@@ -73,6 +77,16 @@ impl Cluster {
         let state = self.lock();
         let language = state.languages.get(model)?;
         Some(state.served(model, language))
+    }
+
+    /// Why nothing is known of a model. To a router that nobody has joined since its start all are unknown, and no client
+    /// should take that for an answer.
+    pub(crate) fn unknown(&self, model: String) -> RequestError {
+        if !self.lock().languages.is_empty() {
+            return RequestError::UnknownModel { model };
+        }
+        let (model, role) = (ModelId::from(model.as_str()), Role::Prefill);
+        RequestError::Policy(Refusal::NoNodes { model, role, retry_after: SOON })
     }
 
     /// The models that have nodes now.

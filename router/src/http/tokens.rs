@@ -111,7 +111,7 @@ fn respond(answer: Result<Json<Value>, RequestError>) -> Response {
 fn served(router: &Router, model: Option<String>) -> Result<Served, RequestError> {
     if let Some(model) = model {
         let served = router.cluster.served(&ModelId::from(model.as_str()));
-        return served.ok_or(RequestError::UnknownModel { model });
+        return served.ok_or_else(|| router.cluster.unknown(model));
     }
     let mut all = router.cluster.all_served();
     match (all.pop(), all.len()) {

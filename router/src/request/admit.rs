@@ -122,10 +122,8 @@ impl Router {
         });
         let standing = Standing::new(&self.config, &named, tenant, caller.slo?)?;
         let trace = caller.trace;
-        let served = self
-            .cluster
-            .served(&model)
-            .ok_or_else(|| RequestError::UnknownModel { model: model.to_string() })?;
+        let served = self.cluster.served(&model);
+        let served = served.ok_or_else(|| self.cluster.unknown(model.to_string()))?;
         sampling.validate()?;
         let output = served.text.output(ask.stop)?;
         check_grammar(&served, &sampling, grammar_param, ask.ignore_eos).await?;

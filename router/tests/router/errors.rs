@@ -165,6 +165,15 @@ async fn a_model_whose_nodes_are_gone_is_unavailable() {
     assert_eq!(cluster.get("/health").await.status, 200, "alive all the same");
 }
 
+/// It was started a moment ago, and its nodes come the next moment.
+#[tokio::test]
+async fn a_router_that_nobody_has_joined_says_that_it_is_to_be_asked_again() {
+    let cluster = Cluster::alone(|_config| {}).await;
+    let reply = cluster.complete(json!({})).await;
+    check(&reply, 503, Value::Null, json!("no_nodes"), "try again");
+    assert_eq!(reply.header("retry-after"), Some("1"));
+}
+
 #[tokio::test]
 async fn a_full_house_sheds() {
     let mut cluster = Cluster::alone(|config| config.limits.max_in_flight = 1).await;

@@ -5,6 +5,7 @@
 mod bad_input;
 mod batches;
 mod cancel;
+mod chaos;
 mod command_line;
 mod detection;
 mod http;

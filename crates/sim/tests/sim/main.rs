@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod faults;
+mod hour;
 mod measure;
 mod memory;
 mod moving;
