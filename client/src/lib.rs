@@ -1,19 +1,8 @@
 //! A client of Baton's gRPC API, `baton.v1.Inference`.
 //!
-//! ```no_run
-//! # async fn run() -> Result<(), baton_client::Error> {
-//! use baton_client::{Client, Event, Request};
+//! `cargo run -p baton-client --example generate`:
 //!
-//! let client = Client::new(["http://127.0.0.1:8000", "http://127.0.0.1:8010"])?;
-//! let model = "SmolLM2-135M-Instruct.Q4_1";
-//! let mut stream = client.stream(Request::text(model, "Once upon a time").max_tokens(32)).await?;
-//! while let Some(event) = stream.next().await {
-//!     if let Event::Chunk(chunk) = event? {
-//!         print!("{}", chunk.text);
-//!     }
-//! }
-//! # Ok(()) }
-//! ```
+#![doc = concat!("```no_run\n", include_str!("../examples/generate.rs"), "```")]
 //!
 //! # What becomes of a stream when its router dies?
 //!

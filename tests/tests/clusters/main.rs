@@ -28,4 +28,5 @@ mod resume_grpc;
 mod roles;
 mod routers;
 mod same_tokens;
+mod sdk;
 mod structured;
