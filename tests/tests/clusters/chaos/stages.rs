@@ -61,6 +61,11 @@ struct Asked {
 
 type Readings = Vec<(Ask, Arc<Progress>)>;
 
+/// Whether all have all their tokens.
+fn are_over(readings: &Readings) -> bool {
+    readings.iter().all(|(ask, progress)| progress.tokens() == ask.max_tokens as usize)
+}
+
 impl Scene {
     fn new(options: Options) -> Self {
         let options = options
@@ -75,6 +80,13 @@ impl Scene {
 
     /// Asks, strikes when somebody is at `stage`, and checks that nobody lost anything by it.
     fn play(&mut self, stage: Stage, victim: Victim, fate: Fate, asked: Asked) {
+        // Some stages are short, and may be over before anybody has looked.
+        let played = (0..TAKES).any(|_| self.take(stage, victim, fate, asked));
+        assert!(played, "{victim:?} {fate:?} while {stage:?}: it was never seen");
+    }
+
+    /// False if it wasn't seen in time.
+    fn take(&mut self, stage: Stage, victim: Victim, fate: Fate, asked: Asked) -> bool {
         let what = format!("{victim:?} {fate:?} while {stage:?}");
         let (readings, reader) = (self.readings(asked), &reader(&self.cluster));
         let (struck, answers) = std::thread::scope(|scope| {
@@ -84,16 +96,18 @@ impl Scene {
                 .map(|(at, (ask, progress))| scope.spawn(move || reader.read(ask, at, progress)));
             let all: Vec<_> = all.collect();
             let struck = match stage {
-                Stage::Migrating => self.strike_a_move(victim, fate, &readings[0].1),
+                Stage::Migrating => Some(self.strike_a_move(victim, fate, &readings[0].1)),
                 _ => self.strike_at(stage, victim, fate, &readings),
             };
-            let is_over = |progress: &Progress| progress.tokens() == asked.max_tokens as usize;
-            let over = readings.iter().filter(|(_, progress)| is_over(progress)).count();
-            assert!(over < readings.len(), "{what}: they had ended before");
+            assert!(struck.is_none() || !are_over(&readings), "{what}: they had ended before");
             let answers = all.into_iter().map(|answer| answer.join().unwrap());
             (struck, answers.collect::<anyhow::Result<Vec<Answer>>>())
         });
         let answers = answers.unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        for ((ask, _), answer) in readings.iter().zip(&answers) {
+            check(&mut self.reference, ask, answer);
+        }
+        let Some(struck) = struck else { return false };
         let others = self.cluster.node_names().into_iter().filter(|name| *name != struck);
         let unhealthy: Vec<String> = others.filter(|name| !self.cluster.is_healthy(name)).collect();
         assert!(unhealthy.is_empty(), "{what}: {unhealthy:?} say that they aren't well");
@@ -101,14 +115,18 @@ impl Scene {
             Fate::Killed => self.cluster.restart(&struck).unwrap(),
             Fate::Stopped => self.cluster.process(&struck).unwrap().resume().unwrap(),
         }
-        for ((ask, _), answer) in readings.iter().zip(&answers) {
-            check(&mut self.reference, ask, answer);
-        }
         self.cluster.wait_idle(PATIENCE).unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        true
     }
 
-    /// Waits for somebody to be at the stage.
-    fn strike_at(&self, stage: Stage, victim: Victim, fate: Fate, readings: &Readings) -> String {
+    /// Waits for somebody to be at the stage, or for nobody to come there any more.
+    fn strike_at(
+        &self,
+        stage: Stage,
+        victim: Victim,
+        fate: Fate,
+        readings: &Readings,
+    ) -> Option<String> {
         let candidates = match victim {
             Victim::Router => vec!["router".to_owned()],
             Victim::Prefill => self.of_role("prefill"),
@@ -117,11 +135,11 @@ impl Scene {
         let mut found = None;
         until(&format!("{victim:?} while {stage:?}"), || {
             found = candidates.iter().find(|name| self.is_at(stage, name, readings));
-            found.is_some()
+            found.is_some() || are_over(readings)
         });
-        let found = found.unwrap();
+        let found = found.filter(|_| !are_over(readings))?;
         self.strike(found, fate);
-        found.clone()
+        Some(found.clone())
     }
 
     fn of_role(&self, role: &str) -> Vec<String> {
@@ -193,6 +211,8 @@ impl Scene {
     }
 }
 
+/// How often a stage is waited for.
+const TAKES: u32 = 5;
 const QUEUED: &str = "baton_router_queued";
 const RUNNING: &str = "baton_requests_running";
 /// Held for others by prefill nodes, being pulled by decode nodes.
