@@ -39,6 +39,10 @@ struct Inner {
 }
 
 impl Client {
+    /// How long a router may leave a ping without an answer, unless it is said otherwise; and after how long without a
+    /// word it is pinged.
+    pub const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
     /// A client of these routers, each like `http://host:8000`. It connects when it is first used.
     ///
     /// # Errors

@@ -13,10 +13,9 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::{ClientBuilder, Error};
+use crate::{Client, ClientBuilder, Error};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// How long one that failed is passed over: at first, and at most.
 const FIRST_REST: Duration = Duration::from_millis(250);
 const LONGEST_REST: Duration = Duration::from_secs(10);
@@ -97,7 +96,7 @@ impl Endpoint {
         if builder.token.is_some() && !is_tls && !builder.may_be_plain && !is_loopback(host) {
             return Err(Error::PlainToken { url: url.to_owned() });
         }
-        let patience = builder.keep_alive.unwrap_or(KEEP_ALIVE);
+        let patience = builder.keep_alive.unwrap_or(Client::KEEP_ALIVE);
         let mut transport = transport
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)

@@ -43,36 +43,47 @@ const BANNED: [(&str, &str); 14] = [
 const TEXT: [&str; 2] = ["baton-text", "baton-grammar"];
 const TEXT_MAY: [&str; 2] = ["libc", "getrandom"];
 
+/// Who only speaks the protocol links none of what is behind it.
+const CLIENT: &str = "baton-client";
+const BEHIND: [(&str, &str); 3] =
+    [("baton-types", "the domain"), ("baton-text", "a tokeniser"), ("tokenizers", "a tokeniser")];
+
 /// Fails with every dependency that must not be there.
 pub(crate) fn check() -> anyhow::Result<()> {
     println!("── purity of {}", PURE.join(", "));
     let mut found = Vec::new();
+    let behind = banned_in(&tree(CLIENT)?, &BEHIND);
+    found.extend(
+        behind.into_iter().map(|(name, what)| format!("{CLIENT} depends on {name} ({what})")),
+    );
     for package in PURE {
-        let tree = step::output(
-            "cargo tree",
-            step::cargo().args([
-                "tree", "--locked", "-e", "normal", "--prefix", "none", "--format", "{p}", "-p",
-                package,
-            ]),
-        )?;
         let text = TEXT.contains(&package);
         found.extend(
-            banned_in(&tree)
+            banned_in(&tree(package)?, &BANNED)
                 .into_iter()
                 .filter(|(name, _)| !(text && TEXT_MAY.contains(name)))
                 .map(|(name, what)| format!("{package} depends on {name} ({what})")),
         );
     }
     if !found.is_empty() {
-        bail!("pure crates are not pure:\n  {}", found.join("\n  "));
+        bail!("dependencies that must not be there:\n  {}", found.join("\n  "));
     }
     Ok(())
 }
 
-fn banned_in(tree: &str) -> Vec<(&'static str, &'static str)> {
+fn tree(package: &str) -> anyhow::Result<String> {
+    let mut cargo = step::cargo();
+    cargo.args(["tree", "--locked", "-e", "normal", "--prefix", "none", "--format", "{p}"]);
+    step::output("cargo tree", cargo.args(["-p", package]))
+}
+
+fn banned_in(
+    tree: &str,
+    banned: &[(&'static str, &'static str)],
+) -> Vec<(&'static str, &'static str)> {
     let names: BTreeSet<&str> =
         tree.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    BANNED.iter().copied().filter(|(name, _)| names.contains(name)).collect()
+    banned.iter().copied().filter(|(name, _)| names.contains(name)).collect()
 }
 
 #[cfg(test)]
@@ -82,7 +93,8 @@ mod tests {
     #[test]
     fn a_runtime_is_found_by_its_whole_name() {
         let tree = "baton-policy v0.1.0 (/x)\ntokio-util v0.7.1\nserde v1.0.0\n";
-        assert!(banned_in(tree).is_empty());
-        assert_eq!(banned_in(&format!("{tree}tokio v1.0.0 (*)\n")), [("tokio", "a runtime")]);
+        assert!(banned_in(tree, &BANNED).is_empty());
+        let impure = format!("{tree}tokio v1.0.0 (*)\n");
+        assert_eq!(banned_in(&impure, &BANNED), [("tokio", "a runtime")]);
     }
 }

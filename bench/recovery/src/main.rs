@@ -1,6 +1,6 @@
-//! How long a client waits when a node is killed, stopped or cut off.
+//! How long a client waits when a node or a router is killed, stopped or cut off.
 //!
-//! One router, prefill and decode nodes with the simulated engine, each process in a network namespace of its own;
+//! Two routers, prefill and decode nodes with the simulated engine, each process in a network namespace of its own;
 //! needs root and iproute2. Streams run all the time; one decode node goes away in the middle, and those it decoded
 //! for wait. Or a prefill node goes away that has just got new prompts, and those wait for their first tokens.
 //!
@@ -8,7 +8,11 @@
 //! node for lost, *replay* what the prompts that were to be computed again take by the profile that the engine runs by;
 //! the rest is everything else: placement, hand-over, other work in the same steps.
 
+//! When a router goes away, its streams go on at the other by `baton-client`, which is what notices it.
+
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks there")]
+
+mod router;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -95,6 +99,14 @@ fn main() -> anyhow::Result<()> {
          rest P50 / P99, ms |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     );
     runtime.block_on(async {
+        for event in [Fate::Killed, Fate::Stopped] {
+            let mut waited = Vec::new();
+            let mut cluster = start(&cli)?;
+            for round in 0..cli.rounds {
+                waited.extend(router::one_round(&mut cluster, &cli, event, round).await?);
+            }
+            row("router", event, cli.rounds, &waited);
+        }
         for victim in ["decode-1", "prefill-1"] {
             for event in [Fate::Killed, Fate::Stopped, Fate::CutOff] {
                 let mut waited = Vec::new();
@@ -123,7 +135,7 @@ fn start(cli: &Cli) -> anyhow::Result<Apart> {
     for set in &cli.router_set {
         options = options.router_set(set.clone());
     }
-    Apart::start(&options)
+    Apart::start(&Options { routers: 2, ..options })
 }
 
 async fn one_round(
@@ -161,16 +173,7 @@ async fn one_round(
         until("it has work", has_work).await?;
     }
     let began = Instant::now();
-    let process = cluster.process(victim)?;
-    match event {
-        Fate::Killed => process.kill()?,
-        Fate::Stopped => process.stop()?,
-        Fate::CutOff => {
-            for other in hosts().filter(|other| other != victim) {
-                cluster.part(victim, &other)?;
-            }
-        }
-    }
+    strike(cluster, victim, event)?;
     let mut detection = None;
     until("it is lost", || {
         detection = lost(cluster).ok().filter(|lost| *lost > lost_before).map(|_| began.elapsed());
@@ -214,15 +217,7 @@ async fn one_round(
     let [(_, step), (_, token), _] = PROFILE;
     let replay = (f64::from(tokens) * token / f64::from(nodes) + step) / 1e3;
     drop(tasks);
-    match event {
-        Fate::Killed => cluster.restart(victim)?,
-        Fate::Stopped => process.resume()?,
-        Fate::CutOff => {
-            for other in hosts().filter(|other| other != victim) {
-                cluster.heal(victim, &other)?;
-            }
-        }
-    }
+    mend(cluster, victim, event)?;
     until("it is back", || {
         cluster.members().is_ok_and(|nodes| nodes == (PREFILL + DECODE) as usize)
     })
@@ -232,9 +227,35 @@ async fn one_round(
     Ok(waited.into_iter().map(|(pause, _)| Waited { pause, detection, replay }).collect())
 }
 
+fn strike(cluster: &Apart, victim: &str, event: Fate) -> anyhow::Result<()> {
+    match event {
+        Fate::Killed => cluster.process(victim)?.kill()?,
+        Fate::Stopped => cluster.process(victim)?.stop()?,
+        Fate::CutOff => {
+            for other in hosts().filter(|other| other != victim) {
+                cluster.part(victim, &other)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn mend(cluster: &mut Apart, victim: &str, event: Fate) -> anyhow::Result<()> {
+    match event {
+        Fate::Killed => cluster.restart(victim)?,
+        Fate::Stopped => cluster.process(victim)?.resume()?,
+        Fate::CutOff => {
+            for other in hosts().filter(|other| other != victim) {
+                cluster.heal(victim, &other)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn hosts() -> impl Iterator<Item = String> {
     let nodes = |role: &'static str, count| (1..=count).map(move |at| format!("{role}-{at}"));
-    ["router".to_owned()]
+    ["router".to_owned(), "router-2".to_owned()]
         .into_iter()
         .chain(nodes("prefill", PREFILL))
         .chain(nodes("decode", DECODE))
@@ -263,14 +284,7 @@ async fn stream(
     seed: u32,
     answer: Shared,
 ) -> anyhow::Result<()> {
-    // No two prompts begin alike.
-    let mut state = u64::from(seed) + 1;
-    let draw = |_| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        33 + (state >> 33) as u32 % 90
-    };
-    let ids = (0..prompt).map(draw).collect();
+    let ids = self::prompt(prompt, seed);
     let request = GenerateRequest {
         model: "sim".to_owned(),
         prompt: Some(Prompt::TokenIds(TokenIds { ids })),
@@ -292,6 +306,17 @@ async fn stream(
         }
     }
     Ok(())
+}
+
+/// No two begin alike.
+fn prompt(tokens: u32, seed: u32) -> Vec<u32> {
+    let mut state = u64::from(seed) + 1;
+    let draw = |_| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        33 + (state >> 33) as u32 % 90
+    };
+    (0..tokens).map(draw).collect()
 }
 
 fn row(victim: &str, event: Fate, rounds: u32, waited: &[Waited]) {

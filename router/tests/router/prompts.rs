@@ -169,7 +169,7 @@ async fn no_more_prompts_are_taken_than_could_ever_be_inside() {
     assert!(reply.body.contains("at most 2 prompts"), "{reply:?}");
     // As many are taken, and find no nodes.
     let reply = cluster.complete(json!({ "prompt": &PROMPTS[..2] })).await;
-    assert_eq!(reply.status, 404, "{reply:?}");
+    assert_eq!(reply.status, 503, "{reply:?}");
 }
 
 #[tokio::test]
