@@ -46,6 +46,7 @@ class AsyncStream:
         self._received = Received(sampling.choices)
         self._gathering = Gathering(sampling.choices)
         self._call: Call | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._resumed = 0
         self._is_closed = False
         self._error: BatonError | None = None
@@ -76,6 +77,12 @@ class AsyncStream:
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    def __del__(self) -> None:
+        # gRPC keeps a call that nobody reads. The collector may run in any thread.
+        call, loop = getattr(self, "_call", None), getattr(self, "_loop", None)
+        if call is not None and loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(call.cancel)
 
     def __aiter__(self) -> Self:
         return self
@@ -123,10 +130,6 @@ class AsyncStream:
 
     async def aclose(self) -> None:
         """Cancels the request unless it is over; whoever reads it gets `Cancelled`."""
-        self.close_soon()
-
-    def close_soon(self) -> None:
-        """The same, from the event loop's thread."""
         self._is_closed = True
         self._hang_up()
 
@@ -135,6 +138,7 @@ class AsyncStream:
             way = await self._effort.connect()
             if self._is_closed:
                 raise self._cancelled()
+            self._loop = asyncio.get_running_loop()
             self._call = self._open(way)
             self._received.begin()
         try:

@@ -93,10 +93,6 @@ class Stream:
         """Cancels the request unless it is over."""
         self._loop.run(self._stream.aclose())
 
-    def __del__(self) -> None:
-        if hasattr(self, "_loop") and not self._loop.loop.is_closed():
-            self._loop.loop.call_soon_threadsafe(self._stream.close_soon)
-
 
 class Client:
     """A cluster, through any of its routers; as `AsyncClient`, whose arguments it takes.
