@@ -183,12 +183,14 @@ impl Client {
         self.inner.budget.lock().unwrap_or_else(PoisonError::into_inner).earn();
     }
 
-    /// How long to wait before it is tried again after `failures` in a row, if it may be.
+    /// How long to wait before it is tried again after `failures` in a row, if it may be. The first retry is every
+    /// call's right: all of a router's streams break at once.
     pub(crate) fn retry(&self, error: &Error, failures: u32) -> Option<Duration> {
         let Inner { retry, budget, .. } = &*self.inner;
+        let is_free = failures == 1 && !error.is_overload();
         let may = error.is_transient()
             && failures <= retry.attempts
-            && budget.lock().unwrap_or_else(PoisonError::into_inner).spend();
+            && (is_free || budget.lock().unwrap_or_else(PoisonError::into_inner).spend());
         may.then(|| pause(retry, failures, error.retry_after(), rand::random()))
     }
 

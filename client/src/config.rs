@@ -12,7 +12,7 @@ pub struct Retry {
     /// The longest first pause; it doubles. Each is drawn from nothing to that.
     pub first_pause: Duration,
     pub longest_pause: Duration,
-    /// Retries of all calls together: so many at once,
+    /// Retries of all calls together, but for the first of each in a row where a connection broke: so many at once,
     pub budget: u32,
     /// and so many more for each call, at most 1.
     pub earned: f64,

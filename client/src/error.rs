@@ -69,6 +69,11 @@ impl Error {
         }
     }
 
+    /// Whether there was no room for it.
+    pub(crate) fn is_overload(&self) -> bool {
+        matches!(self, Error::Refused(refused) if refused.code == Code::ResourceExhausted)
+    }
+
     /// The router's name for the request, or the client's.
     pub fn request_id(&self) -> Option<&str> {
         let id = match self {

@@ -26,6 +26,6 @@ pub use http::{
 };
 pub use part::Part;
 pub use process::{Footprint, Pid, children_of, cpu_time, footprint, wake_ups};
-pub use python::{python, python_example};
+pub use python::{python, python_example, python_tests};
 pub use reader::{Answer, Progress, Reader};
 pub use reference::Reference;
