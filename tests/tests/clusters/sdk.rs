@@ -16,7 +16,7 @@ fn cluster() -> Cluster {
 fn request(seed: u64) -> Request {
     let mut request = Request::text("sim", format!("Story {seed}")).max_tokens(150).seed(seed);
     request.sampling.ignore_eos = true;
-    request.choices(1 + u32::from(seed % 3 == 0))
+    request.choices(1 + u32::from(seed.is_multiple_of(3)))
 }
 
 /// What it said, whoever it came from.
