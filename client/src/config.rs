@@ -39,7 +39,7 @@ pub struct Hedge {
 /// Whom to trust, and who one is. PEM.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// Certificates that routers' are signed by; without them those of the web.
+    /// Certificates that routers' are signed by; without them those that the system trusts.
     pub ca: Option<Vec<u8>>,
     /// The client's own certificate and its key.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
@@ -129,7 +129,7 @@ impl Tls {
     pub(crate) fn config(&self) -> ClientTlsConfig {
         let mut config = match &self.ca {
             Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)),
-            None => ClientTlsConfig::new().with_webpki_roots(),
+            None => ClientTlsConfig::new().with_native_roots(),
         };
         if let Some((certificate, key)) = &self.identity {
             config = config.identity(Identity::from_pem(certificate, key));

@@ -58,7 +58,7 @@ async fn routers_are_checked_and_so_are_clients() {
         (Tls { identity: stranger, ..known.clone() }, "somebody else's"),
         (Tls { domain: Some("other.example".into()), ..known.clone() }, "another router"),
         (Tls { ca: Some(Authority::new().pem()), ..known.clone() }, "not to be trusted"),
-        (Tls { ca: None, ..known.clone() }, "not of the web"),
+        (Tls { ca: None, ..known.clone() }, "not the system's"),
     ] {
         let error = client(&router, wrong).answer(request()).await.unwrap_err();
         assert!(matches!(error, Error::Refused(_)), "{why}: {error}");
