@@ -40,11 +40,16 @@ class Patience:
 
 
 def _options(patience: Patience, tls: TlsConfig | None) -> list[tuple[str, str | int]]:
-    connect_ms = int(patience.connect * 1e3)
+    connect_ms, keepalive_timeout_ms = (
+        int(each * 1e3) for each in (patience.connect, patience.keepalive_timeout)
+    )
     options: list[tuple[str, str | int]] = [
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.keepalive_time_ms", int(patience.keepalive * 1e3)),
-        ("grpc.keepalive_timeout_ms", int(patience.keepalive_timeout * 1e3)),
+        ("grpc.keepalive_timeout_ms", keepalive_timeout_ms),
+        # gRPC also sends pings to measure bandwidth, which have a minute, and keep-alive waits for
+        # one that is under way.
+        ("grpc.http2.ping_timeout_ms", keepalive_timeout_ms),
         ("grpc.keepalive_permit_without_calls", 0),
         # A silent stream may be asked for signs for as long as it is silent.
         ("grpc.http2.max_pings_without_data", 0),

@@ -1,4 +1,4 @@
-"""Clusters of real processes: `baton up` with the simulated engine, from `BATON_BIN`."""
+"""Clusters of real processes: `baton up` with the simulated engine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+PACKAGE = Path(__file__).resolve().parents[1]
+BUILT = PACKAGE.parents[1] / "target" / "debug" / "baton"
 
 #: A debug build on a busy machine serves within seconds.
 START = 60.0
@@ -28,12 +31,10 @@ class Cluster:
         cls, *, routers: int = 1, prefill: int = 1, decode: int = 2, decode_us: float = 500.0
     ) -> Cluster:
         """Starts one on free ports, and waits until it serves."""
-        binary = os.environ.get("BATON_BIN")
-        assert binary, "BATON_BIN must name a baton program, such as target/debug/baton"
         folder = tempfile.TemporaryDirectory(prefix="baton-client-")
         up = subprocess.Popen(
             [
-                *(binary, "up", "--engine=sim", "--no-demo", "--port=0", "--control-port=0"),
+                *(baton(), "up", "--engine=sim", "--no-demo", "--port=0", "--control-port=0"),
                 *(f"--routers={routers}", f"--prefill={prefill}", f"--decode={decode}"),
                 *("--kv-size=64MiB", f"--node-set=engine.profile.decode_us={decode_us}"),
                 *("--data-dir", f"{folder.name}/data", "--log-dir", f"{folder.name}/logs"),
@@ -75,6 +76,19 @@ class Cluster:
     def _children(self) -> list[int]:
         tasks = Path(f"/proc/{self.up.pid}/task").glob("*/children")
         return [int(pid) for children in tasks for pid in children.read_text().split()]
+
+
+def with_package() -> dict[str, str]:
+    """The environment of a program that uses this package, installed or not."""
+    path = [str(PACKAGE), os.environ.get("PYTHONPATH", "")]
+    return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def baton() -> str:
+    """The program under test: `BATON_BIN`, or what `cargo build -p baton` made."""
+    program = os.environ.get("BATON_BIN", str(BUILT))
+    assert Path(program).is_file(), f"{program} isn't built; run `cargo build -p baton` first"
+    return program
 
 
 def _serving_at(up: subprocess.Popen[str], output: IO[str]) -> list[str]:

@@ -30,6 +30,10 @@ async def start_router() -> AsyncIterator[StartRouter]:
     ) -> Router:
         router, server = Router(name), grpc.aio.server()
         rpc.add_InferenceServicer_to_server(router, server)
+        check: grpc.RpcMethodHandler[bytes, bytes]
+        check = grpc.unary_unary_rpc_method_handler(router.check)
+        health = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
+        server.add_generic_rpc_handlers((health,))
         if credentials is None:
             port = server.add_insecure_port("127.0.0.1:0")
         else:

@@ -79,6 +79,10 @@ class Router(rpc.InferenceServicer):
     hung_up: asyncio.Event = field(default_factory=asyncio.Event)
     called: asyncio.Event = field(default_factory=asyncio.Event)
     address: str = ""
+    #: What it answers probes: a message of `grpc.health.v1`, as bytes.
+    health: bytes = b"\x08\x01"
+    probes: list[bytes] = field(default_factory=list)
+    probed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def Generate(self, request: Any, context: Context) -> AsyncIterator[Any]:
         async for event in self._stream(request, context):
@@ -103,6 +107,12 @@ class Router(rpc.InferenceServicer):
     async def Cancel(self, request: Any, context: Context) -> Any:
         await self._act(request, context)
         return pb.CancelResponse(cancelled=request.request_id == self.name)
+
+    async def check(self, request: bytes, _: Context) -> bytes:
+        """`grpc.health.v1.Health/Check`."""
+        self.probes.append(request)
+        self.probed.set()
+        return self.health
 
     def _see(self, request: Any, context: Context) -> Act:
         metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}

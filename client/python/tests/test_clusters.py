@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cluster import Cluster
+
 from baton_client import (
     AsyncClient,
     AsyncStream,
@@ -27,7 +29,7 @@ from baton_client import (
     Tool,
     ToolChoice,
 )
-from cluster import Cluster
+from baton_client._endpoints import Endpoints
 
 PATIENCE = 20.0
 NUMBERS = {
@@ -142,16 +144,22 @@ async def test_a_router_is_stopped() -> None:
             assert await client.models(hedge_after=0.1)
 
 
-async def test_a_lone_router_that_comes_back_is_found(cluster: Cluster) -> None:
-    first = cluster.addresses[0]
+async def test_a_lone_router_that_comes_back_is_found(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, broken, fail = cluster.addresses[0], asyncio.Event(), Endpoints.fail
+
+    def tell(self: Endpoints[Any], endpoint: Any, now: float) -> None:
+        fail(self, endpoint, now)
+        broken.set()
+
+    monkeypatch.setattr(Endpoints, "fail", tell)
     async with AsyncClient(first) as client:
         stream = text(max_tokens=400)(client, 5)
         await read(stream, 4)
         cluster.signal_router(first, signal.SIGSTOP)
         rest = asyncio.ensure_future(stream.answer())
-        # Once the connection counts as broken it is left alone.
-        while not client._transport.endpoints._health[first].failures:
-            await asyncio.sleep(0.02)
+        await asyncio.wait_for(broken.wait(), PATIENCE)
         cluster.signal_router(first, signal.SIGCONT)
         answer = await asyncio.wait_for(rest, PATIENCE)
         expected = await text(max_tokens=400)(client, 5).answer()

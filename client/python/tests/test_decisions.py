@@ -139,7 +139,8 @@ def test_what_failed_is_passed_over_for_longer_each_time_and_probed() -> None:
     endpoints, now = Endpoints([a, b]), 100.0
     for passed_over in (1, 2, 4, 8, 16, LONGEST_PASSED_OVER, LONGEST_PASSED_OVER):
         endpoints.fail(a, now)
-        endpoints.fail(a, now), "a second stream that broke with it changes nothing"
+        # A second stream that broke with it changes nothing.
+        endpoints.fail(a, now)
         assert {endpoints.pick(b).target for _ in range(4)} == {"b"}
         assert endpoints.to_probe(now + passed_over - 0.01) == []
         now += passed_over

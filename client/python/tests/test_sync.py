@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+from cluster import with_package
 from fake import LENGTH, End, Hang, Refuse, Router
 from grpc import StatusCode
 
@@ -109,6 +110,7 @@ async def test_a_program_that_forgets_to_close_ends(router: Router) -> None:
     )
     run = await asyncio.create_subprocess_exec(
         *(sys.executable, "-X", "faulthandler", "-c", program),
+        env=with_package(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

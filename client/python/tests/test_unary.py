@@ -96,3 +96,28 @@ async def test_every_router_is_asked_to_cancel(start_router: StartRouter, connec
     assert await client.cancel("second"), "one that is down knows nothing"
     with pytest.raises(Unavailable):
         await connect("127.0.0.1:1").cancel("second")
+
+
+async def test_what_failed_is_probed_beside_the_requests(
+    start_router: StartRouter, connect: Connect
+) -> None:
+    first, second = await start_router("first"), await start_router("second")
+    first.acts.append(DOWN)
+    client = connect(first, second)
+
+    async def until(event: asyncio.Event) -> None:
+        while not event.is_set():
+            assert [model.id for model in await client.models()] == ["second"]
+
+    # Its time is up, and it says that it doesn't serve.
+    first.health = b"\x08\x02"
+    await asyncio.wait_for(until(first.probed), PATIENCE)
+    first.probed.clear()
+    assert len(first.seen) == 1
+    # Now it does.
+    first.health = b"\x08\x01"
+    await asyncio.wait_for(until(first.probed), PATIENCE)
+    while [model.id for model in await client.models()] != ["first"]:
+        assert len(second.seen) < 100_000, "it is used again"
+    # A message whose only field is the service's name.
+    assert first.probes == [b"\x0a\x12baton.v1.Inference"] * 2
