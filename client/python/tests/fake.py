@@ -115,17 +115,22 @@ class Router(rpc.InferenceServicer):
         return self.health
 
     def _see(self, request: Any, context: Context) -> Act:
+        context.add_done_callback(self._end)
         metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
         self.seen.append(Seen(request, metadata, context.time_remaining()))
         self.called.set()
         return self.acts.popleft() if self.acts else None
+
+    def _end(self, context: Context) -> None:
+        if context.cancelled():
+            self.hung_up.set()
 
     async def _act(self, request: Any, context: Context) -> None:
         act = self._see(request, context)
         if isinstance(act, Refuse):
             await refuse(context, act)
         if isinstance(act, Hang):
-            await self._hang()
+            await asyncio.Event().wait()
 
     async def _stream(self, request: Any, context: Context) -> AsyncIterator[Any]:
         act = self._see(request, context)
@@ -138,14 +143,7 @@ class Router(rpc.InferenceServicer):
         if isinstance(act, Refuse):
             await refuse(context, act)
         if isinstance(act, Hang):
-            await self._hang()
-
-    async def _hang(self) -> None:
-        try:
             await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            self.hung_up.set()
-            raise
 
 
 async def refuse(context: Context, act: Refuse) -> None:
