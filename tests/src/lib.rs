@@ -22,5 +22,5 @@ pub use http::{
     Event, Reply, delete, events, get, numbered_events, post, post_bytes, post_with, upload,
 };
 pub use process::{Pid, children_of, cpu_time, wake_ups};
-pub use python::{python, python_example};
+pub use python::{python, python_example, python_tests};
 pub use reference::Reference;

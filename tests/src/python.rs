@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::Pid;
+use crate::{Pid, baton};
 
 /// How long a script may take; it is a matter of seconds, even when others use the cores.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -35,6 +35,18 @@ pub fn python_example(document: &str, address: &str) {
     let (example, _) = after.split_once("```").expect("the example ends");
     assert!(example.contains(DEFAULT_ADDRESS), "the example names no address");
     run(Command::new("python3").arg("-c").arg(example.replace(DEFAULT_ADDRESS, address)));
+}
+
+/// Runs the Python tests of a folder, such as `client/python/tests`, against the binary under test.
+///
+/// # Panics
+///
+/// When one fails, with what it said.
+pub fn python_tests(folder: &str) {
+    let tests = format!("{}/../{folder}", env!("CARGO_MANIFEST_DIR"));
+    // Plugins of other clients have no part in it, and nothing is left in the tree.
+    let options = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:schemathesis"];
+    run(Command::new("python3").args(options).arg(tests).env("BATON_BIN", baton()));
 }
 
 fn run(python: &mut Command) {

@@ -38,13 +38,32 @@ struct Client {
     requirements: &'static [&'static str],
 }
 
-const CLIENTS: [Client; 3] = [
+const CLIENTS: [Client; 4] = [
     Client { imports: "import openai", requirements: &["openai==3.52.0"] },
     Client {
         imports: "import tritonclient.grpc, grpc_reflection",
         requirements: &["tritonclient[grpc]==2.73.0", "grpcio-reflection==1.81.1"],
     },
     Client { imports: "import schemathesis", requirements: &["schemathesis==4.32.5"] },
+    // What `client/python` is tested with.
+    Client {
+        imports: "import google.rpc.status_pb2, grpc_tools, mypy, mypy_protobuf, opentelemetry, \
+                  pytest_asyncio, pytest_timeout, ruff, trustme",
+        requirements: &[
+            "pytest-asyncio==1.5.0",
+            "googleapis-common-protos==1.76.0",
+            "grpcio-tools==1.75.1",
+            "mypy==2.4.1",
+            "mypy-protobuf==5.1.0",
+            "opentelemetry-api==1.45.2",
+            "pytest==9.2.0",
+            "pytest-timeout==2.4.0",
+            "ruff==0.17.6",
+            "trustme==1.2.1",
+            "types-grpcio==1.85.0.20261028",
+            "types-protobuf==7.35.1.20260906",
+        ],
+    },
 ];
 
 /// Everything the tests need, ready to use.

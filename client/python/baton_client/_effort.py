@@ -115,7 +115,7 @@ class Effort:
         if not await self.within(endpoint.is_ready()):
             message = f"{endpoint.target} can't be reached"
             raise Failed(Refused(StatusCode.UNAVAILABLE, message))
-        who = await authorization(self._transport.token)
+        who = await self.within(authorization(self._transport.token))
         left = None if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
         return Way(endpoint.stub, self._metadata + who, left)
 

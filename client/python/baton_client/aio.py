@@ -238,6 +238,7 @@ class AsyncClient:
         self, endpoint: Endpoint, request_id: str, deadline: Duration | None
     ) -> bool:
         alone = Transport([endpoint], self._transport.token, RetryPolicy(attempts=1))
+        alone.is_closed = self._transport.is_closed
         effort = Effort(alone, Asked(deadline=deadline))
         request = pb.CancelRequest(request_id=request_id)
         return (await hedged(effort, lambda stub: stub.Cancel, request, None)).cancelled

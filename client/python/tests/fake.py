@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -115,22 +116,26 @@ class Router(rpc.InferenceServicer):
         return self.health
 
     def _see(self, request: Any, context: Context) -> Act:
-        context.add_done_callback(self._end)
         metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
         self.seen.append(Seen(request, metadata, context.time_remaining()))
         self.called.set()
         return self.acts.popleft() if self.acts else None
 
-    def _end(self, context: Context) -> None:
-        if context.cancelled():
+    @contextmanager
+    def _until_hung_up(self) -> Iterator[None]:
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
             self.hung_up.set()
+            raise
 
     async def _act(self, request: Any, context: Context) -> None:
         act = self._see(request, context)
-        if isinstance(act, Refuse):
-            await refuse(context, act)
-        if isinstance(act, Hang):
-            await asyncio.Event().wait()
+        with self._until_hung_up():
+            if isinstance(act, Refuse):
+                await refuse(context, act)
+            if isinstance(act, Hang):
+                await asyncio.Event().wait()
 
     async def _stream(self, request: Any, context: Context) -> AsyncIterator[Any]:
         act = self._see(request, context)
@@ -138,12 +143,13 @@ class Router(rpc.InferenceServicer):
         if isinstance(act, Change):
             events = act.events(events)
         count = act.after if isinstance(act, Refuse | End | Hang) else len(events)
-        for event in events[:count]:
-            yield event
-        if isinstance(act, Refuse):
-            await refuse(context, act)
-        if isinstance(act, Hang):
-            await asyncio.Event().wait()
+        with self._until_hung_up():
+            for event in events[:count]:
+                yield event
+            if isinstance(act, Refuse):
+                await refuse(context, act)
+            if isinstance(act, Hang):
+                await asyncio.Event().wait()
 
 
 async def refuse(context: Context, act: Refuse) -> None:

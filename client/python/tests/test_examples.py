@@ -11,6 +11,8 @@ import pytest
 from cluster import Cluster, with_package
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+#: Each has one program.
+DOCUMENTS = [EXAMPLES.parent / "README.md", EXAMPLES.parents[2] / "docs" / "sdk.md"]
 PATIENCE = 30.0
 
 #: What each says when it worked.
@@ -30,13 +32,29 @@ def test_all_are_here() -> None:
 
 @pytest.mark.parametrize("name", SAYS)
 async def test_it_runs(cluster: Cluster, name: str) -> None:
-    run = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(EXAMPLES / name), *cluster.addresses),
+    said = await run(str(EXAMPLES / name), *cluster.addresses)
+    assert re.search(SAYS[name], said), said
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+async def test_documents_are_right(cluster: Cluster, document: Path) -> None:
+    text = await asyncio.to_thread(document.read_text)
+    _, *blocks = text.split("```python\n")
+    (program,) = (block.partition("```")[0] for block in blocks)
+    for port, address in zip((8000, 8002), cluster.addresses, strict=True):
+        program = program.replace(f"127.0.0.1:{port}", address)
+    assert await run("-c", program), "it says something"
+
+
+async def run(*args: str) -> str:
+    """Runs a program to its good end, and returns what it said."""
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, *args),
         env=with_package(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    said, errors = await asyncio.wait_for(run.communicate(), PATIENCE)
-    assert run.returncode == 0, errors.decode()
-    assert re.search(SAYS[name], said.decode()), said.decode()
+    said, errors = await asyncio.wait_for(program.communicate(), PATIENCE)
+    assert program.returncode == 0, errors.decode()
     assert not errors, errors.decode()
+    return said.decode()

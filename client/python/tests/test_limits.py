@@ -191,6 +191,10 @@ async def test_a_closed_client_says_so(router: Router, connect: Connect) -> None
     await client.close()
     with pytest.raises(Cancelled, match="closed"):
         await client.models()
+    with pytest.raises(Cancelled, match="closed"):
+        await client.generate("sim", "Once")
+    with pytest.raises(Cancelled, match="closed"):
+        await client.cancel("fake")
 
 
 async def test_options_are_told(router: Router, connect: Connect) -> None:

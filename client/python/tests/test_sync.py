@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import signal
 import subprocess
 import sys
 import threading
@@ -117,6 +118,28 @@ async def test_a_program_that_forgets_to_close_ends(router: Router) -> None:
     said, errors = await asyncio.wait_for(run.communicate(), PATIENCE)
     assert (said, run.returncode) == (f"{LENGTH}\n".encode(), 0), errors.decode()
     assert b"Traceback" not in errors, errors.decode()
+
+
+async def test_ctrl_c_cancels(router: Router) -> None:
+    router.acts.append(Hang(2))
+    program = (
+        "from baton_client import Client, Chunk\n"
+        f"with Client({router.address!r}) as client:\n"
+        "    for event in client.stream('sim', 'Once'):\n"
+        "        if isinstance(event, Chunk): print('waiting', flush=True)\n"
+    )
+    run = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program),
+        env=with_package(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert run.stdout is not None
+    assert await asyncio.wait_for(run.stdout.readline(), PATIENCE) == b"waiting\n"
+    run.send_signal(signal.SIGINT)
+    _, errors = await asyncio.wait_for(run.communicate(), PATIENCE)
+    assert errors.decode().rstrip().endswith("KeyboardInterrupt"), errors.decode()
+    await asyncio.wait_for(router.hung_up.wait(), PATIENCE)
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(Client, AsyncClient), (Stream, AsyncStream)])

@@ -20,6 +20,7 @@ mod partition;
 mod placement;
 mod profile;
 mod prompts;
+mod python_sdk;
 mod replay;
 mod resume;
 mod resume_grpc;
