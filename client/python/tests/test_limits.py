@@ -29,6 +29,8 @@ from baton_client import (
 
 MS = timedelta(milliseconds=1)
 PATIENCE = 10.0
+#: Sooner than keep-alive would have it.
+HANGING_UP = 3.0
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ async def test_the_deadline_ends_a_stream_that_hangs(
     router.acts.append(Hang(after))
     with pytest.raises(DeadlineExceeded):
         await connect(router).generate("sim", "Once", deadline=0.3)
-    await asyncio.wait_for(router.hung_up.wait(), PATIENCE)
+    await asyncio.wait_for(router.hung_up.wait(), HANGING_UP)
     assert len(router.seen) == 1
 
 
@@ -124,7 +126,7 @@ async def test_no_first_token_in_time(router: Router, connect: Connect) -> None:
     with pytest.raises(FirstTokenTimeout, match="no token came within 0.2 s") as error:
         await connect(router).generate("sim", "Once", first_token_within=200 * MS, deadline=9)
     assert isinstance(error.value, TimeoutError)
-    await asyncio.wait_for(router.hung_up.wait(), PATIENCE)
+    await asyncio.wait_for(router.hung_up.wait(), HANGING_UP)
 
 
 async def test_the_first_token_in_time_is_enough(router: Router, connect: Connect) -> None:
@@ -132,6 +134,14 @@ async def test_the_first_token_in_time_is_enough(router: Router, connect: Connec
     stream = connect(router).stream("sim", "Once", first_token_within=0.5, deadline=1.0)
     with pytest.raises(DeadlineExceeded):
         await stream.answer()
+
+
+async def test_it_does_not_count_any_more_when_the_stream_goes_on(
+    router: Router, connect: Connect
+) -> None:
+    router.acts.extend([End(3), Refuse(StatusCode.UNAVAILABLE, "NO_NODES", 300 * MS)])
+    answer = await connect(router).generate("sim", "Once", first_token_within=0.25)
+    assert answer.resumed == 1
 
 
 async def test_attempts_share_the_time_to_the_first_token(router: Router, connect: Connect) -> None:
@@ -147,7 +157,7 @@ async def test_leaving_cancels(router: Router, connect: Connect) -> None:
         async for event in stream:
             if isinstance(event, Chunk):
                 break
-    await asyncio.wait_for(router.hung_up.wait(), PATIENCE)
+    await asyncio.wait_for(router.hung_up.wait(), HANGING_UP)
     assert [event async for event in stream] == []
 
 
@@ -158,7 +168,7 @@ async def test_cancelling_the_task_cancels(router: Router, connect: Connect) -> 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(router.hung_up.wait(), PATIENCE)
+    await asyncio.wait_for(router.hung_up.wait(), HANGING_UP)
     assert len(router.seen) == 1
 
 
@@ -168,8 +178,7 @@ async def test_dropping_the_stream_cancels(router: Router, connect: Connect) -> 
     await anext(stream)
     del stream
     gc.collect()
-    # Sooner than keep-alive would have it.
-    await asyncio.wait_for(router.hung_up.wait(), 1)
+    await asyncio.wait_for(router.hung_up.wait(), HANGING_UP)
 
 
 @pytest.mark.parametrize("how", ["stream", "client"])
@@ -184,7 +193,7 @@ async def test_closing_under_a_reader_tells_it(router: Router, connect: Connect,
     await (stream.aclose() if how == "stream" else client.close())
     with pytest.raises(Cancelled):
         await asyncio.wait_for(reader, PATIENCE)
-    await asyncio.wait_for(router.hung_up.wait(), PATIENCE)
+    await asyncio.wait_for(router.hung_up.wait(), HANGING_UP)
 
 
 async def test_a_closed_client_says_so(router: Router, connect: Connect) -> None:

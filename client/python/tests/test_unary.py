@@ -49,9 +49,10 @@ async def test_a_second_one_is_asked_where_the_first_is_slow(
     slow, quick = await start_router("slow"), await start_router("quick")
     slow.acts.append(Hang())
     client = connect(slow, quick)
-    models = await client.models(hedge_after=timedelta(milliseconds=20))
+    asking = client.models(hedge_after=timedelta(milliseconds=20))
+    models = await asyncio.wait_for(asking, 3)
     assert [model.id for model in models] == ["quick"]
-    await asyncio.wait_for(slow.hung_up.wait(), PATIENCE)
+    await asyncio.wait_for(slow.hung_up.wait(), 3)
 
 
 async def test_without_being_asked_to_it_isnt(start_router: StartRouter, connect: Connect) -> None:
