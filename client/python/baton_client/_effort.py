@@ -61,17 +61,21 @@ class Transport:
         """Where to go next; those that failed long enough ago are probed meanwhile."""
         endpoint = self.endpoints.pick(last)
         for due in self.endpoints.to_probe(time.monotonic()):
-            if due is not endpoint:
-                probe = asyncio.create_task(self._probe(due))
-                self._probes.add(probe)
-                probe.add_done_callback(self._probes.discard)
+            probe = asyncio.create_task(self._probe(due))
+            self._probes.add(probe)
+            probe.add_done_callback(self._probes.discard)
         return endpoint
 
     async def _probe(self, endpoint: Endpoint) -> None:
-        if await endpoint.serves():
-            self.endpoints.work(endpoint)
-        else:
-            self.endpoints.fail(endpoint, time.monotonic())
+        serves = False
+        try:
+            serves = await endpoint.serves()
+        finally:
+            # Whatever comes of it: one that is never judged would never be probed again.
+            if serves:
+                self.endpoints.work(endpoint)
+            else:
+                self.endpoints.fail(endpoint, time.monotonic())
 
     async def close(self) -> None:
         """Ends all calls."""
@@ -142,6 +146,9 @@ class Effort:
         if endpoint is not None and failure.is_endpoints:
             endpoints.fail(endpoint, time.monotonic())
             elsewhere = endpoints.has_other_than(endpoint)
+        elif failure.reason:
+            # Who refuses is there.
+            self.works()
         pause = self._attempts.pause_after(failure, elsewhere=elsewhere)
         limit = self._limit()
         if pause is None or (limit is not None and time.monotonic() + pause >= limit):

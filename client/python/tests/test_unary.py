@@ -122,3 +122,16 @@ async def test_what_failed_is_probed_beside_the_requests(
         assert len(second.seen) < 100_000, "it is used again"
     # A message whose only field is the service's name.
     assert first.probes == [b"\x0a\x12baton.v1.Inference"] * 2
+
+
+async def test_who_refuses_is_there(start_router: StartRouter, connect: Connect) -> None:
+    first, second = await start_router("first"), await start_router("second")
+    client = connect(first, second)
+    # Both fail; the first is asked again, and refuses.
+    first.acts.extend([DOWN, Refuse(StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")])
+    second.acts.append(DOWN)
+    with pytest.raises(InvalidRequest):
+        await client.models()
+    # It is used at once, and the second one is still passed over.
+    assert not client._transport.endpoints.has_other_than(client._transport.endpoints.all[0])
+    assert client._transport.endpoints.has_other_than(client._transport.endpoints.all[1])
