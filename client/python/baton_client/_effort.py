@@ -8,7 +8,9 @@ import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet
 
+import grpc
 from grpc import StatusCode
 
 from ._channel import Endpoint
@@ -55,6 +57,8 @@ class Transport:
         self.budget = Budget(policy)
         self.draw = random.Random()
         self.is_closed = False
+        # Not every version of gRPC ends them with their channel.
+        self.calls: WeakSet[grpc.aio.Call] = WeakSet()
         self._probes: set[asyncio.Task[None]] = set()
 
     def pick(self, last: Endpoint | None) -> Endpoint:
@@ -80,6 +84,8 @@ class Transport:
     async def close(self) -> None:
         """Ends all calls."""
         self.is_closed = True
+        for call in list(self.calls):
+            call.cancel()
         for probe in self._probes:
             probe.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
@@ -154,6 +160,10 @@ class Effort:
         if pause is None or (limit is not None and time.monotonic() + pause >= limit):
             raise self.error(failure)
         await asyncio.sleep(pause)
+
+    def track(self, call: grpc.aio.Call) -> None:
+        """It ends with the client, if not before."""
+        self._transport.calls.add(call)
 
     def works(self) -> None:
         """The endpoint answered."""

@@ -140,6 +140,7 @@ class AsyncStream:
                 raise self._cancelled()
             self._loop = asyncio.get_running_loop()
             self._call = self._open(way)
+            self._effort.track(self._call)
             self._received.begin()
         try:
             # After the first token gRPC itself keeps the deadline.

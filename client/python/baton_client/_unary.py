@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._proto.baton.v1.inference_pb2_grpc import InferenceAsyncStub
 
 T = TypeVar("T")
-Method: TypeAlias = "Callable[[InferenceAsyncStub], Callable[..., Awaitable[T]]]"
+Method: TypeAlias = "Callable[[InferenceAsyncStub], Callable[..., grpc.aio.UnaryUnaryCall[Any, T]]]"
 
 
 async def call(effort: Effort, method: Method[T], request: object) -> T:
@@ -25,7 +25,7 @@ async def call(effort: Effort, method: Method[T], request: object) -> T:
     while True:
         try:
             way = await effort.connect()
-            answer = await _send(method, way, request)
+            answer = await _send(effort, method, way, request)
         except Failed as failed:
             await effort.recover(failed.refused)
         except asyncio.CancelledError:
@@ -38,9 +38,11 @@ async def call(effort: Effort, method: Method[T], request: object) -> T:
             return answer
 
 
-async def _send(method: Method[T], way: Way, request: object) -> T:
+async def _send(effort: Effort, method: Method[T], way: Way, request: object) -> T:
     try:
-        return await method(way.stub)(request, timeout=way.timeout, metadata=way.metadata)
+        sent = method(way.stub)(request, timeout=way.timeout, metadata=way.metadata)
+        effort.track(sent)
+        return await sent
     except grpc.aio.AioRpcError as error:
         raise Failed(refused(error)) from error
 

@@ -181,6 +181,17 @@ async def test_dropping_the_stream_cancels(router: Router, connect: Connect) -> 
     await asyncio.wait_for(router.hung_up.wait(), HANGING_UP)
 
 
+async def test_closing_the_client_ends_short_calls(router: Router, connect: Connect) -> None:
+    router.acts.append(Hang())
+    client = connect(router)
+    asking = asyncio.ensure_future(client.models())
+    await asyncio.wait_for(router.called.wait(), PATIENCE)
+    await client.close()
+    with pytest.raises(Cancelled):
+        await asyncio.wait_for(asking, HANGING_UP)
+    await asyncio.wait_for(router.hung_up.wait(), HANGING_UP)
+
+
 @pytest.mark.parametrize("how", ["stream", "client"])
 async def test_closing_under_a_reader_tells_it(router: Router, connect: Connect, how: str) -> None:
     router.acts.append(Hang(2))
@@ -192,7 +203,7 @@ async def test_closing_under_a_reader_tells_it(router: Router, connect: Connect,
     await asyncio.wait([reader], timeout=0.05)
     await (stream.aclose() if how == "stream" else client.close())
     with pytest.raises(Cancelled):
-        await asyncio.wait_for(reader, PATIENCE)
+        await asyncio.wait_for(reader, HANGING_UP)
     await asyncio.wait_for(router.hung_up.wait(), HANGING_UP)
 
 

@@ -17,6 +17,8 @@ pub(crate) struct Inside {
     max: u32,
     state: Mutex<State>,
     closing: CancellationToken,
+    /// Whoever was left was ended.
+    ended: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +37,8 @@ pub(crate) struct Entered {
 
 impl Inside {
     pub(crate) fn new(max: u32) -> Self {
-        Inside { max, state: Mutex::default(), closing: CancellationToken::new() }
+        let [closing, ended] = [(); 2].map(|()| CancellationToken::new());
+        Inside { max, state: Mutex::default(), closing, ended }
     }
 
     /// Lets a request in, if there is room.
@@ -85,6 +88,7 @@ impl Inside {
 
     /// Ends everything that runs.
     pub(crate) fn cancel_all(&self) {
+        self.ended.cancel();
         self.lock().cancels.values().for_each(|(_, cancel)| cancel.cancel());
     }
 
@@ -94,6 +98,16 @@ impl Inside {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entered {
+    /// Why it was cancelled: somebody wanted so, or it may go on at another router.
+    pub(crate) fn why_cancelled(&self) -> RequestError {
+        match self.inside.ended.is_cancelled() {
+            true => RequestError::ShuttingDown,
+            false => RequestError::Cancelled { id: self.id },
+        }
     }
 }
 

@@ -119,7 +119,7 @@ impl Run {
         let left = (self.request.arrived + deadline) - self.router.clock.now();
         let result = tokio::select! {
             biased;
-            () = cancel.cancelled() => Err(RequestError::Cancelled { id: self.request.id() }),
+            () = cancel.cancelled() => Err(self.request.inside.why_cancelled()),
             () = tokio::time::sleep(left) => Err(RequestError::Deadline { deadline }),
             result = async {
                 self.part.turn().await;

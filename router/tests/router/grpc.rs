@@ -1,5 +1,6 @@
 //! `baton.v1.Inference`, health and reflection, on the port HTTP is on.
 
+use baton_node::config::Span;
 use baton_proto::{
     status::Refused,
     v1::{
@@ -235,4 +236,21 @@ async fn texts_become_tokens_and_tokens_texts() {
     assert!(refused.message().contains("4294967295"), "{refused}");
     let unknown = TokenizeRequest { model: "other".into(), ..ask(None) };
     assert_eq!(client.tokenize(unknown).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn who_is_left_at_a_router_that_ends_is_told_to_ask_another() {
+    let mut cluster = Cluster::alone(|config| config.timeouts.drain = Span::from_millis(50)).await;
+    cluster.join(1, 1).await;
+    cluster.decode[0].shared.script(vec![Step::Honest(Some(4)), Step::Hang]);
+    let mut client = client(&cluster).await;
+    let mut stream = client.generate(generate(8)).await.unwrap().into_inner();
+    next(&mut stream).await;
+    cluster.shutdown.cancel();
+    let refused = loop {
+        if let Err(status) = stream.message().await {
+            break Refused::from(&status);
+        }
+    };
+    assert_eq!((refused.code, &*refused.reason), (Code::Unavailable, "SHUTTING_DOWN"));
 }
