@@ -2,7 +2,7 @@
 
 It runs the asynchronous client in one thread for all of a process's clients. What makes a stream go
 on is then written and tested once; and limits of time, which the synchronous API of gRPC doesn't
-have on single reads, are the same. A hop between threads costs some 50 µs an event.
+have on single reads, are the same. What it costs is a hop between threads for each event.
 """
 
 from __future__ import annotations
