@@ -102,7 +102,7 @@ impl Client {
         let mut last = None;
         // Only its own router knows it.
         for _ in 0..self.inner.endpoints.len() {
-            let endpoint = self.inner.endpoints.pick().await;
+            let endpoint = self.inner.endpoints.pick();
             let request = CancelRequest { request_id: request_id.to_owned() };
             match self.inference(&endpoint).cancel(self.call(request)).await {
                 Ok(said) if said.get_ref().cancelled => return Ok(true),
@@ -161,8 +161,8 @@ impl Client {
 }
 
 impl Client {
-    pub(crate) async fn endpoint(&self) -> Arc<Endpoint> {
-        self.inner.endpoints.pick().await
+    pub(crate) fn endpoint(&self) -> Arc<Endpoint> {
+        self.inner.endpoints.pick()
     }
 
     pub(crate) fn inference(&self, endpoint: &Endpoint) -> InferenceClient<Channel> {
@@ -242,7 +242,7 @@ impl Client {
         &self,
         ask: &impl AsyncFn(InferenceClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
-        let endpoint = self.endpoint().await;
+        let endpoint = self.endpoint();
         match ask(self.inference(&endpoint)).await {
             Ok(said) => {
                 endpoint.succeeded();

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint as Transport};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -28,6 +29,7 @@ const SERVICE: &str = "baton.v1.Inference";
 pub(crate) struct Endpoints {
     all: Vec<Arc<Endpoint>>,
     next: AtomicUsize,
+    probes: Mutex<JoinSet<()>>,
 }
 
 #[derive(Debug)]
@@ -42,6 +44,7 @@ struct Health {
     failures: u32,
     /// Until when it is passed over.
     rests_until: Option<Instant>,
+    is_probed: bool,
 }
 
 impl Endpoints {
@@ -57,23 +60,28 @@ impl Endpoints {
         }
         // Clients that start together don't all begin with the same one.
         let next = AtomicUsize::new(rand::random_range(0..all.len()));
-        Ok(Endpoints { all, next })
+        Ok(Endpoints { all, next, probes: Mutex::default() })
     }
 
-    /// The next one that is well; or, if none is, the one that was so first.
-    pub(crate) async fn pick(&self) -> Arc<Endpoint> {
+    /// The next one that is well; or, if none is, the one that may be so first.
+    pub(crate) fn pick(&self) -> Arc<Endpoint> {
+        self.probe();
         let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let in_turn = (0..self.all.len()).map(|nth| &self.all[(first + nth) % self.all.len()]);
+        let mut in_turn = (0..self.all.len()).map(|nth| &self.all[(first + nth) % self.all.len()]);
+        let well = in_turn.clone().find(|endpoint| endpoint.health().failures == 0);
+        let soonest = || in_turn.by_ref().min_by_key(|endpoint| endpoint.health().rests_until);
+        Arc::clone(well.or_else(soonest).expect("there is at least one"))
+    }
+
+    /// Asks those that failed whether they are well again, while others are asked for what is wanted.
+    fn probe(&self) {
+        let mut probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        while probes.try_join_next().is_some() {}
         let now = Instant::now();
-        for endpoint in in_turn.clone() {
-            let health = *endpoint.health();
-            let rests = health.rests_until.is_some_and(|until| until > now);
-            if !rests && (health.failures == 0 || endpoint.is_well().await) {
-                return Arc::clone(endpoint);
-            }
+        for endpoint in self.all.iter().filter(|endpoint| endpoint.is_due(now)) {
+            let endpoint = Arc::clone(endpoint);
+            probes.spawn(async move { endpoint.check().await });
         }
-        let soonest = in_turn.min_by_key(|endpoint| endpoint.health().rests_until);
-        Arc::clone(soonest.expect("there is at least one"))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -120,21 +128,24 @@ impl Endpoint {
         let rest = FIRST_REST.saturating_mul(1 << health.failures.min(16)).min(LONGEST_REST);
         health.failures = health.failures.saturating_add(1);
         health.rests_until = Some(Instant::now() + rest);
+        health.is_probed = false;
+    }
+
+    /// Whether it is to be asked how it does, which it is by who asks this.
+    fn is_due(&self, now: Instant) -> bool {
+        let mut health = self.health();
+        let rests = health.rests_until.is_none_or(|until| until > now);
+        !rests && !std::mem::replace(&mut health.is_probed, true)
     }
 
     /// Asks one that failed.
-    async fn is_well(&self) -> bool {
+    async fn check(&self) {
         let mut client = HealthClient::new(self.channel.clone());
         let asked = client.check(HealthCheckRequest { service: SERVICE.to_owned() });
         let said = tokio::time::timeout(CHECK_PATIENCE, asked).await;
         let is_well =
             matches!(said, Ok(Ok(said)) if said.get_ref().status() == ServingStatus::Serving);
-        if is_well {
-            self.succeeded()
-        } else {
-            self.failed()
-        }
-        is_well
+        if is_well { self.succeeded() } else { self.failed() }
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {

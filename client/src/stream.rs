@@ -196,7 +196,7 @@ impl Ongoing {
     }
 
     async fn connect(&mut self) -> Result<Connection, Status> {
-        let endpoint = self.client.endpoint().await;
+        let endpoint = self.client.endpoint();
         let mut client = self.client.inference(&endpoint);
         let wire = self.request.wire(self.progress.seed(), self.progress.resume());
         let empty = || Status::internal("a message says nothing");

@@ -44,6 +44,10 @@ async fn a_decode_node_becomes_a_prefill_node_and_back_and_no_stream_breaks() {
         while running.lock().unwrap().len() < asks.len() {
             tokio::task::yield_now().await;
         }
+        // What isn't decoded yet is placed anew, not moved.
+        while cluster.samples("baton_requests_running").unwrap()["decode-1"] < 1.0 {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(set_role(&mut operations, "decode-1", Phase::Prefill).await.unwrap(), DONE);
         assert!(running.lock().unwrap().len() > 5, "they ended before it changed");
         for (node, role) in [("decode-2", Phase::Prefill), ("prefill-1", Phase::Prefill)] {
