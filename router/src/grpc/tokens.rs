@@ -53,5 +53,5 @@ pub(super) fn detokenize(
 
 fn served(router: &Router, model: String) -> Result<Served, RequestError> {
     let served = router.cluster.served(&ModelId::from(model.as_str()));
-    served.ok_or(RequestError::UnknownModel { model })
+    served.ok_or_else(|| router.cluster.unknown(model))
 }

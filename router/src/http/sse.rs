@@ -327,11 +327,11 @@ mod tests {
         format!("id: s:{number}\ndata: {number}\n\n")
     }
 
-    /// A stream whose events are sent by hand, and its first connection.
     fn nobody() -> TenantId {
         TenantId::default()
     }
 
+    /// A stream whose events are sent by hand, and its first connection.
     fn open(streams: &Arc<Streams>, grace: Duration) -> (mpsc::Sender<String>, BodyDataStream) {
         let (sender, receiver) = mpsc::channel(100);
         let sent = ReceiverStream::new(receiver).map(Event::from);

@@ -65,12 +65,13 @@ impl Router {
         let several = (ask.prompts.len() > 1).then(|| id.to_string());
         let tag = ask.caller.tag.clone().or(several);
         let trace = ask.caller.trace.map(|trace| trace.to_string());
-        let admitted = self.admit(ask, arrived).await.inspect_err(|error| {
+        let admitted = self.admit(ask, arrived).await;
+        let checked = admitted.and_then(|all| check_before(&all, &before).map(|()| all));
+        let admitted = checked.inspect_err(|error| {
             self.metrics.ended(error.outcome());
             // Its text may quote the request.
             tracing::info!(%id, tag, trace, reason = error.reason(), "request refused");
         })?;
-        check_before(&admitted, &before)?;
         if let Some((id, tenant)) = instead_of {
             self.inside.give_way(id, &tenant);
         }
