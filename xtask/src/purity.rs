@@ -7,7 +7,7 @@ use anyhow::bail;
 
 use crate::step;
 
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "baton-types",
     "baton-kv-cache",
     "baton-scheduler",
@@ -15,6 +15,7 @@ const PURE: [&str; 10] = [
     "baton-membership",
     "baton-migration",
     "baton-sim",
+    "baton-workload",
     "baton-transfer-protocol",
     "baton-text",
     "baton-grammar",

@@ -98,5 +98,5 @@ fn flipping(phases: u32) -> Arc<Trace> {
             TraceRequest { after, prompt, output_len }
         }));
     }
-    Arc::new(Trace { requests })
+    Arc::new(Trace { requests, ..Trace::default() })
 }

@@ -34,7 +34,6 @@ mod network;
 mod node;
 mod outcome;
 pub mod plan;
-mod random;
 mod report;
 mod scenario;
 pub mod workload;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use baton_types::Time;
+use baton_workload::random::{Draws, unit};
 
 use super::{
     Simulation,
@@ -13,7 +14,6 @@ use super::{
 };
 use crate::{
     fault::{Fault, ROUTER},
-    random::{Draws, unit},
     scenario::{micros, seconds},
 };
 

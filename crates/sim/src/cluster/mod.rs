@@ -30,6 +30,7 @@ use baton_policy::{Placer, advice::Traffic, rebalance::Rebalancer};
 use baton_scheduler::{EngineInfo, Sampled};
 use baton_transfer_protocol::{PageRun, SourceConfig};
 use baton_types::{Generation, ModelId, NodeHello, NodeId, NumericsId, Role, Time};
+use baton_workload::random::{Draws, Purpose, draws};
 
 use self::{
     event::{Event, Queue},
@@ -49,7 +50,6 @@ use crate::{
     network::Network,
     node::{Node, OverTime, Work},
     outcome::Outcome,
-    random::{Draws, Purpose, draws},
     report::{Report, ScalingReport, Switched},
     scenario::{Scenario, ScenarioError, Topology, seconds},
     workload::{Request, Trace, Workload},

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use baton_scheduler::{Event as Said, Sampled};
 use baton_types::{Generation, StepReport, Time, TokenId};
+use baton_workload::{
+    random::{mix, unit},
+    word,
+};
 
 use super::{
     Simulation,
     event::{Event, ToRouter},
 };
-use crate::{
-    node::{Command, Followed, Node, Step, Work},
-    random::{mix, unit},
-    workload::word,
-};
+use crate::node::{Command, Followed, Node, Step, Work};
 
 /// How often a step loop that has sequences waiting for memory looks whether somebody gave some
 /// back; as in `baton-node`.

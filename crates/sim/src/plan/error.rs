@@ -57,5 +57,5 @@ pub enum PlanError {
 pub(super) fn first_tokens(trace: &Trace) -> Trace {
     let requests = trace.requests.iter();
     let first = |request: &TraceRequest| TraceRequest { output_len: 1, ..request.clone() };
-    Trace { requests: requests.map(first).collect() }
+    Trace { requests: requests.map(first).collect(), ..*trace }
 }

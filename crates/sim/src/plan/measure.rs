@@ -5,9 +5,10 @@ use std::time::Duration;
 pub use baton_policy::Link;
 use baton_policy::{FitConfig, LatencyFit};
 use baton_types::{LatencyProfile, Role, StepReport, StepShape};
+use baton_workload::random::mix;
 
 use super::profile::LEAST_STEP_US;
-use crate::{Distribution, random::mix};
+use crate::Distribution;
 
 /// Steps of a phase that its costs are fitted to, at least.
 pub const LEAST_STEPS: usize = 50;

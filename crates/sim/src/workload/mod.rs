@@ -11,26 +11,18 @@
 //! against attainment (the default: it is what would happen); or their prompts lose their ends until
 //! they fit; or they are left out. Reports count how many there were.
 
-mod arrivals;
-mod lengths;
-mod prompt;
 mod slo;
-mod trace;
 
 use std::{sync::Arc, time::Duration};
 
 use baton_types::{Slo, Time};
+use baton_workload::random::{Draws, Purpose, draws, mix, unit};
+pub use baton_workload::{
+    Arrivals, Lengths, Prompt, Segment, Trace, TraceError, TraceFormat, TraceRequest, WorkloadError,
+};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::prompt::word;
-pub use self::{
-    arrivals::Arrivals,
-    lengths::Lengths,
-    prompt::{Prompt, Segment},
-    slo::SloConfig,
-    trace::{Trace, TraceError, TraceFormat, TraceRequest},
-};
-use crate::random::{Draws, Purpose, draws, mix, unit};
+pub use self::slo::SloConfig;
 
 /// One request to come.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,21 +90,6 @@ impl Default for WorkloadConfig {
             trace_rate: None,
         }
     }
-}
-
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum WorkloadError {
-    #[error("{name} is {given}; it must be {must}")]
-    Value { name: &'static str, given: f64, must: &'static str },
-    #[error("the list of {name} lengths is empty; give at least one")]
-    NoLengths { name: &'static str },
-    #[error("the trace has no requests")]
-    EmptyTrace,
-    #[error(
-        "all {requests} requests of the trace came at the same time: they have no rate that could \
-         be scaled to {wanted} requests/s; leave trace_rate out"
-    )]
-    NoRate { requests: usize, wanted: f64 },
 }
 
 impl WorkloadConfig {
@@ -187,8 +164,8 @@ impl Workload {
                 number: 0,
             })),
             Some(trace) => {
-                let used = trace.requests.len().min(usize::try_from(config.requests).unwrap_or(0));
-                let stretch = stretch(&trace.requests[..used], config.trace_rate)?;
+                let used = usize::try_from(config.requests).unwrap_or(usize::MAX);
+                let stretch = trace.stretch(used, config.trace_rate)?;
                 Source::Replayed { trace: Arc::clone(trace), next: 0, stretch }
             }
         };
@@ -264,19 +241,6 @@ impl Drawn {
         let prompt = Prompt::new(shared.into_iter().chain([own]));
         (Time::ZERO + self.now, prompt, output_len)
     }
-}
-
-/// By how much a trace's times are multiplied to come at the wanted rate.
-fn stretch(requests: &[TraceRequest], wanted: Option<f64>) -> Result<f64, WorkloadError> {
-    let (Some(first), Some(last)) = (requests.first(), requests.last()) else {
-        return Err(WorkloadError::EmptyTrace);
-    };
-    let Some(wanted) = wanted else { return Ok(1.0) };
-    let span = last.after.saturating_sub(first.after).as_secs_f64();
-    if span == 0.0 {
-        return Err(WorkloadError::NoRate { requests: requests.len(), wanted });
-    }
-    Ok((requests.len() - 1) as f64 / span / wanted)
 }
 
 #[cfg(test)]

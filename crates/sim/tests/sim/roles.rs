@@ -24,7 +24,7 @@ fn flip() -> Arc<Trace> {
         requests.push(TraceRequest { after, prompt, output_len });
         after += Duration::from_secs_f64(1.0 / rate);
     }
-    Arc::new(Trace { requests })
+    Arc::new(Trace { requests, ..Trace::default() })
 }
 
 fn run(prefill: u32, roles: bool) -> Report {

@@ -15,6 +15,7 @@ mod source;
 use std::time::Duration;
 
 use baton_policy::rebalance::Proposal;
+use baton_workload::random::unit;
 use rand_core::RngCore;
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
     event::{Event, ToNode, ToRouter},
     faults::Part,
 };
-use crate::{Map, Scenario, node::Work, random::unit};
+use crate::{Map, Scenario, node::Work};
 pub(super) use arbiter::{Attempted, Departure, Migration};
 
 /// What became of moves.

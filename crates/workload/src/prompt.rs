@@ -56,7 +56,26 @@ impl Prompt {
 }
 
 /// A token for `value` that is not the vocabulary's last.
-pub(crate) fn word(value: u64, vocab: u32) -> TokenId {
+pub fn word(value: u64, vocab: u32) -> TokenId {
     let words = u64::from(vocab.max(2) - 1);
     TokenId(((u128::from(mix(value)) * u128::from(words)) >> 64) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_beginnings_are_equal_tokens_and_others_are_not() {
+        let prompt = |contents: &[u64]| {
+            let segment = |&content| Segment { content, tokens: 512 };
+            let mut tokens = Vec::new();
+            Prompt::new(contents.iter().map(segment)).write_tokens(1000, &mut tokens);
+            tokens
+        };
+        let (a, b) = (prompt(&[1, 2, 3]), prompt(&[1, 2, 4]));
+        assert_eq!(a[..1024], b[..1024]);
+        assert_ne!(a[1024..1040], b[1024..1040]);
+        assert!(a.iter().all(|token| token.0 < 999), "the last id ends outputs");
+    }
 }

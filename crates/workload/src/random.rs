@@ -4,12 +4,12 @@
 use rand_core::{RngCore, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// The simulator's generator.
-pub(crate) type Draws = Xoshiro256PlusPlus;
+/// The generator: small, quick and the same on every machine.
+pub type Draws = Xoshiro256PlusPlus;
 
-/// What a stream of draws is for.
+/// What a stream of draws is for. The numbers are part of what a seed means: none is given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     Arrivals = 1,
     Lengths = 2,
     Contents = 3,
@@ -21,17 +21,17 @@ pub(crate) enum Purpose {
 }
 
 /// The draws of `purpose` under `seed`.
-pub(crate) fn draws(seed: u64, purpose: Purpose) -> Draws {
+pub fn draws(seed: u64, purpose: Purpose) -> Draws {
     Draws::seed_from_u64(mix(seed ^ mix(purpose as u64)))
 }
 
 /// From [0, 1).
-pub(crate) fn unit(rng: &mut impl RngCore) -> f64 {
+pub fn unit(rng: &mut impl RngCore) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// SplitMix64's finaliser: a bijection that leaves no pattern.
-pub(crate) const fn mix(value: u64) -> u64 {
+pub const fn mix(value: u64) -> u64 {
     let z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -3,7 +3,7 @@ use std::{io::BufRead, time::Duration};
 use serde::Deserialize;
 
 use super::{Recorded, TraceError, tokens};
-use crate::workload::{Prompt, Segment};
+use crate::{Prompt, Segment};
 
 /// Tokens a hash id stands for.
 const BLOCK: u32 = 512;
