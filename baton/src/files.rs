@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use baton_sim::workload::{Trace, TraceError, TraceFormat};
+use baton_sim::workload::{Trace, TraceError};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
@@ -16,8 +16,6 @@ pub(crate) enum FileError {
     Toml { path: PathBuf, message: String },
     #[error("{path}: {source}")]
     Trace { path: PathBuf, source: TraceError },
-    #[error("{path} ends in neither .csv (Azure's format) nor .jsonl (Mooncake's): rename it")]
-    TraceFormat { path: PathBuf },
 }
 
 impl FileError {
@@ -39,13 +37,8 @@ pub(crate) fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T
 }
 
 pub(crate) fn read_trace(path: &Path) -> Result<Trace, FileError> {
-    let format = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("csv") => TraceFormat::AzureCsv,
-        Some("jsonl") => TraceFormat::MooncakeJsonl,
-        _ => return Err(FileError::TraceFormat { path: path.to_owned() }),
-    };
     let file = File::open(path).map_err(FileError::of(path))?;
-    Trace::read(BufReader::new(file), format)
+    Trace::read_any(BufReader::new(file))
         .map_err(|source| FileError::Trace { path: path.to_owned(), source })
 }
 

@@ -49,7 +49,7 @@ pub(crate) struct SimulateArgs {
     /// Tokens of every output.
     #[arg(long, value_name = "TOKENS")]
     output: Option<u32>,
-    /// Replay a recorded trace: Azure's CSV or Mooncake's JSON lines, told by .csv and .jsonl.
+    /// Replay a recorded trace: Azure's or BurstGPT's CSV, or Mooncake's JSON lines.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Target for the time to first token.

@@ -22,7 +22,7 @@ pub(crate) struct PlanArgs {
     /// for each phase.
     #[arg(long = "profile", value_name = "FILE", required = true, num_args = 1..)]
     profiles: Vec<PathBuf>,
-    /// A recorded trace of requests: Azure's CSV or Mooncake's JSON lines, told by .csv and .jsonl.
+    /// A recorded trace of requests: Azure's or BurstGPT's CSV, or Mooncake's JSON lines.
     /// Without it and without --prompt and --output: lengths like ShareGPT's.
     #[arg(long, value_name = "TRACE", conflicts_with_all = ["prompt", "output"])]
     workload: Option<PathBuf>,

@@ -26,10 +26,7 @@ use std::{
 
 use anyhow::Context;
 use baton_policy::Policy;
-use baton_sim::{
-    plan::DeviceProfile,
-    workload::{Trace, TraceFormat},
-};
+use baton_sim::{plan::DeviceProfile, workload::Trace};
 use clap::{Parser, ValueEnum};
 
 use crate::{
@@ -103,13 +100,13 @@ pub(crate) struct Inputs {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    let trace = |name: &str, format| read_trace(&cli.traces.join(name), format);
+    let trace = |name: &str| read_trace(&cli.traces.join(name));
     let profile = |name: &str| read_profile(&cli.profiles.join(name));
     let inputs = Inputs {
         llama: Arc::new(profile("llama-3-8b-h100-80gb.toml")?),
         opt: Arc::new(profile("opt-13b-a100.toml")?),
-        azure: Arc::new(trace("azure_llm_2023_conv.csv", TraceFormat::AzureCsv)?),
-        mooncake: Arc::new(trace("mooncake_synthetic.jsonl", TraceFormat::MooncakeJsonl)?),
+        azure: Arc::new(trace("azure_llm_2023_conv.csv")?),
+        mooncake: Arc::new(trace("mooncake_synthetic.jsonl")?),
     };
     let scale = if cli.short { Scale::Short } else { Scale::Full };
     let mut sections = cli.sections.clone();
@@ -190,7 +187,7 @@ fn read_profile(path: &Path) -> anyhow::Result<DeviceProfile> {
     toml::from_str(&text).with_context(|| path.display().to_string())
 }
 
-fn read_trace(path: &Path, format: TraceFormat) -> anyhow::Result<Trace> {
+fn read_trace(path: &Path) -> anyhow::Result<Trace> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
-    Trace::read(BufReader::new(file), format).with_context(|| path.display().to_string())
+    Trace::read_any(BufReader::new(file)).with_context(|| path.display().to_string())
 }
