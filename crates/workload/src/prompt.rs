@@ -25,6 +25,10 @@ impl Prompt {
         Prompt { segments, len }
     }
 
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
     /// In tokens.
     pub fn len(&self) -> u32 {
         self.len

@@ -18,6 +18,7 @@ pub enum Purpose {
     Moves = 6,
     Faults = 7,
     Classes = 8,
+    Bootstrap = 9,
 }
 
 /// The draws of `purpose` under `seed`.
