@@ -4,7 +4,7 @@ use std::{
     io,
     sync::{Arc, atomic::AtomicUsize},
     thread,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use baton_workload::ArrivalVerdict;
@@ -184,7 +184,11 @@ impl Driver<'_> {
 
     fn measured(&self, which: &[usize], settings: &Settings, ran: Ran) -> Measured {
         let Ran { mut recorders, health, arrivals, took } = ran;
-        recorders.iter_mut().for_each(|recorder| recorder.close(took));
+        // Unless it was to be longer, it ended when it was to end.
+        let is_open_ended = settings.window.to == Duration::MAX;
+        if self.stop.is_cancelled() || is_open_ended {
+            recorders.iter_mut().for_each(|recorder| recorder.close(took));
+        }
         let window = recorders[0].window();
         let target = |(index, recorder): (&usize, &Recorder)| {
             let Ready { spec, asking, .. } = &self.ready[*index];

@@ -41,11 +41,20 @@ pub struct Outcome {
 pub enum End {
     Completed,
     /// The server said no, for want of room.
-    Refused(String),
+    Refused(Why),
     /// Anything else.
-    Failed(String),
+    Failed(Why),
     /// The client had too many others on their way.
     NotSent,
+}
+
+/// Why a request wasn't answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// One of few.
+    pub reason: String,
+    /// Whatever else is known.
+    pub detail: String,
 }
 
 /// Where the server says the time went.

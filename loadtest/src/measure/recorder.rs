@@ -8,7 +8,7 @@ use super::{
     slowest::Slowest,
 };
 use crate::{
-    outcome::{End, Outcome, Timings},
+    outcome::{End, Outcome, Timings, Why},
     slo::{Latency, Objectives},
 };
 
@@ -56,6 +56,8 @@ pub struct Totals {
     pub not_sent: u64,
     pub refused: BTreeMap<String, u64>,
     pub failed: BTreeMap<String, u64>,
+    /// What was said the first time, by reason.
+    pub examples: BTreeMap<String, String>,
     pub prompt_tokens: u64,
     pub cached_tokens: u64,
     pub output_tokens: u64,
@@ -214,6 +216,7 @@ impl Default for Totals {
             not_sent: 0,
             refused: BTreeMap::new(),
             failed: BTreeMap::new(),
+            examples: BTreeMap::new(),
             prompt_tokens: 0,
             cached_tokens: 0,
             output_tokens: 0,
@@ -238,8 +241,8 @@ impl Totals {
         self.resumed += u64::from(outcome.resumed);
         match &outcome.end {
             End::Completed => {}
-            End::Refused(reason) => return count(&mut self.refused, reason),
-            End::Failed(reason) => return count(&mut self.failed, reason),
+            End::Refused(why) => return self.count(true, why),
+            End::Failed(why) => return self.count(false, why),
             End::NotSent => {
                 self.not_sent += 1;
                 return;
@@ -256,6 +259,14 @@ impl Totals {
         ];
         for (histogram, took) in took {
             took.into_iter().for_each(|took| histogram.record(took));
+        }
+    }
+
+    fn count(&mut self, is_refused: bool, why: &Why) {
+        let reasons = if is_refused { &mut self.refused } else { &mut self.failed };
+        *place(reasons, &why.reason) += 1;
+        if self.examples.len() < REASONS && !self.examples.contains_key(&why.reason) {
+            self.examples.insert(why.reason.clone(), why.detail.clone());
         }
     }
 
@@ -281,6 +292,9 @@ impl Totals {
         {
             other.iter().for_each(|(reason, times)| *place(own, reason) += times);
         }
+        for (reason, example) in &other.examples {
+            self.examples.entry(reason.clone()).or_insert_with(|| example.clone());
+        }
         self.prompt_tokens += other.prompt_tokens;
         self.cached_tokens += other.cached_tokens;
         self.output_tokens += other.output_tokens;
@@ -291,10 +305,6 @@ impl Totals {
         self.e2e.add(&other.e2e);
         self.longest_gap.add(&other.longest_gap);
     }
-}
-
-fn count(reasons: &mut BTreeMap<String, u64>, reason: &str) {
-    *place(reasons, reason) += 1;
 }
 
 fn place<'a>(reasons: &'a mut BTreeMap<String, u64>, reason: &str) -> &'a mut u64 {

@@ -79,6 +79,7 @@ pub fn about_target(
         completed: all.completed,
         refused: all.refused.clone(),
         failed: all.failed.clone(),
+        examples: all.examples.clone(),
         not_sent: all.not_sent,
         resumed: all.resumed,
         outside: recorder.outside,

@@ -97,6 +97,9 @@ pub struct TargetReport {
     pub completed: u64,
     pub refused: BTreeMap<String, u64>,
     pub failed: BTreeMap<String, u64>,
+    /// What was said the first time, by reason.
+    #[serde(default)]
+    pub examples: BTreeMap<String, String>,
     pub not_sent: u64,
     pub resumed: u64,
     /// Due outside of what counts.

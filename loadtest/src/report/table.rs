@@ -74,7 +74,9 @@ fn one(out: &mut String, report: &Report, target: &TargetReport) {
     );
     for (what, reasons) in [("refused", &target.refused), ("failed", &target.failed)] {
         for (reason, times) in reasons {
-            line!(out, "  {what:<11} {times:>9}   {reason}");
+            let example = target.examples.get(reason).filter(|said| !said.is_empty());
+            let example = example.map_or_else(String::new, |said| format!(", such as: {said}"));
+            line!(out, "  {what:<11} {times:>9}   {reason}{example}");
         }
     }
     if target.not_sent > 0 {
@@ -160,11 +162,12 @@ fn classes(out: &mut String, target: &TargetReport) {
         "TPOT P99"
     );
     for class in &target.classes {
-        let p99 =
-            |latency: &Option<LatencyReport>| latency.as_ref().map_or(f64::NAN, |of| of.of.p99);
+        let p99 = |latency: &Option<LatencyReport>| {
+            latency.as_ref().map_or_else(|| "–".to_owned(), |of| format!("{:.2}", of.of.p99))
+        };
         line!(
             out,
-            "  {:<12} {:>9} {:>9} {:>8.1}% {:>9.3} {:>9.2} {:>9.2}",
+            "  {:<12} {:>9} {:>9} {:>8.1}% {:>9.3} {:>9} {:>9}",
             class.name,
             class.offered,
             class.completed,

@@ -60,8 +60,8 @@ impl Records {
         let ms = |took: std::time::Duration| took.as_secs_f64() * 1e3;
         let (end, reason) = match &outcome.end {
             End::Completed => ("completed", ""),
-            End::Refused(reason) => ("refused", reason.as_str()),
-            End::Failed(reason) => ("failed", reason.as_str()),
+            End::Refused(why) => ("refused", why.reason.as_str()),
+            End::Failed(why) => ("failed", why.reason.as_str()),
             End::NotSent => ("not sent", ""),
         };
         let part = |of: fn(&crate::outcome::Timings) -> std::time::Duration| {

@@ -15,7 +15,7 @@ use super::{Class, Side, pacer::Job, records::Records};
 use crate::{
     heard::Heard,
     measure::{Histogram, Recorder},
-    outcome::{End, Outcome},
+    outcome::{End, Outcome, Why},
     schedule::{Load, Schedule, Session},
     target::{Ask, Message, Target},
 };
@@ -203,8 +203,11 @@ impl Worker {
         };
         drop(guard);
         outcome.ended = self.begin.elapsed();
-        outcome.end = match &answered {
-            Ok(()) if heard.first.is_none() => End::Failed("no tokens".to_owned()),
+        outcome.end = match answered {
+            Ok(()) if heard.first.is_none() => {
+                let detail = "the answer has no tokens".to_owned();
+                End::Failed(Why { reason: "no tokens".to_owned(), detail })
+            }
             Ok(()) => End::Completed,
             Err(failure) => failure.end(),
         };
