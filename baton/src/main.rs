@@ -66,6 +66,8 @@ enum Command {
     Simulate(Box<simulate::SimulateArgs>),
     /// Plan a cluster: the cheapest devices and worker counts that serve a workload within its targets.
     Plan(Box<plan::PlanArgs>),
+    /// Load-test a cluster, or any server that speaks OpenAI's API, against latency objectives.
+    Load(Box<baton_load::LoadArgs>),
     /// Run a router.
     Router(part::RouterArgs),
     /// Run a prefill node.
@@ -89,6 +91,10 @@ struct PullArgs {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // It has threads and exit statuses of its own.
+    if let Some(Command::Load(args)) = &cli.command {
+        return baton_load::load(args);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
@@ -121,6 +127,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Profile(args) => Ok(profile::profile(args).await?),
         Command::Simulate(args) => Ok(simulate::simulate(&args)?),
         Command::Plan(args) => Ok(plan::plan(&args)?),
+        Command::Load(_) => unreachable!("it runs without a runtime"),
         Command::Router(args) => part::router(args).await,
         Command::PrefillNode(args) => part::node(args, Role::Prefill).await,
         Command::DecodeNode(args) => part::node(args, Role::Decode).await,

@@ -152,7 +152,7 @@ impl Search {
             |tried: &&Tried| matches!(self.stands(tried), Stands::TooMuch | Stands::BarelyTooMuch);
         let high = self.rates.iter().find(is_too_much);
         let below = |tried: &&Tried| high.is_none_or(|high| tried.rate < high.rate);
-        (self.rates.iter().filter(below).next_back(), high)
+        (self.rates.iter().rfind(below), high)
     }
 
     fn stands(&self, tried: &Tried) -> Stands {

@@ -32,6 +32,7 @@ from baton_client import (
 from baton_client._endpoints import Endpoints
 
 PATIENCE = 20.0
+STREAMS = 50
 NUMBERS = {
     "type": "object",
     "properties": {
@@ -64,7 +65,7 @@ def calling(client: AsyncClient, seed: int | None) -> AsyncStream:
     )
 
 
-#: Streams of every kind; each twice, so that both routers have some of each.
+#: Streams of every kind.
 KINDS: list[Ask] = [
     text(),
     text(n=3, logprobs=2, prompt_logprobs=1),
@@ -98,7 +99,8 @@ def told(choice: Choice) -> dict[str, Any]:
 async def survive(cluster: Cluster, harm: Callable[[], None], least: int) -> float:
     """Streams go on through `harm`; returns how long they took from there on, in seconds."""
     async with AsyncClient(cluster.addresses) as client:
-        asks = [ask for ask in KINDS for _ in range(2)]
+        # Those of a kind one after another, so that both routers have some of each.
+        asks = [KINDS[number * len(KINDS) // STREAMS] for number in range(STREAMS)]
         streams = [ask(client, None) for ask in asks]
         seeds = await asyncio.gather(*(read(stream, 4) for stream in streams))
         harm()
@@ -118,7 +120,7 @@ async def survive(cluster: Cluster, harm: Callable[[], None], least: int) -> flo
 async def test_a_router_is_killed() -> None:
     with Cluster.start(routers=2, decode_us=8000) as cluster:
         first, _ = cluster.addresses
-        await survive(cluster, lambda: cluster.signal_router(first, signal.SIGKILL), 3)
+        await survive(cluster, lambda: cluster.signal_router(first, signal.SIGKILL), STREAMS // 3)
 
 
 async def test_a_router_and_a_decode_node_are_killed_at_once() -> None:
@@ -128,7 +130,13 @@ async def test_a_router_and_a_decode_node_are_killed_at_once() -> None:
             cluster.signal_router(cluster.addresses[0], signal.SIGKILL)
             cluster.kill_node("decode-1")
 
-        await survive(cluster, harm, 3)
+        await survive(cluster, harm, STREAMS // 3)
+
+
+async def test_a_decode_node_is_killed() -> None:
+    """Routers see to that: the client doesn't notice."""
+    with Cluster.start(routers=2, decode_us=8000) as cluster:
+        await survive(cluster, lambda: cluster.kill_node("decode-1"), 0)
 
 
 async def test_a_router_is_stopped() -> None:
