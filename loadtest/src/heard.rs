@@ -12,7 +12,7 @@ use crate::{measure::Recorder, outcome::Timings};
 pub struct Heard<'a> {
     recorder: &'a Mutex<Recorder>,
     begin: Instant,
-    due: Duration,
+    session: Duration,
     class: usize,
     pub first: Option<Duration>,
     pub last: Option<Duration>,
@@ -38,18 +38,18 @@ pub struct Said {
 }
 
 impl<'a> Heard<'a> {
-    /// Of a request that was due so long after `begin`. `keeps`: somebody wants to know the words.
+    /// Of a request whose session was due so long after `begin`. `keeps`: somebody wants to know the words.
     pub fn new(
         recorder: &'a Mutex<Recorder>,
         begin: Instant,
-        due: Duration,
+        session: Duration,
         class: usize,
         keeps: bool,
     ) -> Self {
         Heard {
             recorder,
             begin,
-            due,
+            session,
             class,
             first: None,
             last: None,
@@ -74,7 +74,7 @@ impl<'a> Heard<'a> {
         self.longest_gap = self.longest_gap.max(gap);
         self.tokens += tokens;
         let mut recorder = self.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        recorder.heard(now, tokens, gap, self.class, self.due);
+        recorder.heard(now, tokens, gap, self.class, self.session);
     }
 
     /// So many in all, as the server counts them if it does.

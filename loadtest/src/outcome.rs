@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Outcome {
     /// In order of the schedule; turns of one session share it.
     pub number: u64,
+    /// When its session was due: whether it counts depends on that.
+    pub session: Duration,
     /// Of its session, from 0.
     pub turn: u32,
     /// Index of its class.

@@ -48,6 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Tokens of the two prompts that show what a server adds to a text.
 const SHORT: u32 = 64;
 const LONG: u32 = 192;
+/// Tokens that we count for each of the server's: what tokenisers differ by.
+const SCALES: std::ops::RangeInclusive<f64> = 0.25..=4.0;
 
 /// Asks each target for its models, its tokens, and two short answers.
 ///
@@ -198,6 +200,15 @@ async fn speaker(
         remarks.push(Remark(said));
     }
     let scale = f64::from(long - short) / f64::from(by_more.max(1));
+    if !SCALES.contains(&scale) {
+        let said = format!(
+            "{} counts {by_more} tokens more for a text of some {} tokens more, which can't be right; it isn't heeded",
+            spec.name,
+            long - short
+        );
+        remarks.push(Remark(said));
+        return Ok(speaker);
+    }
     Ok(Speaker { words: Arc::new(words.clone().scaled(scale)), ..speaker })
 }
 

@@ -12,7 +12,7 @@ use crate::{
     slo::{Latency, Objectives},
 };
 
-/// What counts: requests that were due in it.
+/// What counts: requests whose sessions were due in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     pub from: Duration,
@@ -126,10 +126,10 @@ impl Recorder {
         tokens: u32,
         gap: Option<Duration>,
         class: usize,
-        due: Duration,
+        session: Duration,
     ) {
         self.slices.at(at).tokens += u64::from(tokens);
-        if let Some(gap) = gap.filter(|_| self.window.contains(due)) {
+        if let Some(gap) = gap.filter(|_| self.window.contains(session)) {
             self.classes[class].itl.record(gap);
         }
     }
@@ -138,7 +138,7 @@ impl Recorder {
         self.slices.at(outcome.ended).ended += 1;
         let objectives = self.objectives[outcome.class];
         self.slices.at(outcome.due).hear(outcome, &objectives);
-        if !self.window.contains(outcome.due) {
+        if !self.window.contains(outcome.session) {
             self.outside += 1;
             return;
         }

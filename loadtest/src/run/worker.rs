@@ -155,6 +155,7 @@ impl Worker {
         let now = self.begin.elapsed();
         Outcome {
             number: session.number,
+            session: session.due,
             turn,
             class: session.class,
             due,
@@ -192,7 +193,7 @@ impl Worker {
         }
         let keeps = is_followed || of.transcript.is_some();
         let mut heard =
-            Heard::new(&self.recorders[side], self.begin, outcome.due, outcome.class, keeps);
+            Heard::new(&self.recorders[side], self.begin, outcome.session, outcome.class, keeps);
         let answered = tokio::select! {
             biased;
             answered = self.targets[side].ask(ask, &mut heard) => answered,
