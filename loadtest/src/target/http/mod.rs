@@ -1,0 +1,199 @@
+//! Any server that speaks OpenAI's API: chat or text completions, streamed.
+
+mod answer;
+mod call;
+mod pool;
+mod refusal;
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    HeaderMap, Method, Request, StatusCode, Uri,
+    header::{HeaderName, HeaderValue},
+    http::uri::InvalidUri,
+};
+use serde_json::json;
+
+pub(super) use self::call::{models, token_texts};
+use self::{
+    answer::Stream,
+    call::{common_headers, header, tls_config, uris},
+    pool::Pool,
+    refusal::{broken, protocol, refusal},
+};
+use super::{Access, Api, Ask, Asking, Failure, TargetSpec, failure::Kind, sse::Events};
+use crate::heard::Heard;
+
+/// Before a stream that broke is gone on with: at first, and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(crate) struct Http {
+    /// With the path that is asked.
+    servers: Vec<(Pool, Uri)>,
+    next: AtomicUsize,
+    asking: Asking,
+    headers: HeaderMap,
+}
+
+impl Http {
+    pub(super) fn new(spec: &TargetSpec, access: &Access, asking: Asking) -> Result<Self, Failure> {
+        let path = match asking.api {
+            Api::Chat => "/v1/chat/completions",
+            Api::Completions => "/v1/completions",
+        };
+        let tls = tls_config(access)?;
+        let own = |error: InvalidUri| Failure::new(Kind::Settings, "settings", error.to_string());
+        let server = |url: Uri| Ok((Pool::new(&url, &tls)?, path.parse().map_err(own)?));
+        let servers = uris(spec, path)?.into_iter().map(server).collect::<Result<_, Failure>>()?;
+        let mut headers = common_headers(spec, access)?;
+        headers.insert("x-baton-timings", HeaderValue::from_static("1"));
+        if let Some(tenant) = &asking.tenant {
+            headers.insert("x-tenant-id", header("the tenant", tenant)?);
+        }
+        Ok(Http { servers, next: AtomicUsize::new(0), asking, headers })
+    }
+
+    pub(super) async fn ask(&self, ask: Ask, heard: &mut Heard<'_>) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let whole = self.answer(&ask, heard);
+        match tokio::time::timeout(self.asking.timeout, whole).await {
+            Ok(result) => result,
+            Err(_) => {
+                let detail = format!("the answer wasn't whole after {:?}", begun.elapsed());
+                Err(Failure::new(Kind::Timeout, "timeout", detail))
+            }
+        }
+    }
+
+    /// Of one connection, or of as many as it takes: who gives its events' ids can be asked for those behind the last
+    /// (`Last-Event-ID`).
+    async fn answer(&self, ask: &Ask, heard: &mut Heard<'_>) -> Result<(), Failure> {
+        let body = Bytes::from(self.body(ask));
+        let (mut last_id, mut pause) = (None, FIRST_PAUSE);
+        loop {
+            let request = self.request(ask, body.clone(), last_id.as_ref())?;
+            let before = heard.tokens;
+            let turn = self.next.fetch_add(1, Ordering::Relaxed);
+            let server = &self.servers[turn % self.servers.len()];
+            let failure = match self.connection(server, request, heard, &mut last_id).await {
+                Ok(()) => return Ok(()),
+                Err(failure) => failure,
+            };
+            // What has been heard of an answer without ids can't be told from what would be heard again.
+            let can_go_on = heard.first.is_none() || last_id.is_some();
+            if !(self.asking.resumes && failure.may_pass() && can_go_on) {
+                return Err(failure);
+            }
+            if heard.tokens > before {
+                pause = FIRST_PAUSE;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            heard.resumed += u32::from(heard.first.is_some());
+        }
+    }
+
+    async fn connection(
+        &self,
+        (pool, path): &(Pool, Uri),
+        mut request: Request<Full<Bytes>>,
+        heard: &mut Heard<'_>,
+        last_id: &mut Option<HeaderValue>,
+    ) -> Result<(), Failure> {
+        *request.uri_mut() = path.clone();
+        let mut answering = pool.send(request).await?;
+        let response = &mut answering.response;
+        if let Some(id) = response.headers().get("x-request-id").and_then(|id| id.to_str().ok()) {
+            heard.request_id = Some(id.to_owned());
+        }
+        if response.status() != StatusCode::OK {
+            let failure = refusal(response).await;
+            answering.finish();
+            return Err(failure);
+        }
+        let body = response.body_mut();
+        let mut events = Events::default();
+        let mut stream = Stream { heard, is_over: false };
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| broken(&error))?;
+            let Some(data) = frame.data_ref() else { continue };
+            events.push(data).map_err(|error| protocol(error.to_string()))?;
+            while let Some(event) = events.next() {
+                stream.hear(event.data)?;
+                if self.asking.resumes
+                    && let Some(id) = event.id
+                {
+                    *last_id = HeaderValue::from_bytes(id).ok();
+                }
+            }
+        }
+        if stream.is_over {
+            answering.finish();
+            return Ok(());
+        }
+        Err(Failure::new(Kind::Connection, "cut off", "the stream ended without [DONE]"))
+    }
+
+    fn request(
+        &self,
+        ask: &Ask,
+        body: Bytes,
+        last_id: Option<&HeaderValue>,
+    ) -> Result<Request<Full<Bytes>>, Failure> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.headers_mut() = self.headers.clone();
+        let headers = request.headers_mut();
+        headers.insert("x-request-id", header("the request's name", &ask.name)?);
+        if let Some(class) = &ask.class {
+            headers.insert("x-slo-class", header("the class", class)?);
+        }
+        if let Some(id) = last_id {
+            headers.insert("last-event-id", id.clone());
+        }
+        if self.asking.declares {
+            let objectives =
+                [("x-slo-ttft-ms", ask.objectives.ttft), ("x-slo-tpot-ms", ask.objectives.tpot)];
+            for (name, objective) in objectives {
+                let Some(objective) = objective else { continue };
+                let ms = (objective.as_secs_f64() * 1e3).to_string();
+                headers.insert(HeaderName::from_static(name), header("the objective", &ms)?);
+            }
+        }
+        Ok(request)
+    }
+
+    fn body(&self, ask: &Ask) -> Vec<u8> {
+        let Asking { model, api, temperature, ignore_eos, extra, .. } = &self.asking;
+        let mut body = json!({
+            "model": model,
+            "stream": true,
+            "stream_options": { "include_usage": true },
+            "max_tokens": ask.output,
+            "temperature": temperature,
+            "seed": ask.seed,
+        });
+        match api {
+            Api::Chat => body["messages"] = json!(ask.messages),
+            Api::Completions => {
+                let text: String =
+                    ask.messages.iter().map(|message| message.content.as_str()).collect();
+                body["prompt"] = text.into();
+            }
+        }
+        if *ignore_eos {
+            body["ignore_eos"] = true.into();
+        }
+        for (name, value) in extra {
+            body[name] = value.clone();
+        }
+        body.to_string().into_bytes()
+    }
+}
