@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks there")]
 
 mod bench;
+mod chromium;
 mod eval;
 mod left_out;
 mod purity;

@@ -45,6 +45,7 @@ pub(crate) fn test(args: &TestArgs) -> anyhow::Result<()> {
         .args(FEATURES)
         .env("PROTOC", &tools.protoc)
         .env("BATON_ETCD", &tools.etcd)
+        .env("BATON_CHROMIUM", &tools.chromium)
         .env("BATON_MODEL", tools::model(&baton)?)
         .env("BATON_BIN", &baton);
     if let Some(folder) = &tools.python_path {

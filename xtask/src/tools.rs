@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-use crate::step;
+use crate::{chromium, step};
 
 /// A program that is a cargo subcommand.
 struct CargoTool {
@@ -74,6 +74,7 @@ pub(crate) struct Tools {
     pub(crate) buf: PathBuf,
     pub(crate) protoc: PathBuf,
     pub(crate) etcd: PathBuf,
+    pub(crate) chromium: PathBuf,
     /// Folders with the clients' packages; none when python3 has them already.
     pub(crate) python_path: Option<OsString>,
 }
@@ -87,6 +88,7 @@ impl Tools {
             buf: buf()?,
             protoc: program("protoc", PROTOC, "bin", &cache)?,
             etcd: etcd(&cache)?,
+            chromium: chromium::find(&cache)?,
             python_path: python_path(&cache)?,
         })
     }
@@ -147,7 +149,7 @@ fn program(name: &str, requirement: &str, inside: &str, cache: &Path) -> anyhow:
     })
 }
 
-fn on_path(name: &str) -> Option<PathBuf> {
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     runs(Command::new(name).arg("--version")).then(|| PathBuf::from(name))
 }
 
@@ -179,12 +181,12 @@ fn python_path(cache: &Path) -> anyhow::Result<Option<OsString>> {
     Ok((!folders.is_empty()).then_some(path))
 }
 
-fn folder_name(requirement: &str) -> String {
+pub(crate) fn folder_name(requirement: &str) -> String {
     requirement.replace("==", "-").replace(['[', ']'], "_")
 }
 
 /// Installs packages and what they need into `folder`, which appears whole or not at all.
-fn pip_install(requirements: &[&str], folder: &Path) -> anyhow::Result<()> {
+pub(crate) fn pip_install(requirements: &[&str], folder: &Path) -> anyhow::Result<()> {
     let parent = folder.parent().context("the cache folder has a parent")?;
     fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     let work = parent.join(format!(".pip-{}", std::process::id()));
@@ -207,7 +209,7 @@ fn pip_install(requirements: &[&str], folder: &Path) -> anyhow::Result<()> {
     result
 }
 
-fn runs(command: &mut Command) -> bool {
+pub(crate) fn runs(command: &mut Command) -> bool {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
