@@ -13,6 +13,7 @@ mod kubernetes;
 mod latency;
 mod lifecycle;
 mod likelihood;
+mod load;
 mod migration;
 mod observe;
 mod open_inference;
