@@ -14,8 +14,7 @@ pub(crate) const OPENER: &str = "Read";
 pub(crate) struct Words {
     text: String,
     words: Vec<Word>,
-    /// Those of one token.
-    singles: Vec<usize>,
+    endings: Endings,
     /// Whether counts are the tokeniser's own, and not a guess.
     is_exact: bool,
     /// Words' tokens for each of a prompt's, where that was only guessed.
@@ -29,14 +28,41 @@ struct Word {
     tokens: u32,
 }
 
+/// Which words lead to exactly so many tokens.
+#[derive(Clone, Debug)]
+struct Endings(Vec<Option<Vec<usize>>>);
+
+/// Beyond so many tokens left any word will do.
+const NEAR: usize = 64;
+
+impl Endings {
+    fn new(words: &[Word]) -> Self {
+        let mut by_left: Vec<Option<Vec<usize>>> = vec![Some(Vec::new())];
+        for left in 1..NEAR {
+            let leads = |word: &Word| {
+                left.checked_sub(word.tokens as usize).is_some_and(|rest| by_left[rest].is_some())
+            };
+            let fitting: Vec<usize> = (0..words.len()).filter(|nth| leads(&words[*nth])).collect();
+            by_left.push((!fitting.is_empty()).then_some(fitting));
+        }
+        Endings(by_left)
+    }
+
+    fn can_end(&self, left: u32) -> bool {
+        self.0.get(left as usize).is_none_or(Option::is_some)
+    }
+
+    /// Those that may come next; none where nothing fits.
+    fn words(&self, left: u32) -> Option<&[usize]> {
+        let fitting = self.0.get(left as usize)?.as_deref()?;
+        (!fitting.is_empty()).then_some(fitting)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WordsError {
     #[error("the text has {words} words; it takes at least {FEWEST} to make prompts of")]
     Short { words: usize },
-    #[error(
-        "no word of the text is a single token, so that no exact numbers can be made of it; take another text"
-    )]
-    NoSingles,
     #[error(
         "the tokeniser doesn't keep words apart: {tokens} tokens begin with a space where {words} words do"
     )]
@@ -113,12 +139,8 @@ impl Words {
                 word
             })
             .collect();
-        let singles: Vec<usize> =
-            (0..words.len()).filter(|index| words[*index].tokens == 1).collect();
-        if singles.is_empty() {
-            return Err(WordsError::NoSingles);
-        }
-        Ok(Words { text, words, singles, is_exact, scale: 1.0 })
+        let endings = Endings::new(&words);
+        Ok(Words { text, words, endings, is_exact, scale: 1.0 })
     }
 
     /// Guessing better: so many tokens of these are one of the server's.
@@ -165,10 +187,17 @@ impl Words {
                 true => (draw(nth) % self.words.len() as u64) as usize,
                 false => (begin + (nth - OWN_WORDS) as usize) % self.words.len(),
             };
-            // The last ones may be too long for what is left.
-            let word = match self.words[index] {
-                word if word.tokens <= left => word,
-                _ => self.words[self.singles[(draw(nth) % self.singles.len() as u64) as usize]],
+            let word = self.words[index];
+            let fits = word.tokens <= left && self.endings.can_end(left - word.tokens);
+            let word = match fits {
+                true => word,
+                false => match self.endings.words(left) {
+                    // Fewer than any word has: the tokeniser of bytes has none of one token.
+                    None => return,
+                    Some(fitting) => {
+                        self.words[fitting[(draw(nth) % fitting.len() as u64) as usize]]
+                    }
+                },
             };
             text.push_str(&self.text[word.from..word.to]);
             left -= word.tokens;
@@ -234,6 +263,19 @@ mod tests {
         assert!(
             prompt(2, 200).starts_with(one.rsplit_once(' ').unwrap().0.rsplit_once(' ').unwrap().0)
         );
+    }
+
+    /// Each byte is a token, so that no word is one alone.
+    #[test]
+    fn prompts_of_bytes_are_exact_too() {
+        let text = flat(TEXT);
+        let tokens: Vec<&str> =
+            text.char_indices().map(|(at, letter)| &text[at..at + letter.len_utf8()]).collect();
+        let words = Words::counted(text.clone(), tokens).unwrap();
+        for tokens in (2..150).chain([5000]) {
+            let prompt = Prompt::new([Segment { content: u64::from(tokens), tokens }]);
+            assert_eq!(words.write(&prompt, 0, 0).len() - OPENER.len(), tokens as usize);
+        }
     }
 
     #[test]
