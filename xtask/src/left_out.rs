@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context;
 
-use crate::{step, tools::Tools};
+use crate::{step, test, tools::Tools};
 
 /// Tests that cut networks: they need root, network namespaces and iproute2.
 pub(crate) const NETWORKS: &str = "test(partition::)";
@@ -42,7 +42,8 @@ fn list(tools: &Tools, features: &[&str], which: &[&str]) -> anyhow::Result<Vec<
         Command::new(&tools.nextest)
             .env("PROTOC", &tools.protoc)
             .current_dir(step::root())
-            .args(["nextest", "list", "--workspace", "--locked"])
+            .args(["nextest", "list", "--locked"])
+            .args(test::PACKAGES)
             .args(which)
             .args(["--message-format", "json", "--cargo-quiet"])
             .args(features),

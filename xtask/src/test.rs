@@ -12,6 +12,9 @@ use crate::{
 /// What a plain build leaves out: etcd's client needs protoc, and both take longer to build than most need them.
 pub(crate) const FEATURES: [&str; 2] = ["--features", "baton/etcd,baton/kubernetes"];
 
+/// What is built and tested: a benchmark's anchor takes minutes to build and has no tests.
+pub(crate) const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "candle-baseline"];
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct TestArgs {
     /// Also write the names of the tests left out on this machine to a file, one a line.
@@ -34,14 +37,16 @@ pub(crate) fn test(args: &TestArgs) -> anyhow::Result<()> {
     // would be built twice.
     let mut build = cargo();
     build
-        .args(["build", "--workspace", "--bins", "--tests", "--examples", "--locked"])
+        .args(["build", "--bins", "--tests", "--examples", "--locked"])
+        .args(PACKAGES)
         .args(FEATURES);
     run("building", build.env("PROTOC", &tools.protoc))?;
     let baton = target_dir()?.join("debug").join("baton");
     let mut nextest = Command::new(&tools.nextest);
     nextest
         .current_dir(root())
-        .args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+        .args(["nextest", "run", "--locked", "--no-fail-fast"])
+        .args(PACKAGES)
         .args(FEATURES)
         .env("PROTOC", &tools.protoc)
         .env("BATON_ETCD", &tools.etcd)

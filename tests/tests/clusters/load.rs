@@ -56,7 +56,7 @@ fn both_protocols_and_where_the_time_went() {
         );
         let id = target["slowest"][0]["request_id"].as_str().unwrap();
         let explained =
-            Command::new(baton()).args(["explain", id, "--url", &cluster.url()]).output().unwrap();
+            Command::new(baton()).args(["explain", id, "--url", cluster.url()]).output().unwrap();
         assert!(explained.status.success(), "{id}: {}", String::from_utf8_lossy(&explained.stderr));
     }
 }
