@@ -14,6 +14,7 @@ pub struct Heard<'a> {
     begin: Instant,
     session: Duration,
     class: usize,
+    pub sent: Option<Duration>,
     pub first: Option<Duration>,
     pub last: Option<Duration>,
     pub longest_gap: Option<Duration>,
@@ -51,6 +52,7 @@ impl<'a> Heard<'a> {
             begin,
             session,
             class,
+            sent: None,
             first: None,
             last: None,
             longest_gap: None,
@@ -63,6 +65,11 @@ impl<'a> Heard<'a> {
             resumed: 0,
             said: keeps.then(Said::default),
         }
+    }
+
+    /// It goes off just now, for the first time.
+    pub fn sending(&mut self) {
+        self.sent.get_or_insert_with(|| self.begin.elapsed());
     }
 
     /// A message with so many tokens came just now.

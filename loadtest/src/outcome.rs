@@ -98,6 +98,7 @@ impl Outcome {
 impl Outcome {
     /// What was heard of it; gives back what was said, if that was kept.
     pub fn hear(&mut self, heard: crate::heard::Heard<'_>) -> Option<crate::heard::Said> {
+        self.sent = heard.sent.unwrap_or(self.sent);
         self.first = heard.first;
         self.last = heard.last;
         self.longest_gap = heard.longest_gap;

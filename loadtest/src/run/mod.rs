@@ -153,6 +153,7 @@ impl Run {
                 health: Mutex::default(),
                 records: settings.records.clone(),
                 most_in_flight: settings.most_in_flight,
+                window: settings.window,
                 run: settings.name.clone(),
                 seed: workload.seed,
                 stop: stop.clone(),

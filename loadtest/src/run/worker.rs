@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Class, Side, pacer::Job, records::Records};
 use crate::{
     heard::Heard,
-    measure::{Histogram, Recorder},
+    measure::{Histogram, Recorder, Window},
     outcome::{End, Outcome, Why},
     schedule::{Load, Schedule, Session},
     target::{Ask, Message, Target},
@@ -33,6 +33,8 @@ pub(super) struct Worker {
     pub(super) health: Mutex<Health>,
     pub(super) records: Option<Arc<Records>>,
     pub(super) most_in_flight: usize,
+    /// What counts.
+    pub(super) window: Window,
     pub(super) run: String,
     pub(super) seed: u64,
     pub(super) stop: CancellationToken,
@@ -41,7 +43,7 @@ pub(super) struct Worker {
 /// How the client itself is.
 #[derive(Clone, Debug)]
 pub struct Health {
-    /// By how much requests were sent late.
+    /// By how much requests that count were sent late.
     pub late: Histogram,
     /// How long a worker's thread took to hear of something.
     pub lag: Histogram,
@@ -213,6 +215,9 @@ impl Worker {
             Err(failure) => failure.end(),
         };
         let said = outcome.hear(heard);
+        if self.window.contains(outcome.session) {
+            self.health().late.record(outcome.sent.saturating_sub(outcome.due));
+        }
         self.record(side, &outcome);
         let said = said?;
         if let Some(transcript) = &of.transcript {
@@ -224,7 +229,6 @@ impl Worker {
     /// It is about to be sent.
     fn note(&self, side: usize, outcome: &Outcome, in_flight: usize) {
         let mut health = self.health();
-        health.late.record(outcome.sent.saturating_sub(outcome.due));
         health.most_in_flight = health.most_in_flight.max(in_flight);
         drop(health);
         self.recorder(side).began(outcome.sent);

@@ -31,6 +31,7 @@ impl Grpc {
     pub(super) async fn ask(&self, ask: Ask, heard: &mut Heard<'_>) -> Result<(), Failure> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let client = &self.clients[turn % self.clients.len()];
+        heard.sending();
         let mut stream = client.stream(self.request(ask)).await.map_err(|error| failure(&error))?;
         heard.request_id = Some(stream.started().request_id.clone());
         let result = loop {

@@ -88,7 +88,7 @@ async fn call(
     }
     let pool = Pool::new(&url, &tls_config(access)?)?;
     let answer = async {
-        let mut answering = pool.send(request).await?;
+        let mut answering = pool.send(request, || {}).await?;
         let response = &mut answering.response;
         if response.status() != StatusCode::OK {
             return Err(refusal(response).await);

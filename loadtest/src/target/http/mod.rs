@@ -108,7 +108,7 @@ impl Http {
         last_id: &mut Option<HeaderValue>,
     ) -> Result<(), Failure> {
         *request.uri_mut() = path.clone();
-        let mut answering = pool.send(request).await?;
+        let mut answering = pool.send(request, || heard.sending()).await?;
         let response = &mut answering.response;
         if let Some(id) = response.headers().get("x-request-id").and_then(|id| id.to_str().ok()) {
             heard.request_id = Some(id.to_owned());

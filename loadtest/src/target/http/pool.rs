@@ -102,14 +102,17 @@ impl Pool {
         })
     }
 
-    /// Asks, on a connection that is idle or else on a new one.
+    /// Asks, on a connection that is idle or else on a new one; `sending` is called when it needn't wait for one any more.
     pub(super) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
+        mut sending: impl FnMut(),
     ) -> Result<Answering<'_>, Failure> {
         request.headers_mut().insert(HOST, self.authority.clone());
         loop {
-            let Some(mut sender) = self.find().await else { break };
+            let found = self.find().await;
+            sending();
+            let Some(mut sender) = found else { break };
             // One that the server has closed meanwhile.
             if sender.ready().await.is_err() {
                 continue;
