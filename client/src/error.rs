@@ -45,8 +45,14 @@ impl Error {
     pub(crate) fn refused(status: &Status, request_id: &str) -> Self {
         let told = baton_proto::status::Refused::from(status);
         let named = status.metadata().get("x-request-id").and_then(|name| name.to_str().ok());
+        // HTTP/2's ENHANCE_YOUR_CALM ends the connection: no router has refused the request.
+        let is_local = std::error::Error::source(status).is_some();
+        let code = match told.code {
+            Code::ResourceExhausted if is_local => Code::Unavailable,
+            code => code,
+        };
         Error::Refused(Box::new(Refused {
-            code: told.code,
+            code,
             reason: told.reason,
             message: told.message,
             field: told.field,
@@ -90,5 +96,21 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         let Error::Refused(refused) = self else { return None };
         refused.retry_after
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, sync::Arc};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_ends_is_no_refusal() {
+        let mut status = Status::resource_exhausted("h2 protocol error: http2 error");
+        assert!(!Error::refused(&status, "").is_transient(), "a router's own word stands");
+        status.set_source(Arc::new(io::Error::other("ENHANCE_YOUR_CALM")));
+        let error = Error::refused(&status, "");
+        assert!(error.is_transient() && !error.is_overload(), "{error}");
     }
 }

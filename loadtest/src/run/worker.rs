@@ -79,7 +79,10 @@ impl Worker {
             tokio::select! {
                 job = jobs.recv() => match job {
                     None => break,
-                    Some(Job::Tick(sent)) => self.health().lag.record(sent.elapsed()),
+                    Some(Job::Tick(sent)) => {
+                        self.health().lag.record(sent.elapsed());
+                        self.targets.iter().for_each(Target::tick);
+                    }
                     Some(Job::Session(session)) => {
                         for side in 1..self.sides.len() {
                             playing.spawn(Arc::clone(&self).play(side, session.clone()));

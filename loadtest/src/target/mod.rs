@@ -133,6 +133,13 @@ impl Target {
         }
     }
 
+    /// Some time has passed: to be called some hundred times a second.
+    pub(crate) fn tick(&self) {
+        if let Target::Http(target) = self {
+            target.tick();
+        }
+    }
+
     /// What it serves.
     ///
     /// # Errors

@@ -60,6 +60,11 @@ impl Http {
         Ok(Http { servers, next: AtomicUsize::new(0), asking, headers })
     }
 
+    /// Some time has passed.
+    pub(super) fn tick(&self) {
+        self.servers.iter().for_each(|(pool, _)| pool.tick());
+    }
+
     pub(super) async fn ask(&self, ask: Ask, heard: &mut Heard<'_>) -> Result<(), Failure> {
         let begun = Instant::now();
         let whole = self.answer(&ask, heard);

@@ -2,8 +2,10 @@
 //!
 //! A library's pool opens a connection whenever none is idle *and* waits for one that becomes so, whichever comes first;
 //! at ten thousand requests a second it opened one for nearly each. This one takes the connection that was idle last, so
-//! that as few are warm as are needed. So many are opened a second at most: a client that has
-//! fallen behind would else fall further behind for opening one for each request that is due.
+//! that as few are warm as are needed, and opens so many a second at most: a client that has fallen behind would else fall
+//! further behind for opening one for each request that is due. Who waits does so in order, and costs nothing meanwhile:
+//! whoever ends hands the connection on, or, where that broke, the right to open another; and more may be opened with
+//! each tick.
 
 use std::{
     collections::VecDeque,
@@ -32,8 +34,6 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Connections that may be opened a second, and at once.
 const OPENED_A_SECOND: f64 = 1000.0;
 const AT_ONCE: f64 = 64.0;
-/// Who has waited so long for one looks whether another may be opened.
-const NAP: Duration = Duration::from_millis(50);
 
 type Sender = SendRequest<Full<Bytes>>;
 
@@ -48,8 +48,16 @@ pub(super) struct Pool {
     idle: Mutex<Vec<Sender>>,
     openings: Mutex<Openings>,
     /// In order.
-    waiting: Mutex<VecDeque<oneshot::Sender<Sender>>>,
+    waiting: Mutex<VecDeque<oneshot::Sender<Grant>>>,
     driven: Mutex<JoinSet<()>>,
+}
+
+/// What somebody waits for.
+#[derive(Debug)]
+enum Grant {
+    Connection(Sender),
+    /// The right to open one.
+    Opening,
 }
 
 /// A bucket of them.
@@ -75,7 +83,19 @@ impl Openings {
 pub(super) struct Answering<'a> {
     pub(super) response: Response<Incoming>,
     sender: Sender,
-    pool: &'a Pool,
+    held: Held<'a>,
+}
+
+/// A connection, or the right to open one, that is used. Dropped, somebody else may open one.
+#[derive(Debug)]
+struct Held<'a>(Option<&'a Pool>);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0 {
+            pool.grant(Grant::Opening);
+        }
+    }
 }
 
 impl Pool {
@@ -111,52 +131,71 @@ impl Pool {
         request.headers_mut().insert(HOST, self.authority.clone());
         loop {
             let found = self.find().await;
+            let held = Held(Some(self));
             sending();
-            let Some(mut sender) = found else { break };
+            let (mut sender, is_new) = match found {
+                Some(sender) => (sender, false),
+                None => (self.connect().await?, true),
+            };
             // One that the server has closed meanwhile.
-            if sender.ready().await.is_err() {
+            if sender.ready().await.is_err() && !is_new {
                 continue;
             }
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok(Answering { response, sender, pool: self }),
+                Ok(response) => return Ok(Answering { response, sender, held }),
                 // Nothing of it was sent: another connection may have it.
                 Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(broken(error.error())),
+                    Some(unsent) if !is_new => request = unsent,
+                    _ => return Err(broken(error.error())),
                 },
             }
         }
-        let mut sender = self.connect().await?;
-        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
-        Ok(Answering { response, sender, pool: self })
     }
 
     /// One that is idle, or the next that will be; none when another may be opened.
     async fn find(&self) -> Option<Sender> {
-        loop {
-            let idle = self.idle().pop();
-            if idle.is_some() || self.may_open() {
-                return idle;
+        let granted = {
+            let mut waiting = self.waiting();
+            if waiting.is_empty() {
+                let idle = self.idle().pop();
+                if idle.is_some() || self.may_open() {
+                    return idle;
+                }
             }
-            let (waiter, freed) = oneshot::channel();
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(waiter);
-            if let Ok(Ok(sender)) = tokio::time::timeout(NAP, freed).await {
-                return Some(sender);
-            }
+            let (waiter, granted) = oneshot::channel();
+            waiting.push_back(waiter);
+            granted
+        };
+        match granted.await {
+            Ok(Grant::Connection(sender)) => Some(sender),
+            Ok(Grant::Opening) | Err(_) => None,
         }
     }
 
     /// It goes to whoever has waited longest.
-    fn free(&self, mut sender: Sender) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    fn grant(&self, mut grant: Grant) {
+        let mut waiting = self.waiting();
         while let Some(waiter) = waiting.pop_front() {
-            match waiter.send(sender) {
+            match waiter.send(grant) {
                 Ok(()) => return,
                 // It waits no more.
-                Err(unsent) => sender = unsent,
+                Err(unsent) => grant = unsent,
             }
         }
-        self.idle().push(sender);
+        if let Grant::Connection(sender) = grant {
+            self.idle().push(sender);
+        }
+    }
+
+    /// Some time has passed: so many of those who wait may open one.
+    pub(super) fn tick(&self) {
+        while !self.waiting().is_empty() && self.may_open() {
+            self.grant(Grant::Opening);
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<oneshot::Sender<Grant>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn may_open(&self) -> bool {
@@ -208,8 +247,10 @@ impl Pool {
 impl Answering<'_> {
     /// The answer has been read to its end.
     pub(super) fn finish(self) {
-        if !self.sender.is_closed() {
-            self.pool.free(self.sender);
+        let Answering { sender, mut held, .. } = self;
+        let pool = held.0.take_if(|_| !sender.is_closed());
+        if let Some(pool) = pool {
+            pool.grant(Grant::Connection(sender));
         }
     }
 }
