@@ -261,7 +261,11 @@ impl Driver<'_> {
             ));
             match &mut all {
                 None => all = Some(measured),
-                Some(all) => all.targets.extend(measured.targets),
+                Some(all) => {
+                    all.targets.extend(measured.targets);
+                    all.client.saturated =
+                        all.client.saturated.take().or(measured.client.saturated);
+                }
             }
         }
         let measured = all.expect("there is at least one target");

@@ -28,7 +28,7 @@ mod search;
 mod slo;
 mod target;
 
-use std::{path::Path, process::ExitCode};
+use std::{fs::OpenOptions, path::Path, process::ExitCode};
 
 use tokio_util::sync::CancellationToken;
 
@@ -89,7 +89,9 @@ fn measure(args: &LoadArgs) -> Result<u8, LoadError> {
     let outputs = [&args.results.json, &args.results.csv, &args.results.html];
     // Nobody wants to hear of it after an hour.
     for path in outputs.into_iter().flatten() {
-        std::fs::File::create(path).map_err(|source| output(path, source))?;
+        // What is there stays until there is something better.
+        let open = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        open.map_err(|source| output(path, source))?;
     }
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -142,7 +142,9 @@ impl Worker {
                 name: format!("{}-{}.{nth}", self.run, session.number),
             };
             let blank = self.blank(&session, nth as u32, due, ask.output, spoken.prompt_tokens);
-            let Some(said) = self.ask(side, ask, blank, !is_last).await else { return };
+            let said = self.ask(side, ask, blank, !is_last).await;
+            // Nobody thinks about what isn't gone on with.
+            let Some(said) = said.filter(|_| !is_last) else { return };
             messages.push(Message { role: "assistant", content: said });
             tokio::time::sleep(session.think).await;
             due = self.begin.elapsed();
