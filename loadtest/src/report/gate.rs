@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use baton_workload::parse_duration;
 
-use super::{CheckReport, Report, TargetReport};
+use super::{CheckReport, Report, TargetReport, WorkloadReport};
 use crate::slo::{Goal, Latency, Quantile};
 
 /// `ttft.p99<500ms`, `attainment>=95%`, `new:errors==0`.
@@ -267,18 +267,18 @@ pub fn read_baseline(text: &str) -> Result<Report, BaselineError> {
     serde_json::from_str(text).map_err(wrong)
 }
 
-/// Whether anything is worse than it was by more than `tolerance`, and by more than both runs' confidence intervals
-/// leave open; a latency by a millisecond at least. Targets are compared by their place.
+/// Whether a run of this workload at so many targets can be compared with it: asked before the run, which would be in
+/// vain else.
 ///
 /// # Errors
 ///
-/// The two runs can't be compared.
-pub fn check_baseline(
+/// It offered something else.
+pub fn check_comparable(
     before: &Report,
-    now: &Report,
-    tolerance: f64,
-) -> Result<Vec<CheckReport>, BaselineError> {
-    let (was, is) = (&before.workload, &now.workload);
+    is: &WorkloadReport,
+    targets: usize,
+) -> Result<(), BaselineError> {
+    let was = &before.workload;
     let texts = [
         ("arrivals", &was.arrivals, &is.arrivals),
         ("input lengths", &was.input, &is.input),
@@ -294,22 +294,28 @@ pub fn check_baseline(
         ("shared prefixes", format!("{:?}", was.shared), format!("{:?}", is.shared)),
         ("turns", format!("{:?}", was.turns), format!("{:?}", is.turns)),
         ("the objectives", format!("{:?}", was.classes), format!("{:?}", is.classes)),
-        ("the number of targets", before.targets.len().to_string(), now.targets.len().to_string()),
+        ("the number of targets", before.targets.len().to_string(), targets.to_string()),
     ];
     for (what, before, now) in others {
         if before != now {
             return Err(BaselineError::Workload { what, before, now });
         }
     }
+    Ok(())
+}
+
+/// Whether anything is worse than it was by more than `tolerance`, and by more than both runs' confidence intervals
+/// leave open; a latency by a millisecond at least. Targets are compared by their place.
+pub fn check_baseline(before: &Report, now: &Report, tolerance: f64) -> Vec<CheckReport> {
     let pairs = before.targets.iter().zip(&now.targets);
-    Ok(pairs
+    pairs
         .flat_map(|(was, is)| {
             COMPARED.iter().filter_map(|(figure, more_is_better)| {
                 let pair = (figure.of(before, was)?, figure.of(now, is)?);
                 Some(compare(*figure, *more_is_better, pair, (was, is), (now, tolerance)))
             })
         })
-        .collect())
+        .collect()
 }
 
 fn compare(
