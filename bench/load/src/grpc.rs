@@ -1,6 +1,9 @@
 //! `baton.v1.Inference`, answering at once.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use baton_proto::v1::{
     CancelRequest, CancelResponse, ChatRequest, ChatResponse, Chunk, Complete, DetokenizeRequest,
@@ -15,15 +18,16 @@ use tonic::{
     transport::server::{Server as Tonic, TcpIncoming},
 };
 
-pub(crate) struct Server(TcpIncoming);
+pub(crate) struct Server(TcpIncoming, Mock);
 
-struct Mock;
+/// Its chunks come so far apart.
+struct Mock(Duration);
 
 impl Server {
-    pub(crate) async fn bind() -> anyhow::Result<Self> {
+    pub(crate) async fn bind(apart: Duration) -> anyhow::Result<Self> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let incoming = TcpIncoming::bind(address).map_err(|error| anyhow::anyhow!("{error}"))?;
-        Ok(Server(incoming.with_nodelay(Some(true))))
+        Ok(Server(incoming.with_nodelay(Some(true)), Mock(apart)))
     }
 
     pub(crate) fn address(&self) -> anyhow::Result<SocketAddr> {
@@ -32,7 +36,7 @@ impl Server {
 
     pub(crate) async fn serve(self) -> anyhow::Result<()> {
         Ok(Tonic::builder()
-            .add_service(InferenceServer::new(Mock))
+            .add_service(InferenceServer::new(self.1))
             .serve_with_incoming(self.0)
             .await?)
     }
@@ -54,9 +58,7 @@ impl Inference for Mock {
         let chunks = (0..tokens).map(|index| Chunk(chunk(index)));
         let all =
             [Started(started())].into_iter().chain(chunks).chain([Complete(complete(tokens))]);
-        Ok(Response::new(
-            stream::iter(all.map(|event| Ok(GenerateResponse { event: Some(event) }))).boxed(),
-        ))
+        Ok(Response::new(self.said(all.map(|event| GenerateResponse { event: Some(event) }))))
     }
 
     async fn chat(
@@ -68,9 +70,7 @@ impl Inference for Mock {
         let chunks = (0..tokens).map(|index| Chunk(chunk(index)));
         let all =
             [Started(started())].into_iter().chain(chunks).chain([Complete(complete(tokens))]);
-        Ok(Response::new(
-            stream::iter(all.map(|event| Ok(ChatResponse { event: Some(event) }))).boxed(),
-        ))
+        Ok(Response::new(self.said(all.map(|event| ChatResponse { event: Some(event) }))))
     }
 
     async fn cancel(&self, _: Request<CancelRequest>) -> Result<Response<CancelResponse>, Status> {
@@ -97,6 +97,21 @@ impl Inference for Mock {
         _: Request<DetokenizeRequest>,
     ) -> Result<Response<DetokenizeResponse>, Status> {
         Err(Status::unimplemented("it has no tokens"))
+    }
+}
+
+impl Mock {
+    fn said<T: Send + 'static>(&self, all: impl Iterator<Item = T> + Send + 'static) -> Said<T> {
+        let apart = self.0;
+        let all = stream::iter(all);
+        if apart.is_zero() {
+            return all.map(Ok).boxed();
+        }
+        all.then(move |event| async move {
+            tokio::time::sleep(apart).await;
+            Ok(event)
+        })
+        .boxed()
     }
 }
 

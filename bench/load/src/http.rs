@@ -1,9 +1,10 @@
-//! OpenAI's chat completions, as cheap as can be: answers are made beforehand.
+//! OpenAI's chat completions, as cheap as can be: answers are made beforehand, one write each, or one a chunk.
 
 use std::{
     collections::HashMap,
     fmt::Write,
     net::{Ipv4Addr, SocketAddr},
+    time::Duration,
 };
 
 use memchr::memmem;
@@ -24,20 +25,20 @@ impl Server {
         Ok(self.0.local_addr()?)
     }
 
-    pub(crate) async fn serve(self) -> anyhow::Result<()> {
+    pub(crate) async fn serve(self, apart: Duration) -> anyhow::Result<()> {
         let mut connections = JoinSet::new();
         loop {
             let (stream, _) = self.0.accept().await?;
             stream.set_nodelay(true)?;
-            connections.spawn(answer_all(stream));
+            connections.spawn(answer_all(stream, apart));
             while connections.try_join_next().is_some() {}
         }
     }
 }
 
 /// Requests of one connection, one after another.
-async fn answer_all(mut stream: TcpStream) -> anyhow::Result<()> {
-    let mut answers: HashMap<usize, Vec<u8>> = HashMap::new();
+async fn answer_all(mut stream: TcpStream, apart: Duration) -> anyhow::Result<()> {
+    let mut answers: HashMap<usize, Vec<Vec<u8>>> = HashMap::new();
     let mut read = Vec::with_capacity(1 << 14);
     loop {
         let length = loop {
@@ -51,8 +52,16 @@ async fn answer_all(mut stream: TcpStream) -> anyhow::Result<()> {
         let request = &read[..length];
         if request.starts_with(b"POST /v1/") {
             let chunks = number_after(request, b"\"max_tokens\":").unwrap_or(1);
-            let answer = answers.entry(chunks).or_insert_with(|| answer(chunks));
-            stream.write_all(answer).await?;
+            let answer = answers.entry(chunks).or_insert_with(|| match apart {
+                Duration::ZERO => vec![answer(chunks).concat()],
+                _ => answer(chunks),
+            });
+            for (index, piece) in answer.iter().enumerate() {
+                if index > 0 {
+                    tokio::time::sleep(apart).await;
+                }
+                stream.write_all(piece).await?;
+            }
         } else {
             stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await?;
         }
@@ -74,27 +83,34 @@ fn number_after(text: &[u8], name: &[u8]) -> Option<usize> {
     std::str::from_utf8(&digits).ok()?.parse().ok()
 }
 
-/// A stream of so many chunks, each in a chunk of its own.
-fn answer(chunks: usize) -> Vec<u8> {
+/// A stream of so many chunks, each in a chunk of its own; its head comes with the first, its end with the last.
+fn answer(chunks: usize) -> Vec<Vec<u8>> {
     let mut text = String::from(
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
     );
-    let mut say = |data: &str| {
+    let say = |text: &mut String, data: &str| {
         let _ = write!(text, "{:x}\r\ndata: {data}\n\n\r\n", data.len() + 8);
     };
+    let mut pieces = Vec::new();
     for _ in 0..chunks {
         say(
+            &mut text,
             r#"{"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"mock","choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}"#,
         );
+        pieces.push(std::mem::take(&mut text));
     }
+    let mut text = pieces.pop().unwrap_or(text);
     say(
+        &mut text,
         r#"{"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"mock","choices":[{"index":0,"delta":{},"finish_reason":"length"}]}"#,
     );
-    say(&format!(
+    let usage = format!(
         r#"{{"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1700000000,"model":"mock","choices":[],"usage":{{"prompt_tokens":128,"completion_tokens":{chunks},"total_tokens":{}}}}}"#,
         128 + chunks
-    ));
-    say("[DONE]");
+    );
+    say(&mut text, &usage);
+    say(&mut text, "[DONE]");
     text.push_str("0\r\n\r\n");
-    text.into_bytes()
+    pieces.push(text);
+    pieces.into_iter().map(String::into_bytes).collect()
 }

@@ -1,7 +1,7 @@
 //! How many requests a second the load test can offer before it is itself what is measured.
 //!
 //! `load-bench path/to/baton-load [REQUESTS_PER_SECOND]`. A server that answers at once, over HTTP and gRPC, has one core,
-//! the load test the other. Said is what was offered, by how much requests were sent late, and what the load test says
+//! the load test the other; then, at a tenth of that rate, one whose chunks come 10 ms apart, as an engine's do. Said is what was offered, by how much requests were sent late, and what the load test says
 //! of itself.
 
 mod grpc;
@@ -11,6 +11,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
@@ -23,27 +24,29 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const SERVER_CORE: usize = 0;
 const CLIENT_CORE: usize = 1;
 const SECONDS: u32 = 10;
-const CHUNKS: [u32; 2] = [1, 32];
+/// An answer's chunks, how far apart they come, and by how much the rate is divided.
+const LOADS: [(u32, Duration, u32); 3] =
+    [(1, Duration::ZERO, 1), (32, Duration::ZERO, 1), (32, Duration::from_millis(10), 10)];
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [_, "serve"] => serve(),
+        [_, "serve", apart] => serve(Duration::from_millis(apart.parse()?)),
         [_, load] => bench(Path::new(load), 10_000),
         [_, load, rate] => bench(Path::new(load), rate.parse()?),
         _ => bail!("usage: load-bench path/to/baton-load [REQUESTS_PER_SECOND]"),
     }
 }
 
-/// Both servers, until standard input ends; says where they listen.
+/// Both servers, whose chunks come so far apart, until standard input ends; says where they listen.
 #[allow(clippy::print_stdout, reason = "whoever started it reads that")]
-fn serve() -> anyhow::Result<()> {
+fn serve(apart: Duration) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (http, grpc) = (http::Server::bind().await?, grpc::Server::bind().await?);
+        let (http, grpc) = (http::Server::bind().await?, grpc::Server::bind(apart).await?);
         println!("{} {}", http.address()?, grpc.address()?);
         tokio::select! {
-            ended = http.serve() => ended,
+            ended = http.serve(apart) => ended,
             ended = grpc.serve() => ended,
         }
     })
@@ -51,19 +54,21 @@ fn serve() -> anyhow::Result<()> {
 
 #[allow(clippy::print_stdout, reason = "it is what a benchmark does")]
 fn bench(load: &Path, rate: u32) -> anyhow::Result<()> {
-    let server = Server::start()?;
     println!(
-        "| | chunks | offered/s | answered | sent late P99, ms | heard late P99, ms | busiest thread | bottleneck |"
+        "| | chunks | apart | offered/s | answered | sent late P99, ms | heard late P99, ms | busiest thread | bottleneck |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
-    for (name, target) in
-        [("HTTP", format!("http://{}", server.http)), ("gRPC", format!("grpc://{}", server.grpc))]
-    {
-        for chunks in CHUNKS {
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    for (chunks, apart, slower) in LOADS {
+        let (server, rate) = (Server::start(apart)?, rate / slower);
+        for (name, target) in [
+            ("HTTP", format!("http://{}", server.http)),
+            ("gRPC", format!("grpc://{}", server.grpc)),
+        ] {
             let report = run(load, &target, chunks, rate)?;
             let (client, target) = (&report["client"], &report["targets"][0]);
             println!(
-                "| {name} | {chunks} | {:.0} | {} of {} | {:.2} | {:.2} | {:.0} % | {} |",
+                "| {name} | {chunks} | {} ms | {:.0} | {} of {} | {:.2} | {:.2} | {:.0} % | {} |",
+                apart.as_millis(),
                 number(&target["offered_rate"])?,
                 target["completed"],
                 target["offered"],
@@ -113,10 +118,10 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> anyhow::Result<Self> {
+    fn start(apart: Duration) -> anyhow::Result<Self> {
         pin(SERVER_CORE)?;
         let mut child = Command::new(std::env::current_exe()?)
-            .arg("serve")
+            .args(["serve", &apart.as_millis().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::{
-    HeaderMap, Method, Request, StatusCode, Uri,
+use http::{
+    HeaderMap, Method, StatusCode, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 
 use super::{
+    connection::Request,
     pool::Pool,
     refusal::{protocol, refusal},
 };
@@ -79,22 +79,20 @@ async fn call(
 ) -> Result<Value, Failure> {
     const PATIENCE: Duration = Duration::from_secs(10);
     let url = uris(spec, path)?.swap_remove(0);
-    let mut request =
-        Request::new(Full::new(body.as_ref().map(Value::to_string).unwrap_or_default().into()));
-    *request.uri_mut() = path.parse().map_err(|_| protocol(format!("{path} is no path")))?;
-    *request.headers_mut() = common_headers(spec, access)?;
-    if body.is_some() {
-        *request.method_mut() = Method::POST;
-    }
+    let sent = body.as_ref().map(Value::to_string).unwrap_or_default();
+    let request = Request {
+        method: if body.is_some() { Method::POST } else { Method::GET },
+        path: url.path(),
+        headers: common_headers(spec, access)?,
+        body: sent.as_bytes(),
+    };
     let pool = Pool::new(&url, &tls_config(access)?)?;
     let answer = async {
         let mut answering = pool.send(request, || {}).await?;
-        let response = &mut answering.response;
-        if response.status() != StatusCode::OK {
-            return Err(refusal(response).await);
+        if answering.status != StatusCode::OK {
+            return Err(refusal(answering).await);
         }
-        let body = Limited::new(response.body_mut(), LARGEST_BODY).collect().await;
-        let body = body.map_err(|error| protocol(error.to_string()))?.to_bytes();
+        let body = answering.connection.all(LARGEST_BODY).await?;
         serde_json::from_slice(&body)
             .map_err(|error| protocol(format!("{path} isn't JSON: {error}")))
     };

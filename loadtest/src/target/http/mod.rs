@@ -2,6 +2,8 @@
 
 mod answer;
 mod call;
+mod connection;
+mod framing;
 mod pool;
 mod refusal;
 
@@ -10,12 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::{
-    HeaderMap, Method, Request, StatusCode, Uri,
+use http::{
+    HeaderMap, Method, StatusCode,
     header::{HeaderName, HeaderValue},
-    http::uri::InvalidUri,
 };
 use serde_json::json;
 
@@ -23,8 +22,9 @@ pub(super) use self::call::{models, token_texts};
 use self::{
     answer::Stream,
     call::{common_headers, header, tls_config, uris},
+    connection::Request,
     pool::Pool,
-    refusal::{broken, protocol, refusal},
+    refusal::{protocol, refusal},
 };
 use super::{Access, Api, Ask, Asking, Failure, TargetSpec, failure::Kind, sse::Events};
 use crate::heard::Heard;
@@ -36,7 +36,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Http {
     /// With the path that is asked.
-    servers: Vec<(Pool, Uri)>,
+    servers: Vec<(Pool, String)>,
     next: AtomicUsize,
     asking: Asking,
     headers: HeaderMap,
@@ -49,9 +49,10 @@ impl Http {
             Api::Completions => "/v1/completions",
         };
         let tls = tls_config(access)?;
-        let own = |error: InvalidUri| Failure::new(Kind::Settings, "settings", error.to_string());
-        let server = |url: Uri| Ok((Pool::new(&url, &tls)?, path.parse().map_err(own)?));
-        let servers = uris(spec, path)?.into_iter().map(server).collect::<Result<_, Failure>>()?;
+        let servers = uris(spec, path)?
+            .iter()
+            .map(|url| Ok((Pool::new(url, &tls)?, url.path().to_owned())))
+            .collect::<Result<_, Failure>>()?;
         let mut headers = common_headers(spec, access)?;
         headers.insert("x-baton-timings", HeaderValue::from_static("1"));
         if let Some(tenant) = &asking.tenant {
@@ -80,14 +81,15 @@ impl Http {
     /// Of one connection, or of as many as it takes: who gives its events' ids can be asked for those behind the last
     /// (`Last-Event-ID`).
     async fn answer(&self, ask: &Ask, heard: &mut Heard<'_>) -> Result<(), Failure> {
-        let body = Bytes::from(self.body(ask));
+        let body = self.body(ask);
         let (mut last_id, mut pause) = (None, FIRST_PAUSE);
         loop {
-            let request = self.request(ask, body.clone(), last_id.as_ref())?;
-            let before = heard.tokens;
             let turn = self.next.fetch_add(1, Ordering::Relaxed);
-            let server = &self.servers[turn % self.servers.len()];
-            let failure = match self.connection(server, request, heard, &mut last_id).await {
+            let (pool, path) = &self.servers[turn % self.servers.len()];
+            let headers = self.headers(ask, last_id.as_ref())?;
+            let request = Request { method: Method::POST, path, headers, body: &body };
+            let before = heard.tokens;
+            let failure = match self.connection(pool, request, heard, &mut last_id).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
@@ -107,28 +109,21 @@ impl Http {
 
     async fn connection(
         &self,
-        (pool, path): &(Pool, Uri),
-        mut request: Request<Full<Bytes>>,
+        pool: &Pool,
+        request: Request<'_>,
         heard: &mut Heard<'_>,
         last_id: &mut Option<HeaderValue>,
     ) -> Result<(), Failure> {
-        *request.uri_mut() = path.clone();
         let mut answering = pool.send(request, || heard.sending()).await?;
-        let response = &mut answering.response;
-        if let Some(id) = response.headers().get("x-request-id").and_then(|id| id.to_str().ok()) {
-            heard.request_id = Some(id.to_owned());
+        if let Some(id) = answering.request_id.take() {
+            heard.request_id = Some(id);
         }
-        if response.status() != StatusCode::OK {
-            let failure = refusal(response).await;
-            answering.finish();
-            return Err(failure);
+        if answering.status != StatusCode::OK {
+            return Err(refusal(answering).await);
         }
-        let body = response.body_mut();
         let mut events = Events::default();
         let mut stream = Stream { heard, is_over: false };
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| broken(&error))?;
-            let Some(data) = frame.data_ref() else { continue };
+        while let Some(data) = answering.connection.data().await? {
             events.push(data).map_err(|error| protocol(error.to_string()))?;
             while let Some(event) = events.next() {
                 stream.hear(event.data)?;
@@ -146,16 +141,8 @@ impl Http {
         Err(Failure::new(Kind::Connection, "cut off", "the stream ended without [DONE]"))
     }
 
-    fn request(
-        &self,
-        ask: &Ask,
-        body: Bytes,
-        last_id: Option<&HeaderValue>,
-    ) -> Result<Request<Full<Bytes>>, Failure> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.headers_mut() = self.headers.clone();
-        let headers = request.headers_mut();
+    fn headers(&self, ask: &Ask, last_id: Option<&HeaderValue>) -> Result<HeaderMap, Failure> {
+        let mut headers = self.headers.clone();
         headers.insert("x-request-id", header("the request's name", &ask.name)?);
         if let Some(class) = &ask.class {
             headers.insert("x-slo-class", header("the class", class)?);
@@ -172,7 +159,7 @@ impl Http {
                 headers.insert(HeaderName::from_static(name), header("the objective", &ms)?);
             }
         }
-        Ok(request)
+        Ok(headers)
     }
 
     fn body(&self, ask: &Ask) -> Vec<u8> {

@@ -13,29 +13,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{
-    Request, Response, Uri,
-    body::Incoming,
-    client::conn::http1::{SendRequest, handshake},
-    header::{HOST, HeaderValue},
-    rt::{Read, Write},
-};
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, StatusCode, Uri};
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::{net::TcpStream, sync::oneshot, task::JoinSet};
+use tokio::{net::TcpStream, sync::oneshot};
 use tokio_rustls::TlsConnector;
 
-use super::refusal::{broken, broken_io};
+use super::{
+    connection::{Connection, Request, Stream, Unanswered},
+    refusal::broken,
+};
 use crate::target::{Failure, failure::Kind};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Connections that may be opened a second, and at once.
 const OPENED_A_SECOND: f64 = 1000.0;
 const AT_ONCE: f64 = 64.0;
-
-type Sender = SendRequest<Full<Bytes>>;
 
 /// To one server.
 #[derive(Debug)]
@@ -45,17 +37,16 @@ pub(super) struct Pool {
     /// What requests name it.
     authority: HeaderValue,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
-    idle: Mutex<Vec<Sender>>,
+    idle: Mutex<Vec<Connection>>,
     openings: Mutex<Openings>,
     /// In order.
     waiting: Mutex<VecDeque<oneshot::Sender<Grant>>>,
-    driven: Mutex<JoinSet<()>>,
 }
 
 /// What somebody waits for.
 #[derive(Debug)]
 enum Grant {
-    Connection(Sender),
+    Connection(Connection),
     /// The right to open one.
     Opening,
 }
@@ -81,8 +72,10 @@ impl Openings {
 /// A connection that answers. It goes back to the pool when the answer has been read to its end.
 #[derive(Debug)]
 pub(super) struct Answering<'a> {
-    pub(super) response: Response<Incoming>,
-    sender: Sender,
+    pub(super) status: StatusCode,
+    /// As the server named it.
+    pub(super) request_id: Option<String>,
+    pub(super) connection: Connection,
     held: Held<'a>,
 }
 
@@ -118,42 +111,42 @@ impl Pool {
             idle: Mutex::default(),
             waiting: Mutex::default(),
             openings: Mutex::new(Openings { left: AT_ONCE, at: Instant::now() }),
-            driven: Mutex::default(),
         })
     }
 
     /// Asks, on a connection that is idle or else on a new one; `sending` is called when it needn't wait for one any more.
     pub(super) async fn send(
         &self,
-        mut request: Request<Full<Bytes>>,
+        request: Request<'_>,
         mut sending: impl FnMut(),
     ) -> Result<Answering<'_>, Failure> {
-        request.headers_mut().insert(HOST, self.authority.clone());
         loop {
             let found = self.find().await;
             let held = Held(Some(self));
             sending();
-            let (mut sender, is_new) = match found {
-                Some(sender) => (sender, false),
-                None => (self.connect().await?, true),
+            let is_new = found.is_none();
+            let mut connection = match found {
+                Some(connection) => connection,
+                None => self.connect().await?,
             };
-            // One that the server has closed meanwhile.
-            if sender.ready().await.is_err() && !is_new {
+            // The server may have closed it meanwhile.
+            if !is_new && !connection.is_free() {
                 continue;
             }
-            match sender.try_send_request(request).await {
-                Ok(response) => return Ok(Answering { response, sender, held }),
-                // Nothing of it was sent: another connection may have it.
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if !is_new => request = unsent,
-                    _ => return Err(broken(error.error())),
-                },
+            match connection.ask(&self.authority, &request).await {
+                Ok((status, request_id)) => {
+                    return Ok(Answering { status, request_id, connection, held });
+                }
+                Err(Unanswered::Unsent(_)) if !is_new => {}
+                Err(Unanswered::Unsent(failure) | Unanswered::Failed(failure)) => {
+                    return Err(failure);
+                }
             }
         }
     }
 
     /// One that is idle, or the next that will be; none when another may be opened.
-    async fn find(&self) -> Option<Sender> {
+    async fn find(&self) -> Option<Connection> {
         let granted = {
             let mut waiting = self.waiting();
             if waiting.is_empty() {
@@ -167,7 +160,7 @@ impl Pool {
             granted
         };
         match granted.await {
-            Ok(Grant::Connection(sender)) => Some(sender),
+            Ok(Grant::Connection(connection)) => Some(connection),
             Ok(Grant::Opening) | Err(_) => None,
         }
     }
@@ -182,8 +175,8 @@ impl Pool {
                 Err(unsent) => grant = unsent,
             }
         }
-        if let Grant::Connection(sender) = grant {
-            self.idle().push(sender);
+        if let Grant::Connection(connection) = grant {
+            self.idle().push(connection);
         }
     }
 
@@ -202,20 +195,17 @@ impl Pool {
         self.openings.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
     }
 
-    async fn connect(&self) -> Result<Sender, Failure> {
+    async fn connect(&self) -> Result<Connection, Failure> {
         let connect = async {
-            let stream = TcpStream::connect((self.host.as_str(), self.port));
-            let stream = stream.await.map_err(|error| broken_io(&error, &self.authority))?;
-            stream.set_nodelay(true).map_err(|error| broken_io(&error, &self.authority))?;
-            match &self.tls {
-                None => self.drive(TokioIo::new(stream)).await,
+            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(match &self.tls {
+                None => Stream::Plain(stream),
                 Some((tls, name)) => {
                     let tls = TlsConnector::from(Arc::clone(tls));
-                    let stream = tls.connect(name.clone(), stream).await;
-                    let stream = stream.map_err(|error| broken_io(&error, &self.authority))?;
-                    self.drive(TokioIo::new(stream)).await
+                    Stream::Tls(Box::new(tls.connect(name.clone(), stream).await?))
                 }
-            }
+            })
         };
         let late = |_| {
             Failure::new(
@@ -224,22 +214,12 @@ impl Pool {
                 format!("after {CONNECT_PATIENCE:?}"),
             )
         };
-        tokio::time::timeout(CONNECT_PATIENCE, connect).await.map_err(late)?
+        let connected = tokio::time::timeout(CONNECT_PATIENCE, connect).await.map_err(late)?;
+        let stream = connected.map_err(|error| broken(&error, &self.authority))?;
+        Ok(Connection::new(stream, self.authority.clone()))
     }
 
-    async fn drive(
-        &self,
-        io: impl Read + Write + Unpin + Send + 'static,
-    ) -> Result<Sender, Failure> {
-        let (sender, connection) = handshake(io).await.map_err(|error| broken(&error))?;
-        let mut driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
-        while driven.try_join_next().is_some() {}
-        // What goes wrong with it is told by the answer it had.
-        driven.spawn(async move { drop(connection.await) });
-        Ok(sender)
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Sender>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -247,10 +227,10 @@ impl Pool {
 impl Answering<'_> {
     /// The answer has been read to its end.
     pub(super) fn finish(self) {
-        let Answering { sender, mut held, .. } = self;
-        let pool = held.0.take_if(|_| !sender.is_closed());
+        let Answering { mut connection, mut held, .. } = self;
+        let pool = held.0.take_if(|_| connection.is_free());
         if let Some(pool) = pool {
-            pool.grant(Grant::Connection(sender));
+            pool.grant(Grant::Connection(connection));
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What went wrong over HTTP.
 
-use http_body_util::{BodyExt, Limited};
-use hyper::{Response, StatusCode, body::Incoming, header::HeaderValue};
+use http::{HeaderValue, StatusCode};
 use serde_json::Value;
 
+use super::pool::Answering;
 use crate::target::{Failure, failure::Kind};
 
 /// A refusal's words.
@@ -26,10 +26,10 @@ impl Refusal {
     }
 }
 
-pub(super) async fn refusal(response: &mut Response<Incoming>) -> Failure {
-    let status = response.status();
-    let body = Limited::new(response.body_mut(), 1 << 16).collect().await;
-    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+pub(super) async fn refusal(mut answering: Answering<'_>) -> Failure {
+    let status = answering.status;
+    let body = answering.connection.all(1 << 16).await.unwrap_or_default();
+    answering.finish();
     let told = match serde_json::from_slice::<Value>(&body) {
         Ok(value) if value["error"].is_object() => Refusal::of(&value["error"]),
         _ => Refusal {
@@ -50,37 +50,16 @@ pub(super) fn protocol(detail: String) -> Failure {
     Failure::new(Kind::Server, "protocol", detail)
 }
 
-/// A connection to this one that couldn't be made.
-pub(super) fn broken_io(error: &std::io::Error, to: &HeaderValue) -> Failure {
+/// A connection to this one that couldn't be made, or broke.
+pub(super) fn broken(error: &std::io::Error, to: &HeaderValue) -> Failure {
     let to = to.to_str().unwrap_or_default();
     let is_tls = error.get_ref().is_some_and(|cause| cause.is::<rustls::Error>());
-    let reason = if is_tls { "TLS" } else { of_kind(error.kind()).unwrap_or("connection broke") };
+    let reason = match error.kind() {
+        _ if is_tls => "TLS",
+        std::io::ErrorKind::ConnectionRefused => "connection refused",
+        std::io::ErrorKind::ConnectionReset => "connection reset",
+        std::io::ErrorKind::TimedOut => "connection timed out",
+        _ => "connection broke",
+    };
     Failure::new(Kind::Connection, reason, format!("{to}: {error}"))
-}
-
-fn of_kind(kind: std::io::ErrorKind) -> Option<&'static str> {
-    match kind {
-        std::io::ErrorKind::ConnectionRefused => Some("connection refused"),
-        std::io::ErrorKind::ConnectionReset => Some("connection reset"),
-        std::io::ErrorKind::TimedOut => Some("connection timed out"),
-        _ => None,
-    }
-}
-
-/// A connection that couldn't be made, or broke.
-pub(super) fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
-    let mut detail = error.to_string();
-    let mut cause = error.source();
-    let mut reason = "connection broke";
-    while let Some(next) = cause {
-        let said = next.to_string();
-        if !detail.contains(&said) {
-            detail = format!("{detail}: {said}");
-        }
-        if let Some(io) = next.downcast_ref::<std::io::Error>() {
-            reason = of_kind(io.kind()).unwrap_or(reason);
-        }
-        cause = next.source();
-    }
-    Failure::new(Kind::Connection, reason, detail)
 }
