@@ -23,7 +23,7 @@ use crate::{
     },
     run::{Ran, Recipe, Records, Run, RunError, Settings, Side, Transcript},
     schedule::Workload,
-    search::{Found, Search, SearchConfig, Tried},
+    search::{Found, Probe, Search, SearchConfig},
     slo::{Goal, Quantile},
 };
 
@@ -244,21 +244,18 @@ impl Driver<'_> {
         }
         let mut all: Option<Measured> = None;
         let mut reports = Vec::new();
-        for (index, curve) in curves.iter().enumerate() {
+        for (index, curve) in curves.iter_mut().enumerate() {
             let found = curve.search.found();
             let rate = found.low.or(found.high).unwrap_or(config.first);
-            let title = format!("{} at {rate:.3} requests/s", self.ready[index].spec.name);
+            let name = &self.ready[index].spec.name;
+            reports.push(curve.report(name, &found, &config, goals.find_capacity));
+            let title = format!("{name} at {rate:.3} requests/s");
+            // Who was told to end has what there is.
+            let made = if self.stop.is_cancelled() { curve.take(rate) } else { None };
             let nth = u32::MAX;
-            let measured = self.measure(
-                &[index],
-                &Variation { rate: Some(rate), nth, title, ..Variation::default() },
-            )?;
-            reports.push(curve.report(
-                &self.ready[index].spec.name,
-                &found,
-                &config,
-                goals.find_capacity,
-            ));
+            let variation = Variation { rate: Some(rate), nth, title, ..Variation::default() };
+            let measured =
+                made.map_or_else(|| self.measure(&[index], &variation), Ok::<_, DriveError>)?;
             match &mut all {
                 None => all = Some(measured),
                 Some(all) => {
@@ -317,7 +314,14 @@ struct Curve {
 
 struct Point {
     rate: f64,
-    targets: Vec<TargetReport>,
+    runs: Vec<Measured>,
+}
+
+impl Measured {
+    /// The target of a run that had one.
+    fn target(&self) -> &TargetReport {
+        &self.targets[0]
+    }
 }
 
 impl Curve {
@@ -326,12 +330,16 @@ impl Curve {
     }
 
     fn tell(&mut self, rate: f64, nth: u32, measured: Measured) {
-        let attained = measured.targets[0].attainment.value;
-        self.search.told(crate::search::Probe { rate, nth }, attained);
+        self.search.told(Probe { rate, nth }, measured.target().attainment.value);
         match self.points.iter_mut().find(|point| point.rate == rate) {
-            Some(point) => point.targets.extend(measured.targets),
-            None => self.points.push(Point { rate, targets: measured.targets }),
+            Some(point) => point.runs.push(measured),
+            None => self.points.push(Point { rate, runs: vec![measured] }),
         }
+    }
+
+    /// A run at this rate that was made already.
+    fn take(&mut self, rate: f64) -> Option<Measured> {
+        self.points.iter_mut().find(|point| point.rate == rate)?.runs.pop()
     }
 
     fn report(
@@ -356,25 +364,22 @@ impl Curve {
 
 impl Point {
     fn report(&self) -> RateReport {
-        let attainments: Vec<f64> =
-            self.targets.iter().map(|target| target.attainment.value).collect();
-        let (mean, half) = Tried { rate: self.rate, attainments: attainments.clone() }.mean();
-        let interval = match half.is_finite() {
-            true => Some((mean - half, mean + half)),
-            false => self.targets[0].attainment.interval,
+        let targets = || self.runs.iter().map(Measured::target);
+        let attainments: Vec<f64> = targets().map(|target| target.attainment.value).collect();
+        let baton_workload::Estimate { mean, half_width } =
+            baton_workload::Estimate::of(&attainments);
+        let interval = match half_width.is_finite() {
+            true => Some((mean - half_width, mean + half_width)),
+            false => self.runs[0].target().attainment.interval,
         };
         let latency = |of: fn(&TargetReport) -> Option<&crate::report::LatencyReport>,
                        quantile: Quantile| {
-            let found: Vec<f64> = self
-                .targets
-                .iter()
-                .filter_map(|target| Some(of(target)?.of.value(quantile)))
-                .collect();
+            let found: Vec<f64> =
+                targets().filter_map(|target| Some(of(target)?.of.value(quantile))).collect();
             (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
         };
-        let mean_of = |of: fn(&TargetReport) -> f64| {
-            self.targets.iter().map(of).sum::<f64>() / self.targets.len() as f64
-        };
+        let mean_of =
+            |of: fn(&TargetReport) -> f64| targets().map(of).sum::<f64>() / self.runs.len() as f64;
         RateReport {
             rate: self.rate,
             attainment: Estimate { value: mean, interval },
@@ -385,6 +390,7 @@ impl Point {
             tpot_p50_ms: latency(|target| target.latencies.tpot.as_ref(), Quantile::P50),
             tpot_p99_ms: latency(|target| target.latencies.tpot.as_ref(), Quantile::P99),
             output_tokens_per_s: mean_of(|target| target.output_tokens_per_s),
+            client_limited: self.runs.iter().any(|run| run.client.saturated.is_some()),
         }
     }
 }

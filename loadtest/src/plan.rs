@@ -232,15 +232,14 @@ fn workload(args: &LoadArgs, classes: Vec<f64>) -> Result<(Workload, Option<Stri
     for given in &args.goals.rates {
         above_0("--rates", Some(*given))?;
     }
-    let mut source = None;
+    let sources = [&load.trace, &requests.sharegpt].into_iter().flatten();
+    let sources: Vec<_> = sources.map(|path| path.display().to_string()).collect();
     let mut conversations = None;
     if let Some(path) = &requests.sharegpt {
-        source = Some(path.display().to_string());
         conversations = Some(read_conversations(path)?);
     }
     let of = match (&load.trace, load.users, load.arrivals) {
         (Some(path), _, _) => {
-            source = Some(path.display().to_string());
             let trace = Arc::new(read_trace(path, load.trace_format.map(Into::into))?);
             let stretch = match (rate, speed) {
                 (Some(rate), _) => trace.stretch(
@@ -278,7 +277,7 @@ fn workload(args: &LoadArgs, classes: Vec<f64>) -> Result<(Workload, Option<Stri
         conversations,
         seed: load.seed,
     };
-    Ok((workload, source))
+    Ok((workload, (!sources.is_empty()).then(|| sources.join(", "))))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, PlanError> {

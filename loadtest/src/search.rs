@@ -7,6 +7,7 @@
 //! bisection, and ends by running both ends in turn until each is sure, so that a machine that has slowed down meanwhile
 //! is noticed.
 
+use baton_workload::Estimate;
 use serde::{Deserialize, Serialize};
 
 /// What to look for.
@@ -157,7 +158,7 @@ impl Search {
 
     fn stands(&self, tried: &Tried) -> Stands {
         let SearchConfig { wanted, fewest, most, .. } = self.config;
-        let (mean, half) = tried.mean();
+        let Estimate { mean, half_width } = tried.estimate();
         let is_enough = mean >= wanted;
         // Far off, one run says it: no spread that was ever seen bridges this.
         let is_far =
@@ -165,7 +166,7 @@ impl Search {
         if tried.runs() < fewest && !is_far {
             return Stands::Open;
         }
-        let is_sure = is_far || (mean - wanted).abs() > half;
+        let is_sure = is_far || (mean - wanted).abs() > half_width;
         match (is_enough, is_sure) {
             (true, true) => Stands::Enough,
             (false, true) => Stands::TooMuch,
@@ -185,19 +186,9 @@ impl Tried {
         Probe { rate: self.rate, nth: self.runs() }
     }
 
-    /// Of its runs, and half the width of the mean's 95 % confidence interval.
-    pub(crate) fn mean(&self) -> (f64, f64) {
-        /// Two-sided 95 % quantiles of Student's t for 1, 2, … degrees of freedom.
-        const T95: [f64; 10] =
-            [12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228];
-        let count = self.attainments.len() as f64;
-        let mean = self.attainments.iter().sum::<f64>() / count;
-        let Some(freedom) = self.attainments.len().checked_sub(2) else {
-            return (mean, f64::INFINITY);
-        };
-        let squares: f64 = self.attainments.iter().map(|one| (one - mean).powi(2)).sum();
-        let t = T95.get(freedom).copied().unwrap_or(2.0);
-        (mean, t * (squares / (count - 1.0)).sqrt() / count.sqrt())
+    /// Of its runs.
+    pub(crate) fn estimate(&self) -> Estimate {
+        Estimate::of(&self.attainments)
     }
 }
 
@@ -208,10 +199,10 @@ impl Found {
         let of = |rate: f64| {
             let tried = self.tried.iter().find(|tried| tried.rate == rate);
             tried.map_or_else(String::new, |tried| {
-                let (mean, half) = tried.mean();
+                let Estimate { mean, half_width } = tried.estimate();
                 let times = tried.attainments.len();
-                let spread = if half.is_finite() {
-                    format!(" ± {:.1}", 100.0 * half)
+                let spread = if half_width.is_finite() {
+                    format!(" ± {:.1}", 100.0 * half_width)
                 } else {
                     String::new()
                 };

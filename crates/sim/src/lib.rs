@@ -38,7 +38,7 @@ mod report;
 mod scenario;
 pub mod workload;
 
-pub use capacity::{Capacity, CapacityConfig, CapacityError, Estimate};
+pub use capacity::{Capacity, CapacityConfig, CapacityError};
 pub use cluster::{Leak, simulate, simulate_while};
 pub use fault::Fault;
 pub use outcome::{End, Outcome, Parts};

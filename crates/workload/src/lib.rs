@@ -16,6 +16,7 @@ mod arrivals;
 mod check;
 mod duration;
 mod error;
+mod estimate;
 mod form;
 mod lengths;
 mod peek;
@@ -29,6 +30,7 @@ pub use self::{
     check::{ArrivalCheck, ArrivalVerdict, Band, Figure, Gaps},
     duration::{DurationError, parse_duration, show_duration},
     error::WorkloadError,
+    estimate::Estimate,
     form::FormError,
     lengths::Lengths,
     prompt::{Prompt, Segment, word},

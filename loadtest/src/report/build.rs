@@ -26,9 +26,17 @@ pub fn about_client(health: &Health, threads: usize, not_sent: u64) -> ClientRep
         late_ms: health.late.distribution(),
         lag_ms: health.lag.distribution(),
         most_in_flight: health.most_in_flight,
+        peak_memory_bytes: peak_memory(),
         unfinished: health.unfinished,
         saturated: saturation(health, not_sent),
     }
+}
+
+/// Of this process (proc_pid_status(5)).
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
 /// Why the client can't be trusted, if it can't.

@@ -291,6 +291,7 @@ pub fn check_comparable(
         }
     }
     let others = [
+        ("the recording", recordings(was), recordings(is)),
         ("shared prefixes", format!("{:?}", was.shared), format!("{:?}", is.shared)),
         ("turns", format!("{:?}", was.turns), format!("{:?}", is.turns)),
         ("the objectives", format!("{:?}", was.classes), format!("{:?}", is.classes)),
@@ -302,6 +303,13 @@ pub fn check_comparable(
         }
     }
     Ok(())
+}
+
+/// The files that requests came from, wherever they lay.
+fn recordings(of: &WorkloadReport) -> String {
+    let paths = of.source.iter().flat_map(|source| source.split(", "));
+    let names: Vec<_> = paths.map(|path| path.rsplit('/').next().unwrap_or(path)).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 /// Whether anything is worse than it was by more than `tolerance`, and by more than both runs' confidence intervals

@@ -83,6 +83,9 @@ pub struct ClientReport {
     /// Until a thread heard of something.
     pub lag_ms: Option<Distribution>,
     pub most_in_flight: usize,
+    /// The most that was resident at a time, where the system tells (Linux).
+    #[serde(default)]
+    pub peak_memory_bytes: Option<u64>,
     pub unfinished: u64,
     /// Why its figures may be its own and not the target's.
     pub saturated: Option<String>,
@@ -250,6 +253,24 @@ pub struct RateReport {
     pub tpot_p50_ms: Option<f64>,
     pub tpot_p99_ms: Option<f64>,
     pub output_tokens_per_s: f64,
+    /// The load test itself may have been what was slow in one of them.
+    #[serde(default)]
+    pub client_limited: bool,
+}
+
+impl CapacityReport {
+    /// Which rates say less of the target than of the load test.
+    pub(crate) fn doubt(&self) -> Option<String> {
+        let limited = self.curve.iter().filter(|at| at.client_limited);
+        let rates: Vec<String> = limited.map(|at| format!("{:.3}", at.rate)).collect();
+        (!rates.is_empty()).then(|| {
+            format!(
+                "the load test itself may have been the bottleneck at {} requests/s: the target may take more; give \
+                 --threads more cores",
+                rates.join(", ")
+            )
+        })
+    }
 }
 
 /// What faults did.

@@ -292,6 +292,9 @@ fn capacity(out: &mut String, found: &CapacityReport) {
         found.target,
         if found.statement.is_empty() { "at several rates" } else { &found.statement }
     );
+    if let Some(doubt) = found.doubt() {
+        line!(out, "  {doubt}");
+    }
     line!(
         out,
         "  {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
@@ -352,9 +355,12 @@ fn client(out: &mut String, report: &Report) {
     });
     line!(
         out,
-        "\nclient    {p99}busiest thread {:.0} %; at most {} answers on their way",
+        "\nclient    {p99}busiest thread {:.0} %; at most {} answers on their way{}",
         100.0 * client.cpu,
-        client.most_in_flight
+        client.most_in_flight,
+        client
+            .peak_memory_bytes
+            .map_or_else(String::new, |bytes| format!("; {} MB of memory", bytes >> 20))
     );
     if let Some(why) = &client.saturated {
         line!(out, "          ATTENTION: {why}");

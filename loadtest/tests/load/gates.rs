@@ -58,6 +58,29 @@ fn an_earlier_run_is_not_to_be_better() {
     assert!(other.err.contains("input lengths was 256, and is 32"), "{}", other.err);
 }
 
+/// The same rate of other requests is another workload; the same file elsewhere isn't.
+#[test]
+fn another_recording_is_no_baseline() {
+    let server = server(Duration::from_millis(1));
+    let (here, there) = (folder("recording"), folder("recording/there"));
+    let rows = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.6805900,32,3\n2023-11-16 18:15:46.7805900,32,3\n";
+    let paths = [here.join("one.csv"), there.join("one.csv"), here.join("other.csv")];
+    paths.iter().for_each(|path| std::fs::write(path, rows).unwrap());
+    let replay = |path: &std::path::Path, more: &[&str]| {
+        let args = ["-t", &server.url(), "--trace", path.to_str().unwrap()];
+        load("recording", &[&args[..], more].concat())
+    };
+    let before = here.join("before.json");
+    assert_eq!(replay(&paths[0], &[]).status, 0);
+    std::fs::rename(here.join("report.json"), &before).unwrap();
+    let baseline = ["--baseline", before.to_str().unwrap(), "--tolerance", "1000"];
+    let same = replay(&paths[1], &baseline);
+    assert_eq!(same.status, 0, "{}{}", same.out, same.err);
+    let other = replay(&paths[2], &baseline);
+    assert_eq!(other.status, 2, "{}{}", other.out, other.err);
+    assert!(other.err.contains("the recording was one.csv, and is other.csv"), "{}", other.err);
+}
+
 /// A server for one at a time, 20 ms each: some 35 to 50 a second are its limit, depending on what is in time.
 #[test]
 fn a_capacity_is_found() {

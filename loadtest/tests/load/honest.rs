@@ -70,3 +70,28 @@ fn a_queue_is_seen_by_an_open_loop_and_hidden_by_a_closed_one() {
     // After 2 s of 40 offered and 20 answered a second the queue is 2 s long: half of that in the median.
     assert!(open > 5.0 * closed && closed >= 50.0, "open {open} ms, closed {closed} ms");
 }
+
+#[test]
+fn memory_does_not_grow_with_the_run() {
+    let server = Server::start(|_, asked| Reply::Words(words(asked)));
+    let peak = |test: &str, requests: &str| {
+        let rate = ["--arrivals", "constant:rate=2000", "--input", "16", "--output", "2"];
+        let said = load(test, &[&["-t", &server.url(), "-n", requests][..], &rate].concat());
+        assert_eq!(said.report().targets[0].completed.to_string(), requests, "{}", said.out);
+        said.report().client.peak_memory_bytes.expect("the system tells")
+    };
+    let (few, many) = (peak("few", "2000"), peak("many", "12000"));
+    // 400 bytes of each further request would be too much: one whose outcome was kept would have more.
+    assert!(many < few + 10_000 * 400, "2,000 requests: {few} bytes, 12,000: {many} bytes");
+}
+
+#[test]
+fn a_curve_says_where_the_load_test_was_the_limit() {
+    let server = Server::start(|_, asked| Reply::Late(Duration::from_millis(200), words(asked)));
+    let args = ["--rates", "2,40", "--max-in-flight", "2", "--duration", "1s", "--output", "1"];
+    let said = load("limited", &[&["-t", &server.url()][..], &args].concat());
+    let curve = &said.report().capacity[0].curve;
+    let limited: Vec<bool> = curve.iter().map(|at| at.client_limited).collect();
+    assert_eq!(limited, [false, true], "{}", said.out);
+    assert!(said.out.contains("may have been the bottleneck at 40.000 requests/s"), "{}", said.out);
+}

@@ -129,34 +129,47 @@ fn arguments_that_make_no_sense() {
 
 #[test]
 fn what_there_is_by_an_interrupt_is_kept() {
+    let args = ["--arrivals", "constant:rate=50", "--duration", "10m", "--output", "2"];
+    let said = interrupted("interrupt", &args, 30);
+    let report = said.report();
+    assert!(report.targets[0].completed >= 25, "{}", said.out);
+}
+
+/// Of a search that is what has been run to its end: the first rate, and perhaps the second.
+#[test]
+fn a_search_that_is_interrupted_tells_what_it_found() {
+    let args = ["--arrivals", "constant:rate=20", "--duration", "1s", "--output", "2"];
+    let said = interrupted("search", &[&args[..], &["--find-capacity"]].concat(), 30);
+    let report = said.report();
+    assert_eq!(report.capacity[0].curve[0].rate, 20.0, "{}", said.out);
+    assert!(report.targets[0].completed >= 15, "{}", said.out);
+}
+
+/// A run that is told to end when its server has been asked so often.
+fn interrupted(test: &str, args: &[&str], asked: usize) -> crate::Said {
     let server = Server::start(|_, asked| Reply::Words(words(asked)));
-    let file = folder("interrupt").join("report.json");
+    let file = folder(test).join("report.json");
     let _ = std::fs::remove_file(&file);
     let child = command()
-        .args([
-            "-t",
-            &server.url(),
-            "--arrivals",
-            "constant:rate=50",
-            "--duration",
-            "10m",
-            "--output",
-            "2",
-        ])
+        .args(["-t", &server.url()])
+        .args(args)
         .arg("--json")
         .arg(&file)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    while server.asked.lock().unwrap().len() < 30 {
+    while server.asked.lock().unwrap().len() < asked {
         std::thread::sleep(Duration::from_millis(10));
     }
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let said = said(child.wait_with_output().unwrap(), &file);
     assert_eq!(said.status, 130, "{}", said.err);
-    let report = said.report();
-    assert!(report.interrupted && report.targets[0].completed >= 25, "{}", said.out);
-    assert!(said.out.contains("stopped before its end"));
+    assert!(
+        said.report().interrupted && said.out.contains("stopped before its end"),
+        "{}",
+        said.out
+    );
+    said
 }

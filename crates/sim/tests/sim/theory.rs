@@ -1,7 +1,8 @@
 //! Against what is known of queues.
 
-use baton_sim::{Estimate, workload::Arrivals};
+use baton_sim::workload::Arrivals;
 use baton_types::StepShape;
+use baton_workload::Estimate;
 
 use crate::scenarios::{run, scenario};
 

@@ -49,6 +49,7 @@ fn of_target(
     html! {
         h3 { (name_of(place, target)) }
         @if !found.statement.is_empty() { p.statement { (found.statement) } }
+        @if let Some(doubt) = found.doubt() { p.statement { (doubt) } }
         div.pair {
             (attainment(place, target, found, rates).draw())
             (goodputs(place, target, found, rates, goodput).draw())
