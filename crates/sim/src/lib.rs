@@ -38,6 +38,7 @@ mod report;
 mod scenario;
 pub mod workload;
 
+pub use baton_workload::Estimate;
 pub use capacity::{Capacity, CapacityConfig, CapacityError};
 pub use cluster::{Leak, simulate, simulate_while};
 pub use fault::Fault;

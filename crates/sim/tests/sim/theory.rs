@@ -1,10 +1,8 @@
 //! Against what is known of queues.
 
-use baton_sim::workload::Arrivals;
-use baton_types::StepShape;
-use baton_workload::Estimate;
-
 use crate::scenarios::{run, scenario};
+use baton_sim::{Estimate, workload::Arrivals};
+use baton_types::StepShape;
 
 #[test]
 fn one_prefill_worker_is_an_m_d_1_queue() {
