@@ -1,10 +1,11 @@
-//! `cargo xtask`: what developers and CI run. `test` proves the tree, `bench` measures
+//! `cargo xtask`: what developers and CI run. `test` proves the tree, `bench` and `bench-engine` measure
 //! it, `eval` simulates it at a size nobody owns, `soak` tries it for long, `proto-baseline` promises
 //! its wire formats.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool speaks there")]
 
 mod bench;
+mod bench_engine;
 mod chromium;
 mod eval;
 mod left_out;
@@ -32,6 +33,8 @@ enum Command {
     Test(test::TestArgs),
     /// Measure the engine and the page transfer, each against its anchor in the same run.
     Bench(bench::BenchArgs),
+    /// Measure the CPU engine beside llama.cpp, and beside what the machine can do.
+    BenchEngine(bench_engine::BenchEngineArgs),
     /// Simulate what the router is worth, and put the figures into docs/evaluation.md.
     Eval(eval::EvalArgs),
     /// Try at random, for minutes, what the tests try for seconds.
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Test(args) => test::test(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::BenchEngine(args) => bench_engine::bench_engine(&args),
         Command::Eval(args) => eval::eval(&args),
         Command::Soak(args) => soak::soak(&args),
         Command::ProtoBaseline(args) => wire::baseline(&args),

@@ -11,7 +11,7 @@ use crate::{
     architecture::{Parts, Reach},
     error::LoadError,
     folder, gguf,
-    weights::{Shape, Weights},
+    weights::{Layer, Shape, Weights},
 };
 
 /// A loaded model: weights packed for the kernels, and the language it speaks.
@@ -58,6 +58,11 @@ impl Model {
     /// The longest sequence the model was trained for, in tokens.
     pub fn max_context(&self) -> u32 {
         self.shape.context
+    }
+
+    /// Weights of all layers: what every token is multiplied with. The output's come on top for those that sample.
+    pub fn layer_weights(&self) -> usize {
+        self.weights.layers.iter().flat_map(Layer::matrices).map(|m| m.rows() * m.cols()).sum()
     }
 
     /// Bytes the weights take in memory.

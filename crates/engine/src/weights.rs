@@ -81,19 +81,21 @@ pub(crate) struct HeadProjection {
     pub(crate) norm: Option<Vec<f32>>,
 }
 
+impl Layer {
+    pub(crate) fn matrices(&self) -> [&Matrix; 7] {
+        let Layer { q, k, v, attention_out, gate, up, down, .. } = self;
+        [&q.matrix, &k.matrix, &v.matrix, attention_out, gate, up, down]
+    }
+}
+
 impl Weights {
     pub(crate) fn output(&self) -> &Matrix {
         self.output.as_ref().unwrap_or(&self.embedding)
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        let layer = |layer: &Layer| {
-            let Layer { q, k, v, attention_out, gate, up, down, .. } = layer;
-            let heads = [&q.matrix, &k.matrix, &v.matrix];
-            let matrices = heads.into_iter().chain([attention_out, gate, up, down]);
-            matrices.map(Matrix::bytes).sum::<usize>()
-        };
         let output = self.output.as_ref().map_or(0, Matrix::bytes);
-        self.embedding.bytes() + output + self.layers.iter().map(layer).sum::<usize>()
+        let layers = self.layers.iter().flat_map(Layer::matrices);
+        self.embedding.bytes() + output + layers.map(Matrix::bytes).sum::<usize>()
     }
 }

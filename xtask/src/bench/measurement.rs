@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// One measured quantity; more is better, unless its unit is a time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Measurement {
+pub(crate) struct Measurement {
     name: String,
     value: f64,
     unit: String,
@@ -20,15 +20,24 @@ pub(super) struct Measurement {
 }
 
 impl Measurement {
-    pub(super) fn renamed(mut self, prefix: &str) -> Self {
+    pub(crate) fn new(name: &str, value: f64, unit: &str) -> Self {
+        Measurement { name: name.into(), value, unit: unit.into(), anchor: None, ratio: None }
+    }
+
+    pub(crate) fn renamed(mut self, prefix: &str) -> Self {
         self.name.insert_str(0, prefix);
         self
     }
 }
 
+/// Of the one with this name.
+pub(crate) fn value(of: &[Measurement], name: &str) -> Option<f64> {
+    of.iter().find(|m| m.name == name).map(|m| m.value)
+}
+
 /// Reads measurements: lines that are a JSON object or an array of them. Other lines are for
 /// people.
-pub(super) fn parse(text: &str) -> anyhow::Result<Vec<Measurement>> {
+pub(crate) fn parse(text: &str) -> anyhow::Result<Vec<Measurement>> {
     let mut found: Vec<Measurement> = Vec::new();
     for line in text.lines().map(str::trim) {
         match line.as_bytes().first() {
@@ -45,7 +54,7 @@ pub(super) fn parse(text: &str) -> anyhow::Result<Vec<Measurement>> {
 }
 
 /// `ours`, each compared with the one of `theirs` that has the same name and unit.
-pub(super) fn anchored(
+pub(crate) fn anchored(
     ours: Vec<Measurement>,
     theirs: &[Measurement],
     anchor: &str,
@@ -63,12 +72,12 @@ pub(super) fn anchored(
 
 /// The same measurements, again and again.
 #[derive(Debug, Default)]
-pub(super) struct Rounds {
+pub(crate) struct Rounds {
     all: Vec<Vec<Measurement>>,
 }
 
 impl Rounds {
-    pub(super) fn add(&mut self, measurements: Vec<Measurement>) {
+    pub(crate) fn add(&mut self, measurements: Vec<Measurement>) {
         for measurement in measurements {
             match self.all.iter_mut().find(|series| series[0].name == measurement.name) {
                 Some(series) => series.push(measurement),
@@ -78,7 +87,7 @@ impl Rounds {
     }
 
     /// The median value of each, and the median of the ratios, which were formed round by round.
-    pub(super) fn medians(&self) -> Vec<Measurement> {
+    pub(crate) fn medians(&self) -> Vec<Measurement> {
         let one = |series: &Vec<Measurement>| {
             let ratios: Vec<f64> = series.iter().filter_map(|m| m.ratio).collect();
             Measurement {
@@ -100,7 +109,7 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-pub(super) fn table(measurements: &[Measurement]) -> String {
+pub(crate) fn table(measurements: &[Measurement]) -> String {
     let width = measurements.iter().map(|m| m.name.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for m in measurements {
@@ -118,7 +127,7 @@ mod tests {
     use super::*;
 
     fn measured(name: &str, value: f64) -> Measurement {
-        Measurement { name: name.into(), value, unit: "tok/s".into(), anchor: None, ratio: None }
+        Measurement::new(name, value, "tok/s")
     }
 
     #[test]

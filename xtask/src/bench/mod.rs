@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: each program measures one part and prints what it measured; programs that
 //! are compared alternate inside one run, so that a machine's moods meet both.
 
-mod measurement;
+pub(crate) mod measurement;
 
 use std::{fs, num::NonZeroUsize, path::PathBuf, process::Command};
 
