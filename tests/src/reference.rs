@@ -52,7 +52,7 @@ impl Reference {
         let stop = StopTokens(model.text.eos.clone());
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let kernels = Kernels::new(Isa::best())?;
-        let grammars = Grammars::of_assets(Arc::new(model.text.clone()));
+        let grammars = Grammars::of_assets(Arc::clone(&model.text));
         let engine = Box::new(TransformerEngine::new(model, arena, kernels, threads, None));
         Ok(Reference { engine, blocks, stop, grammars })
     }

@@ -9,6 +9,8 @@ use std::{
 
 use baton_types::{BlockId, KvLayout, LayoutError};
 
+use crate::mapping::Mapping;
+
 /// A page's state: `WRITER`, or the number of readers.
 const WRITER: u32 = 1 << 31;
 
@@ -21,18 +23,11 @@ const WRITER: u32 = 1 << 31;
 /// Guards answer only "is anybody writing these bytes now"; whether a block still means what a
 /// reader thinks is the block references' business (`baton-kv-cache`).
 pub struct Arena {
-    base: NonNull<u8>,
-    bytes: usize,
+    mapping: Mapping,
     layout: KvLayout,
     blocks: u32,
     states: Box<[AtomicU32]>,
 }
-
-// SAFETY: the mapping lives as long as the arena, and all access to its bytes goes through guards
-// whose states are atomic: many readers or one writer a page.
-unsafe impl Send for Arena {}
-// SAFETY: as above.
-unsafe impl Sync for Arena {}
 
 #[derive(Debug, thiserror::Error)]
 pub enum ArenaError {
@@ -68,25 +63,18 @@ impl Arena {
             .checked_mul(blocks as usize)
             .filter(|&bytes| isize::try_from(bytes).is_ok())
             .ok_or(ArenaError::TooLarge { blocks, block_bytes })?;
-        let base = map(bytes).map_err(|source| ArenaError::Memory { bytes, source })?;
+        let mapping = Mapping::new(bytes).map_err(|source| ArenaError::Memory { bytes, source })?;
         let states =
             (0..layout.layers as usize * blocks as usize).map(|_| AtomicU32::new(0)).collect();
-        Ok(Arena { base, bytes, layout, blocks, states })
+        Ok(Arena { mapping, layout, blocks, states })
     }
 
     /// Takes all memory now, in huge pages where the system has them: a step reads all of a long context, and finds
     /// its way there through a table of as many entries as there are pages. A system that knows neither goes on
     /// as it was.
     pub fn prefault(&self) -> Result<(), ArenaError> {
-        for advice in [libc::MADV_HUGEPAGE, libc::MADV_POPULATE_WRITE] {
-            // SAFETY: the whole of the mapping that `map` made; neither changes its contents.
-            let advised = unsafe { libc::madvise(self.base.as_ptr().cast(), self.bytes, advice) };
-            let source = io::Error::last_os_error();
-            if advised != 0 && source.raw_os_error() != Some(libc::EINVAL) {
-                return Err(ArenaError::Memory { bytes: self.bytes, source });
-            }
-        }
-        Ok(())
+        let advised = self.mapping.advise_huge().and_then(|()| self.mapping.populate());
+        advised.map_err(|source| ArenaError::Memory { bytes: self.mapping.bytes(), source })
     }
 
     pub fn layout(&self) -> &KvLayout {
@@ -155,14 +143,7 @@ impl Arena {
     fn page(&self, index: usize) -> NonNull<u8> {
         debug_assert!(index < self.states.len());
         // SAFETY: `index` came from `Arena::index`, so the page lies inside the mapping.
-        unsafe { self.base.add(index * self.layout.page_bytes()) }
-    }
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `map` with this length, and no guard outlives the arena.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+        unsafe { self.mapping.base().add(index * self.layout.page_bytes()) }
     }
 }
 
@@ -171,7 +152,7 @@ impl fmt::Debug for Arena {
         f.debug_struct("Arena")
             .field("layout", &self.layout)
             .field("blocks", &self.blocks)
-            .field("bytes", &self.bytes)
+            .field("bytes", &self.mapping.bytes())
             .finish_non_exhaustive()
     }
 }
@@ -240,18 +221,6 @@ impl fmt::Debug for PageWrite<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PageWrite({})", self.index)
     }
-}
-
-/// `bytes` zero bytes.
-fn map(bytes: usize) -> io::Result<NonNull<u8>> {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: a fresh mapping, of no descriptor, at no address in particular.
-    let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
-    if base == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave null"))
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod elementwise;
 mod format;
 mod kernels;
 mod locks;
+mod mapping;
 pub mod math;
 mod matmul;
 mod matrix;
@@ -22,6 +23,7 @@ mod pack;
 mod pool;
 mod prefetch;
 mod quantize;
+mod region;
 mod repack;
 mod simd;
 mod store;
@@ -34,6 +36,7 @@ pub use kernels::{Isa, IsaError, Kernels};
 pub use matrix::{Matrix, MatrixError};
 pub use pool::ThreadPool;
 pub use quantize::{Activations, QUANT_BLOCK};
+pub use region::WeightMemory;
 
 /// Names the kernel family whose order of operations this crate implements; part of the numerics
 /// id. Changing one bit of any kernel's result means changing this.

@@ -1,10 +1,13 @@
 //! Weight matrices, repacked at load so that a vector lane is an output.
 
+use std::io;
+
 use crate::{
     element::{Brain, Element, Half, Single},
     format::Format,
     pack::{Affine, AffineSuper, Bytes, HalvesSuper, Nibbles, Pack, Quants, Scaled, SmallBytes},
     quantize::QUANT_BLOCK,
+    region::{Region, WeightMemory},
     repack::repack,
     simd::{LANES, Portable},
 };
@@ -17,6 +20,8 @@ pub enum MatrixError {
     Columns { format: Format, cols: usize, block: usize },
     #[error("a matrix of {rows} × {cols} has no elements")]
     Empty { rows: usize, cols: usize },
+    #[error("there is no memory for a matrix of {rows} × {cols} in {format:?}: {why}")]
+    Memory { format: Format, rows: usize, cols: usize, why: String },
 }
 
 /// A weight matrix of `rows` outputs × `cols` inputs.
@@ -31,22 +36,33 @@ pub struct Matrix {
 #[derive(Clone, Debug)]
 #[allow(non_camel_case_types)]
 pub(crate) enum Packed {
-    F32(Vec<f32>),
-    F16(Vec<u16>),
-    BF16(Vec<u16>),
-    Q4_0(Vec<Scaled<Nibbles, 8>>),
-    Q4_1(Vec<Affine<Nibbles>>),
-    Q5_0(Vec<Scaled<SmallBytes, 16>>),
-    Q5_1(Vec<Affine<SmallBytes>>),
-    Q8_0(Vec<Scaled<Bytes, 128>>),
-    Q4_K(Vec<AffineSuper<Nibbles>>),
-    Q5_K(Vec<AffineSuper<SmallBytes>>),
-    Q6_K(Vec<HalvesSuper<SmallBytes, 32>>),
+    F32(Region<f32>),
+    F16(Region<u16>),
+    BF16(Region<u16>),
+    Q4_0(Region<Scaled<Nibbles, 8>>),
+    Q4_1(Region<Affine<Nibbles>>),
+    Q5_0(Region<Scaled<SmallBytes, 16>>),
+    Q5_1(Region<Affine<SmallBytes>>),
+    Q8_0(Region<Scaled<Bytes, 128>>),
+    Q4_K(Region<AffineSuper<Nibbles>>),
+    Q5_K(Region<AffineSuper<SmallBytes>>),
+    Q6_K(Region<HalvesSuper<SmallBytes, 32>>),
 }
 
 impl Matrix {
-    /// Repacks `data`, a tensor of `rows × cols` as it stands in a file.
+    /// Repacks `data`, a tensor of `rows × cols` as it stands in a file, in memory of its own.
     pub fn pack(
+        format: Format,
+        rows: usize,
+        cols: usize,
+        data: &[u8],
+    ) -> Result<Self, MatrixError> {
+        Self::pack_in(&WeightMemory::default(), format, rows, cols, data)
+    }
+
+    /// The same, beside others of its model.
+    pub fn pack_in(
+        memory: &WeightMemory,
         format: Format,
         rows: usize,
         cols: usize,
@@ -63,22 +79,10 @@ impl Matrix {
         if expected != given {
             return Err(MatrixError::Length { format, rows, cols, expected, given });
         }
-        let halves = || data.as_chunks().0.iter().map(|&bytes| u16::from_le_bytes(bytes)).collect();
-        let packed = match format {
-            Format::F32 => Packed::F32(
-                data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
-            ),
-            Format::F16 => Packed::F16(halves()),
-            Format::BF16 => Packed::BF16(halves()),
-            Format::Q4_0 => Packed::Q4_0(repack(data, rows, bytes)),
-            Format::Q4_1 => Packed::Q4_1(repack(data, rows, bytes)),
-            Format::Q5_0 => Packed::Q5_0(repack(data, rows, bytes)),
-            Format::Q5_1 => Packed::Q5_1(repack(data, rows, bytes)),
-            Format::Q8_0 => Packed::Q8_0(repack(data, rows, bytes)),
-            Format::Q4_K => Packed::Q4_K(repack(data, rows, bytes)),
-            Format::Q5_K => Packed::Q5_K(repack(data, rows, bytes)),
-            Format::Q6_K => Packed::Q6_K(repack(data, rows, bytes)),
-        };
+        let packed = packed(memory, format, rows, data).map_err(|error| {
+            let why = error.to_string();
+            MatrixError::Memory { format, rows, cols, why }
+        })?;
         Ok(Matrix { rows, cols, packed })
     }
 
@@ -95,16 +99,16 @@ impl Matrix {
     /// Bytes the packed weights take.
     pub fn bytes(&self) -> usize {
         match &self.packed {
-            Packed::F32(values) => size_of_val(values.as_slice()),
-            Packed::F16(values) | Packed::BF16(values) => size_of_val(values.as_slice()),
-            Packed::Q4_0(packs) => size_of_val(packs.as_slice()),
-            Packed::Q4_1(packs) => size_of_val(packs.as_slice()),
-            Packed::Q5_0(packs) => size_of_val(packs.as_slice()),
-            Packed::Q5_1(packs) => size_of_val(packs.as_slice()),
-            Packed::Q8_0(packs) => size_of_val(packs.as_slice()),
-            Packed::Q4_K(packs) => size_of_val(packs.as_slice()),
-            Packed::Q5_K(packs) => size_of_val(packs.as_slice()),
-            Packed::Q6_K(packs) => size_of_val(packs.as_slice()),
+            Packed::F32(values) => size_of_val(&**values),
+            Packed::F16(values) | Packed::BF16(values) => size_of_val(&**values),
+            Packed::Q4_0(packs) => size_of_val(&**packs),
+            Packed::Q4_1(packs) => size_of_val(&**packs),
+            Packed::Q5_0(packs) => size_of_val(&**packs),
+            Packed::Q5_1(packs) => size_of_val(&**packs),
+            Packed::Q8_0(packs) => size_of_val(&**packs),
+            Packed::Q4_K(packs) => size_of_val(&**packs),
+            Packed::Q5_K(packs) => size_of_val(&**packs),
+            Packed::Q6_K(packs) => size_of_val(&**packs),
         }
     }
 
@@ -129,6 +133,35 @@ impl Matrix {
             Packed::Q6_K(packs) => packed_row(packs, row, out),
         }
     }
+}
+
+fn packed(memory: &WeightMemory, format: Format, rows: usize, data: &[u8]) -> io::Result<Packed> {
+    let (_, bytes) = format.block();
+    let halves = || {
+        memory.region(data.len() / 2, |halves: &mut [u16]| {
+            let given = data.as_chunks().0.iter().map(|&bytes| u16::from_le_bytes(bytes));
+            halves.iter_mut().zip(given).for_each(|(half, given)| *half = given);
+        })
+    };
+    let singles = || {
+        memory.region(data.len() / 4, |singles: &mut [f32]| {
+            let given = data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+            singles.iter_mut().zip(given).for_each(|(single, given)| *single = given);
+        })
+    };
+    Ok(match format {
+        Format::F32 => Packed::F32(singles()?),
+        Format::F16 => Packed::F16(halves()?),
+        Format::BF16 => Packed::BF16(halves()?),
+        Format::Q4_0 => Packed::Q4_0(repack(memory, data, rows, bytes)?),
+        Format::Q4_1 => Packed::Q4_1(repack(memory, data, rows, bytes)?),
+        Format::Q5_0 => Packed::Q5_0(repack(memory, data, rows, bytes)?),
+        Format::Q5_1 => Packed::Q5_1(repack(memory, data, rows, bytes)?),
+        Format::Q8_0 => Packed::Q8_0(repack(memory, data, rows, bytes)?),
+        Format::Q4_K => Packed::Q4_K(repack(memory, data, rows, bytes)?),
+        Format::Q5_K => Packed::Q5_K(repack(memory, data, rows, bytes)?),
+        Format::Q6_K => Packed::Q6_K(repack(memory, data, rows, bytes)?),
+    })
 }
 
 fn float_row<E: Element>(values: &[E::Bits], row: usize, out: &mut [f32]) {

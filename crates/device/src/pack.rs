@@ -7,12 +7,12 @@
 use crate::{
     format::SUPER_BLOCK,
     quantize::QUANT_BLOCK,
+    region::Zeroed,
     simd::{LANES, Simd},
 };
 
 /// Quants of 32 inputs × 16 outputs: unsigned integers.
-pub(crate) trait Quants: Copy {
-    const EMPTY: Self;
+pub(crate) trait Quants: Zeroed {
     /// The eight vectors of four inputs each.
     fn vectors<S: Simd>(&self, s: S) -> [S::B; 8];
     /// Each lane: `acc + Σ w[4i + j] · a[j]`, exact.
@@ -37,8 +37,6 @@ pub(crate) struct SmallBytes([[u8; 64]; 8]);
 pub(crate) struct Bytes([[u8; 64]; 8]);
 
 impl Quants for Nibbles {
-    const EMPTY: Self = Nibbles([[0; 64]; 4]);
-
     #[inline(always)]
     fn vectors<S: Simd>(&self, s: S) -> [S::B; 8] {
         let [a, b, c, d] = &self.0;
@@ -74,8 +72,6 @@ impl Quants for Nibbles {
 macro_rules! byte_quants {
     ($name:ident, $dot:ident) => {
         impl Quants for $name {
-            const EMPTY: Self = $name([[0; 64]; 8]);
-
             #[inline(always)]
             fn vectors<S: Simd>(&self, s: S) -> [S::B; 8] {
                 let w = &self.0;
@@ -110,10 +106,24 @@ macro_rules! byte_quants {
 byte_quants!(SmallBytes, dot_small_bytes);
 byte_quants!(Bytes, dot_bytes);
 
-/// One file block of 16 rows.
-pub(crate) trait Pack: Copy {
+// SAFETY: integers.
+unsafe impl Zeroed for Nibbles {}
+// SAFETY: integers.
+unsafe impl Zeroed for SmallBytes {}
+// SAFETY: integers.
+unsafe impl Zeroed for Bytes {}
+// SAFETY: integers, and quants that may be zeros.
+unsafe impl<Q: Zeroed, const ZERO: i32> Zeroed for Scaled<Q, ZERO> {}
+// SAFETY: as above.
+unsafe impl<Q: Zeroed> Zeroed for Affine<Q> {}
+// SAFETY: as above.
+unsafe impl<Q: Zeroed> Zeroed for AffineSuper<Q> {}
+// SAFETY: as above.
+unsafe impl<Q: Zeroed, const ZERO: i32> Zeroed for HalvesSuper<Q, ZERO> {}
+
+/// One file block of 16 rows; zero bytes are a block of zeros.
+pub(crate) trait Pack: Zeroed {
     type Quants: Quants;
-    const EMPTY: Self;
     /// 32-blocks in it.
     const BLOCKS: usize;
     /// Scales of one 32-block: 1, or 2 when each half has its own.
@@ -171,7 +181,6 @@ pub(crate) struct HalvesSuper<Q, const ZERO: i32> {
 
 impl<Q: Quants, const ZERO: i32> Pack for Scaled<Q, ZERO> {
     type Quants = Q;
-    const EMPTY: Self = Scaled { quants: Q::EMPTY, scales: [0; LANES] };
     const BLOCKS: usize = 1;
     const SCALES: usize = 1;
     const ZERO: i32 = ZERO;
@@ -193,7 +202,6 @@ impl<Q: Quants, const ZERO: i32> Pack for Scaled<Q, ZERO> {
 
 impl<Q: Quants> Pack for Affine<Q> {
     type Quants = Q;
-    const EMPTY: Self = Affine { quants: Q::EMPTY, scales: [0; LANES], minimums: [0; LANES] };
     const BLOCKS: usize = 1;
     const SCALES: usize = 1;
     const ZERO: i32 = 0;
@@ -216,13 +224,6 @@ impl<Q: Quants> Pack for Affine<Q> {
 // A share has at most 8 bits and an f16 11: their products are exact.
 impl<Q: Quants> Pack for AffineSuper<Q> {
     type Quants = Q;
-    const EMPTY: Self = AffineSuper {
-        quants: [Q::EMPTY; SUPER_BLOCKS],
-        scales: [0; LANES],
-        minimums: [0; LANES],
-        scale_shares: [[0; LANES]; SUPER_BLOCKS],
-        minimum_shares: [[0; LANES]; SUPER_BLOCKS],
-    };
     const BLOCKS: usize = SUPER_BLOCKS;
     const SCALES: usize = 1;
     const ZERO: i32 = 0;
@@ -244,11 +245,6 @@ impl<Q: Quants> Pack for AffineSuper<Q> {
 
 impl<Q: Quants, const ZERO: i32> Pack for HalvesSuper<Q, ZERO> {
     type Quants = Q;
-    const EMPTY: Self = HalvesSuper {
-        quants: [Q::EMPTY; SUPER_BLOCKS],
-        scales: [0; LANES],
-        scale_shares: [[[0; LANES]; 2]; SUPER_BLOCKS],
-    };
     const BLOCKS: usize = SUPER_BLOCKS;
     const SCALES: usize = 2;
     const ZERO: i32 = ZERO;

@@ -1,8 +1,11 @@
 //! From a file's blocks, row by row, to packs of 16 rows.
 
+use std::{io, thread};
+
 use crate::{
     pack::{Affine, AffineSuper, Bytes, HalvesSuper, Nibbles, Pack, Quants, Scaled, SmallBytes},
     quantize::QUANT_BLOCK,
+    region::{Region, WeightMemory},
     simd::LANES,
 };
 
@@ -11,18 +14,47 @@ pub(crate) trait FromFile: Pack {
     fn place(&mut self, lane: usize, block: &[u8]);
 }
 
-/// Packs `data`, `[row][block]` of `block_bytes` each, as `[row group][pack]`; missing rows are 0.
-pub(crate) fn repack<P: FromFile>(data: &[u8], rows: usize, block_bytes: usize) -> Vec<P> {
+/// A thread is worth so many bytes of a file.
+const PER_THREAD: usize = 128 << 10;
+
+/// Packs `data`, `[row][block]` of `block_bytes` each, as `[row group][pack]`; missing rows are 0. On as many threads as
+/// there are cores.
+pub(crate) fn repack<P: FromFile>(
+    memory: &WeightMemory,
+    data: &[u8],
+    rows: usize,
+    block_bytes: usize,
+) -> io::Result<Region<P>> {
     let row_bytes = data.len() / rows;
     let per_row = row_bytes / block_bytes;
-    let mut packs = vec![P::EMPTY; rows.div_ceil(LANES) * per_row];
-    for (row, data) in data.chunks_exact(row_bytes).enumerate() {
+    let groups = rows.div_ceil(LANES);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(data.len().div_ceil(PER_THREAD)).min(groups);
+    let each = groups.div_ceil(threads);
+    memory.region(groups * per_row, |packs: &mut [P]| {
+        let parts = packs.chunks_mut(each * per_row).zip(data.chunks(each * LANES * row_bytes));
+        thread::scope(|scope| {
+            for (index, (packs, data)) in parts.enumerate() {
+                let mut place = move || place_rows(packs, data, per_row, block_bytes);
+                // The last part is this thread's.
+                if index + 1 == groups.div_ceil(each) {
+                    place();
+                } else {
+                    scope.spawn(place);
+                }
+            }
+        });
+    })
+}
+
+/// `data`, whole rows from a group's first on.
+fn place_rows<P: FromFile>(packs: &mut [P], data: &[u8], per_row: usize, block_bytes: usize) {
+    for (row, data) in data.chunks_exact(per_row * block_bytes).enumerate() {
         let packs = &mut packs[row / LANES * per_row..][..per_row];
         for (pack, block) in packs.iter_mut().zip(data.chunks_exact(block_bytes)) {
             pack.place(row % LANES, block);
         }
     }
-    packs
 }
 
 type Quants32 = [u8; QUANT_BLOCK];

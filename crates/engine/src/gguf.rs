@@ -1,13 +1,15 @@
 //! GGUF files: candle reads what they say, the tensors are taken as they lie.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
     path::Path,
+    sync::Arc,
+    thread,
 };
 
-use baton_device::Format;
+use baton_device::{Format, WeightMemory};
 use candle_core::quantized::{
     GgmlDType,
     gguf_file::{Content, Value},
@@ -23,12 +25,34 @@ use crate::{
     weights::Shape,
 };
 
-pub(crate) fn load(path: &Path) -> Result<Model, LoadError> {
+/// Bytes that are read at once.
+const READ: usize = 1 << 20;
+
+pub(crate) fn load(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Model, LoadError> {
     let open = |source| LoadError::Open { path: path.to_owned(), source };
-    let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(open)?);
+    thread::scope(|scope| {
+        // As much work as the rest.
+        let hash = scope.spawn(|| hash(path));
+        let model = load_weights(path, progress)?;
+        let hash = hash.join().expect("hashing doesn't panic").map_err(open)?;
+        Ok(Model { hash, ..model })
+    })
+}
+
+/// BLAKE3 of all of it.
+fn hash(path: &Path) -> io::Result<[u8; 32]> {
     let mut hasher = blake3::Hasher::new();
-    let len = io::copy(&mut reader, &mut hasher).map_err(open)?;
-    reader.rewind().map_err(open)?;
+    let mut file = BufReader::with_capacity(READ, File::open(path)?);
+    io::copy(&mut file, &mut hasher)?;
+    Ok(*hasher.finalize().as_bytes())
+}
+
+/// All but the hash.
+fn load_weights(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Model, LoadError> {
+    let open = |source| LoadError::Open { path: path.to_owned(), source };
+    let file = File::open(path).map_err(open)?;
+    let len = file.metadata().map_err(open)?.len();
+    let mut reader = BufReader::with_capacity(READ, file);
     let content = Content::read(&mut reader)
         .map_err(|source| LoadError::Gguf { path: path.to_owned(), source })?;
     let name = value(&content, "general.architecture", Value::to_string)?;
@@ -38,12 +62,22 @@ pub(crate) fn load(path: &Path) -> Result<Model, LoadError> {
     let mut file = GgufTensors { content, reader, len, unread };
     let declared = declared(&mut file, architecture)?;
     let reach = (architecture.reach)(&declared)?;
-    let (shape, parts, pairs) = (declared.shape, architecture.parts, architecture.gguf_pairs);
-    let weights = Reader { tensors: &mut file, shape, parts, pairs, norm_offset: 0.0 }.weights()?;
+    // The vocabulary has been taken from it, and is large.
+    file.content.metadata = HashMap::new();
+    let reader = Reader {
+        tensors: &mut file,
+        memory: WeightMemory::default(),
+        progress,
+        shape: declared.shape,
+        parts: architecture.parts,
+        pairs: architecture.gguf_pairs,
+        norm_offset: 0.0,
+    };
+    let (shape, parts, weights) = (declared.shape, architecture.parts, reader.weights()?);
     if let Some(name) = file.unread.pop_first() {
         return Err(LoadError::UnknownTensor { name, architecture: architecture.gguf });
     }
-    Ok(Model { weights, shape, parts, reach, hash: *hasher.finalize().as_bytes(), text })
+    Ok(Model { weights, shape, parts, reach, hash: [0; 32], text: Arc::new(text) })
 }
 
 /// A metadata value, or why it is of no use.

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Component, Path},
+    sync::Arc,
 };
 
 use baton_text::TextAssets;
@@ -23,16 +24,22 @@ pub struct Model {
     pub(crate) reach: Reach,
     /// BLAKE3 of everything that was read.
     pub(crate) hash: [u8; 32],
-    pub text: TextAssets,
+    pub text: Arc<TextAssets>,
 }
 
 impl Model {
     /// Reads and repacks the GGUF file or the folder of safetensors files at `path`. Takes about as
     /// long as reading it twice.
     pub fn load(path: &Path) -> Result<Self, LoadError> {
+        Self::load_telling(path, &mut |_| {})
+    }
+
+    /// The same; `progress` is told, matrix by matrix, of so many bytes more that have been read, of
+    /// [`Model::stored_bytes`] or a little less.
+    pub fn load_telling(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Self, LoadError> {
         match fs::metadata(path) {
-            Ok(found) if found.is_dir() => folder::load(path),
-            Ok(_) => gguf::load(path),
+            Ok(found) if found.is_dir() => folder::load(path, progress),
+            Ok(_) => gguf::load(path, progress),
             Err(source) => Err(absent(path, source)),
         }
     }

@@ -1,6 +1,6 @@
 //! Weights from any kind of file: read by name, checked, brought into the kernels' order.
 
-use baton_device::{Format, Matrix};
+use baton_device::{Format, Matrix, WeightMemory};
 
 use crate::{
     architecture::Parts,
@@ -34,6 +34,9 @@ pub(crate) trait Tensors {
 /// Reads weights and brings them into the order the kernels want.
 pub(crate) struct Reader<'a> {
     pub(crate) tensors: &'a mut dyn Tensors,
+    pub(crate) memory: WeightMemory,
+    /// Told of so many bytes more that have been read.
+    pub(crate) progress: &'a mut dyn FnMut(u64),
     pub(crate) shape: Shape,
     pub(crate) parts: Parts,
     /// How the file pairs dims.
@@ -43,7 +46,7 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    pub(crate) fn weights(&mut self) -> Result<Weights, LoadError> {
+    pub(crate) fn weights(mut self) -> Result<Weights, LoadError> {
         let Shape { layers, hidden, vocab, .. } = self.shape;
         let layers = (0..layers).map(|index| self.layer(index)).collect::<Result<_, _>>()?;
         let own_output = self.tensors.contains("output.weight");
@@ -92,7 +95,7 @@ impl Reader<'_> {
         let Shape { hidden, head_dim, .. } = self.shape;
         let rows = heads * head_dim;
         let name = format!("blk.{layer}.{part}.weight");
-        let Stored { format, data } = self.tensors.read(&name, &[rows, hidden])?;
+        let Stored { format, data } = self.read(&name, &[rows, hidden])?;
         let data = self.neighbours(data, rows);
         let bias =
             if_so(self.parts.qkv_bias, || self.vector(&format!("blk.{layer}.{part}.bias"), rows))?;
@@ -100,7 +103,7 @@ impl Reader<'_> {
             self.norm(&format!("blk.{layer}.{part}_norm.weight"), head_dim)
         })?;
         Ok(HeadProjection {
-            matrix: pack(&name, format, rows, hidden, &data)?,
+            matrix: pack(&self.memory, &name, format, rows, hidden, &data)?,
             bias: bias.map(|bias| self.neighbours(bias, rows)),
             norm: norm.map(|norm| self.neighbours(norm, head_dim)),
         })
@@ -125,8 +128,14 @@ impl Reader<'_> {
     }
 
     fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, LoadError> {
-        let Stored { format, data } = self.tensors.read(name, &[rows, cols])?;
-        pack(name, format, rows, cols, &data)
+        let Stored { format, data } = self.read(name, &[rows, cols])?;
+        pack(&self.memory, name, format, rows, cols, &data)
+    }
+
+    fn read(&mut self, name: &str, expected: &[usize]) -> Result<Stored, LoadError> {
+        let stored = self.tensors.read(name, expected)?;
+        (self.progress)(stored.data.len() as u64);
+        Ok(stored)
     }
 
     fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
@@ -148,18 +157,19 @@ pub(crate) fn vector(
 ) -> Result<Vec<f32>, LoadError> {
     let Stored { format, data } = tensors.read(name, &[len])?;
     let mut values = vec![0.0; len];
-    pack(name, format, 1, len, &data)?.row(0, &mut values);
+    pack(&WeightMemory::default(), name, format, 1, len, &data)?.row(0, &mut values);
     Ok(values)
 }
 
 fn pack(
+    memory: &WeightMemory,
     name: &str,
     format: Format,
     rows: usize,
     cols: usize,
     data: &[u8],
 ) -> Result<Matrix, LoadError> {
-    Matrix::pack(format, rows, cols, data)
+    Matrix::pack_in(memory, format, rows, cols, data)
         .map_err(|source| LoadError::Matrix { name: name.to_owned(), source })
 }
 

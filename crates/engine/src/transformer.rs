@@ -43,6 +43,8 @@ struct Compute {
 /// Rows of the step under way; kept from step to step.
 #[derive(Debug, Default)]
 struct Buffers {
+    /// Empty between steps.
+    rows: Vec<AttentionSequence<'static>>,
     positions: Vec<u32>,
     /// The residual stream, `[row][hidden]`.
     x: Vec<f32>,
@@ -220,17 +222,15 @@ impl Engine for TransformerEngine {
         sampled.clear();
         sequences.iter().try_for_each(|step| self.check(step))?;
         self.embed(sequences);
+        let mut rows = emptied(std::mem::take(&mut self.buffers.rows));
         let mut first_row = 0;
-        let rows: Vec<_> = sequences
-            .iter()
-            .map(|step| {
-                let tokens = step.tokens.len() as u32;
-                let (blocks, start) = (step.blocks, step.start);
-                let sequence = AttentionSequence { blocks, start, tokens, first_row };
-                first_row += tokens;
-                sequence
-            })
-            .collect();
+        rows.extend(sequences.iter().map(|step| {
+            let tokens = step.tokens.len() as u32;
+            let (blocks, start) = (step.blocks, step.start);
+            let sequence = AttentionSequence { blocks, start, tokens, first_row };
+            first_row += tokens;
+            sequence
+        }));
         let Model { weights, shape, parts, reach, .. } = &*self.model;
         for (index, (layer, &span)) in weights.layers.iter().zip(&reach.layers).enumerate() {
             let step = LayerStep {
@@ -247,6 +247,7 @@ impl Engine for TransformerEngine {
             step.run(&mut self.compute, &mut self.buffers, observer)
                 .map_err(|error| blame(sequences, error))?;
         }
+        self.buffers.rows = emptied(rows);
         self.score(sequences, observer);
         let outcome = self.sample(sequences, sampled);
         if outcome.is_err() {
@@ -380,6 +381,12 @@ impl Compute {
             }
         }
     }
+}
+
+/// The same memory, for rows of another step.
+fn emptied<'a>(mut rows: Vec<AttentionSequence<'_>>) -> Vec<AttentionSequence<'a>> {
+    rows.clear();
+    rows.into_iter().map(|_| unreachable!("there is none")).collect()
 }
 
 /// Whose page it was.

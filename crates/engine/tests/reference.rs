@@ -64,7 +64,7 @@ fn llama_cpp() -> LlamaCpp {
 #[test]
 fn token_ids_are_llama_cpps() {
     let (model, reference) = (model(), llama_cpp());
-    let text = TextModel::new(model.text.clone()).unwrap();
+    let text = TextModel::new((*model.text).clone()).unwrap();
     for Text { text: given, ids } in &reference.texts {
         assert_eq!(&text.encode(given).unwrap(), ids, "{given:?}");
     }

@@ -61,11 +61,7 @@ impl Grammars {
     fn vocabulary(&self) -> Result<&Vocabulary, GrammarError> {
         let vocabulary = self.vocabulary.get_or_init(|| match &self.language {
             Language::Read(text) => Vocabulary::new(text),
-            Language::Raw(assets) => {
-                let text = TextModel::new((**assets).clone())
-                    .map_err(|error| GrammarError::Vocabulary { why: error.to_string() })?;
-                Vocabulary::new(&text)
-            }
+            Language::Raw(assets) => Vocabulary::of_words(&assets.words(), &assets.eos),
         });
         vocabulary.as_ref().map_err(GrammarError::clone)
     }

@@ -1,7 +1,7 @@
 use std::{fmt, sync::Arc};
 
 use baton_text::TextModel;
-use baton_types::Grammar;
+use baton_types::{Grammar, TokenId};
 use llguidance::{
     Matcher, ParserFactory,
     api::TopLevelGrammar,
@@ -24,16 +24,20 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Takes some tens of milliseconds for a large vocabulary.
     pub fn new(text: &TextModel) -> Result<Self, GrammarError> {
+        Self::of_words(&text.words().collect::<Vec<_>>(), &text.eos().0)
+    }
+
+    /// Of tokens as [`TextModel::words`] gives them, some of which end an answer. Takes some tens of milliseconds for
+    /// a large vocabulary.
+    pub fn of_words(words: &[Vec<u8>], ends: &[TokenId]) -> Result<Self, GrammarError> {
         let refuse = |error: &dyn fmt::Display| GrammarError::Vocabulary { why: error.to_string() };
-        let ends: Vec<u32> = text.eos().0.iter().map(|token| token.0).collect();
+        let ends: Vec<u32> = ends.iter().map(|token| token.0).collect();
         let Some(&end) = ends.first() else { return Err(GrammarError::NoEnd) };
-        let words: Vec<Vec<u8>> = text.words().collect();
         if let Some(word) = words.iter().find(|word| word.len() > MAX_WORD) {
             return Err(refuse(&format!("a token of {} bytes", word.len())));
         }
-        let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, end), &words);
+        let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, end), words);
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie.with_eos_tokens(&ends)));
         let slices = llguidance::earley::SlicedBiasComputer::general_slices();
         let capabilities = InferenceCapabilities::default();

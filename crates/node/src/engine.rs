@@ -1,6 +1,10 @@
 //! From configuration to a loaded engine and the pool it works in.
 
-use std::sync::Arc;
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use baton_device::{Arena, ArenaError, Isa, IsaError, Kernels};
 use baton_engine::{Model, TransformerEngine};
@@ -21,11 +25,14 @@ const MAX_DEFAULT_POOL: u64 = 1 << 30;
 /// and at most this share of the memory that is free, since nodes often share a machine.
 const DEFAULT_POOL_SHARE: u64 = 8;
 
+/// Who waits for a model hears of it so often.
+const BETWEEN_PROGRESS: Duration = Duration::from_secs(2);
+
 /// What a node computes with.
 pub(crate) struct Loaded {
     pub(crate) engine: Box<dyn Engine>,
     pub(crate) arena: Arc<Arena>,
-    pub(crate) text: TextAssets,
+    pub(crate) text: Arc<TextAssets>,
     /// Memory that the weights take.
     pub(crate) weights_bytes: u64,
 }
@@ -58,7 +65,7 @@ pub(crate) fn load(config: &NodeConfig) -> Result<Loaded, LoadError> {
 fn load_llama(llama: &LlamaConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
     let isa = llama.isa.map_or_else(Isa::best, isa);
     let kernels = Kernels::new(isa)?;
-    let model = Arc::new(Model::load(&llama.model)?);
+    let model = Arc::new(read_model(&llama.model)?);
     let layout = TransformerEngine::layout(&model, llama.block_tokens, llama.kv_dtype);
     let arena = arena(layout, kv)?;
     let threads = llama.threads.unwrap_or_else(all_cores);
@@ -66,10 +73,23 @@ fn load_llama(llama: &LlamaConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
         model = %llama.model.display(), weight_bytes = model.weight_bytes(), %isa, threads,
         "read the model"
     );
-    let (text, weights_bytes) = (model.text.clone(), model.weight_bytes() as u64);
+    let (text, weights_bytes) = (Arc::clone(&model.text), model.weight_bytes() as u64);
     let engine =
         TransformerEngine::new(model, Arc::clone(&arena), kernels, threads, llama.max_context);
     Ok(Loaded { engine: Box::new(engine), arena, text, weights_bytes })
+}
+
+/// Reads it, and says how far it is when that takes long.
+fn read_model(path: &Path) -> Result<Model, baton_engine::LoadError> {
+    let of = Model::stored_bytes(path)?;
+    let (mut read, mut said) = (0, Instant::now());
+    Model::load_telling(path, &mut |bytes| {
+        read += bytes;
+        if said.elapsed() >= BETWEEN_PROGRESS {
+            said = Instant::now();
+            tracing::info!("reading the model: {} of {} MB", read >> 20, of >> 20);
+        }
+    })
 }
 
 fn isa(choice: IsaChoice) -> Isa {
@@ -88,7 +108,8 @@ fn load_sim(sim: &SimConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
     let arena = arena(sim.layout, kv)?;
     let slots = ArenaSlots(Arc::clone(&arena));
     let engine = SimEngine::new(sim.clone(), slots, RealPace::new())?;
-    Ok(Loaded { engine: Box::new(engine), arena, text: TextAssets::bytes(), weights_bytes: 0 })
+    let text = Arc::new(TextAssets::bytes());
+    Ok(Loaded { engine: Box::new(engine), arena, text, weights_bytes: 0 })
 }
 
 fn arena(layout: KvLayout, kv: &KvConfig) -> Result<Arc<Arena>, LoadError> {

@@ -91,7 +91,6 @@ impl Node {
             node = %id, %generation, %role, model, blocks = arena.blocks(), layout = %info.layout,
             numerics = %info.numerics, "loaded"
         );
-        let text = Arc::new(text);
         let grammars = Arc::new(Grammars::of_assets(Arc::clone(&text)));
         Ok(Arc::new(Node {
             grammars,

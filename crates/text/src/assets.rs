@@ -1,6 +1,8 @@
 use baton_types::TokenId;
 use serde::{Deserialize, Serialize};
 
+use crate::bytes::TokenBytes;
+
 /// What a model's file says about its language. Travels from nodes to routers in the hello.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextAssets {
@@ -54,6 +56,11 @@ pub(crate) const TYPE_USER_DEFINED: u32 = 4;
 pub(crate) const TYPE_UNUSED: u32 = 5;
 pub(crate) const TYPE_BYTE: u32 = 6;
 
+/// Tokens that are found in a text before it is cut, and stand for no text of their own if they are control tokens.
+pub(crate) fn is_special(kind: u32) -> bool {
+    matches!(kind, TYPE_CONTROL | TYPE_USER_DEFINED)
+}
+
 /// The token after the 256 bytes ends a sequence.
 const BYTES_EOS: TokenId = TokenId(256);
 const BYTES_TEMPLATE: &str = "{% for message in messages %}{{ message.role }}: \
@@ -74,6 +81,21 @@ impl TextAssets {
             add_bos: false,
             eos: vec![BYTES_EOS],
         }
+    }
+
+    /// Every token as grammars see it: its bytes, or, for a control token, its text behind the byte
+    /// 0xFF, which no text has.
+    pub fn words(&self) -> Vec<Vec<u8>> {
+        let table = TokenBytes::new(self);
+        let word = |index: usize| match table.token(index as u32) {
+            [] => {
+                let is_special = is_special(self.token_type(index));
+                let text = self.tokens.get(index).filter(|text| is_special && !text.is_empty());
+                text.map_or_else(Vec::new, |text| [b"\xff", text.as_bytes()].concat())
+            }
+            bytes => bytes.to_vec(),
+        };
+        (0..table.len()).map(word).collect()
     }
 
     pub(crate) fn token_type(&self, index: usize) -> u32 {

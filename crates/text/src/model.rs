@@ -5,7 +5,7 @@ use baton_types::{Grammar, StopTokens, TokenId};
 use serde_json::{Value, json};
 
 use crate::{
-    assets::{TYPE_CONTROL, TYPE_USER_DEFINED, TextAssets, TokenizerKind},
+    assets::{TextAssets, TokenizerKind, is_special},
     bpe::Bpe,
     bytes::TokenBytes,
     chat::Chat,
@@ -59,10 +59,7 @@ impl TextModel {
             .tokens
             .iter()
             .enumerate()
-            .filter(|(index, text)| {
-                let special = matches!(assets.token_type(*index), TYPE_CONTROL | TYPE_USER_DEFINED);
-                special && !text.is_empty()
-            })
+            .filter(|(index, text)| is_special(assets.token_type(*index)) && !text.is_empty())
             .map(|(index, text)| (TokenId(index as u32), text.as_str()))
             .unzip();
         let special = AhoCorasick::builder()
@@ -282,7 +279,10 @@ fn ends_with_beginning_of(text: &str, special: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ChatMessage, assets::SpacePrefix};
+    use crate::{
+        ChatMessage,
+        assets::{SpacePrefix, TYPE_CONTROL, TYPE_USER_DEFINED},
+    };
 
     /// Bytes a–d and space, two merges, two control tokens.
     fn assets() -> TextAssets {
@@ -318,6 +318,18 @@ mod tests {
         };
         assert_eq!(ids_with("llama-bpe"), [3]);
         assert_eq!(ids_with("smollm"), [5, 2]);
+    }
+
+    #[test]
+    fn grammars_see_the_same_words_with_and_without_a_tokeniser() {
+        let mut assets = assets();
+        // One that has no text, and one that users added.
+        assets.tokens[8].clear();
+        assets.token_types[9] = TYPE_USER_DEFINED;
+        for assets in [assets, TextAssets::bytes()] {
+            let words = assets.words();
+            assert_eq!(TextModel::new(assets).unwrap().words().collect::<Vec<_>>(), words);
+        }
     }
 
     fn ids(tokens: Vec<TokenId>) -> Vec<u32> {

@@ -16,6 +16,7 @@ mod retry;
 mod run;
 mod standing;
 mod timing;
+mod tries;
 
 use std::{sync::Arc, time::Duration};
 

@@ -27,6 +27,7 @@ use super::{
     losses::Losses,
     merge::{Merge, MergeError, Taken},
     timing::Timing,
+    tries::{Tries, pause},
 };
 use crate::{
     cluster::{Place, PlaceRequest},
@@ -35,12 +36,6 @@ use crate::{
     metrics::Tally,
     router::Router,
 };
-
-/// The first pause before trying again, after the first time; it doubles.
-const BACKOFF: Duration = Duration::from_millis(25);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
-/// Tokens after which an attempt was not in vain.
-const PROGRESS: u32 = 16;
 
 pub(super) struct Run {
     router: Arc<Router>,
@@ -51,10 +46,7 @@ pub(super) struct Run {
     arbiter: Arbiter,
     moves: Moving,
     attempts: u32,
-    /// Attempts that failed in a row,
-    failures: u32,
-    /// and how many tokens there were when the last one did.
-    failed_at: u32,
+    tries: Tries,
     /// Those that failed the last attempt.
     exclude: Vec<NodeId>,
     losses: Losses,
@@ -102,8 +94,7 @@ impl Run {
             arbiter,
             moves,
             attempts: 0,
-            failures: 0,
-            failed_at: 0,
+            tries: Tries::default(),
             exclude,
             losses,
             timing,
@@ -351,9 +342,7 @@ impl Run {
             return Ok(end);
         }
         self.losses.passed(self.merge.next_index());
-        if self.merge.next_index() >= self.failed_at + PROGRESS {
-            self.failures = 0;
-        }
+        self.tries.progressed(self.merge.next_index());
         self.timing.leaving(self.router.clock.now());
         self.part.lead();
         self.tell(Ok(Said::Chunk(chunk)), attempt, place).await?;
@@ -439,22 +428,21 @@ impl Run {
             Kind::Full { .. } | Kind::Node | Kind::HandOver => {}
         }
         self.losses.judge(self.router.config.limits.max_lost_nodes).await?;
-        self.failures += 1;
-        self.failed_at = self.merge.next_index();
-        if self.failures > self.router.config.limits.max_retries {
+        let found_no_room = matches!(kind, Kind::Full { .. });
+        let in_vain = self.tries.in_vain(found_no_room, self.merge.next_index());
+        if in_vain > self.router.config.limits.max_retries {
             return Err(match kind {
                 Kind::Full { retry_after } => RequestError::NodesFull { last, retry_after },
                 _ => RequestError::Failed { attempts: self.attempts, last },
             });
         }
         self.exclude = nodes;
-        if self.failures > 1 {
+        if in_vain > 1 {
             self.wait_for_retry().await;
         }
         self.router.metrics.retried(kind.label());
-        if let Some(doublings) = self.failures.checked_sub(2) {
-            let pause = BACKOFF * 2_u32.pow(doublings.min(8));
-            tokio::time::sleep(pause.min(LONGEST_BACKOFF)).await;
+        if let Some(pause) = pause(in_vain) {
+            tokio::time::sleep(pause).await;
         }
         Ok(())
     }

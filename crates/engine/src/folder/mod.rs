@@ -3,8 +3,9 @@
 mod config;
 mod shards;
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, sync::Arc};
 
+use baton_device::WeightMemory;
 use baton_text::{HuggingFace, TextAssets};
 use serde::de::DeserializeOwned;
 
@@ -18,7 +19,7 @@ use crate::{
     reader::{Pairs, Reader},
 };
 
-pub(crate) fn load(path: &Path) -> Result<Model, LoadError> {
+pub(crate) fn load(path: &Path, progress: &mut dyn FnMut(u64)) -> Result<Model, LoadError> {
     let mut folder = Folder { path, hasher: blake3::Hasher::new() };
     let config: Config = folder.json("config.json")?;
     let architecture = config.architecture()?;
@@ -26,13 +27,21 @@ pub(crate) fn load(path: &Path) -> Result<Model, LoadError> {
     let reach = (architecture.reach)(&declared)?;
     let mut shards = Shards::open(path, architecture.renamed, &mut folder.hasher)?;
     let (shape, parts) = (declared.shape, architecture.parts);
-    let (pairs, norm_offset) = (Pairs::Halves, architecture.norm_offset);
-    let weights = Reader { tensors: &mut shards, shape, parts, pairs, norm_offset }.weights()?;
+    let reader = Reader {
+        tensors: &mut shards,
+        memory: WeightMemory::default(),
+        progress,
+        shape,
+        parts,
+        pairs: Pairs::Halves,
+        norm_offset: architecture.norm_offset,
+    };
+    let weights = reader.weights()?;
     shards.all_read(architecture.model_type)?;
     // Only now is the vocabulary known to be as large as it is said to be.
     let text = folder.text(&config, shape.vocab)?;
     let hash = *folder.hasher.finalize().as_bytes();
-    Ok(Model { weights, shape, parts, reach, hash, text })
+    Ok(Model { weights, shape, parts, reach, hash, text: Arc::new(text) })
 }
 
 /// A folder's small files; everything read goes into the hash, in the order of reading.
