@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
-use baton_device::{Arena, Isa, Kernels};
+use baton_device::{Arena, Isa, Kernels, ThreadPool};
 use baton_engine::{Model, TransformerEngine};
 use baton_grammar::Grammars;
 use baton_kv_cache::KvCache;
@@ -53,7 +53,8 @@ impl Reference {
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let kernels = Kernels::new(Isa::best())?;
         let grammars = Grammars::of_assets(Arc::clone(&model.text));
-        let engine = Box::new(TransformerEngine::new(model, arena, kernels, threads, None));
+        let engine =
+            Box::new(TransformerEngine::new(model, arena, kernels, ThreadPool::new(threads), None));
         Ok(Reference { engine, blocks, stop, grammars })
     }
 

@@ -125,7 +125,10 @@ async def test_a_program_that_forgets_to_close_ends(router: Router) -> None:
 async def test_ctrl_c_cancels(router: Router) -> None:
     router.acts.append(Hang(2))
     program = (
+        "import signal\n"
         "from baton_client import Client, Chunk\n"
+        # As in a terminal: who runs in the background is born deaf to it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"client = Client({router.address!r})\n"
         "stream = client.stream('sim', 'Once')\n"
         "try:\n"

@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::pin::{PinError, cores_for, pin};
+
 /// How long a worker looks for the next kernel before it sleeps. Kernels of one step follow each
 /// other within a few microseconds; between steps an idle node must use no CPU.
 const SPIN: Duration = Duration::from_micros(50);
@@ -27,6 +29,8 @@ pub struct ThreadPool {
     handles: Vec<Thread>,
     /// Kernels run so far.
     kernels: u64,
+    /// The caller's core, until its first kernel has brought it there.
+    callers_core: Option<usize>,
 }
 
 /// Bits of a ticket that count tasks.
@@ -57,6 +61,20 @@ struct Job<'a> {
 impl ThreadPool {
     /// A pool of `threads` threads, the caller of [`ThreadPool::run`] counted.
     pub fn new(threads: usize) -> Self {
+        Self::on(threads, &[])
+    }
+
+    /// The same, each thread on a core of its own; the caller from its first kernel on.
+    ///
+    /// # Errors
+    ///
+    /// This process may use fewer cores.
+    pub fn pinned(threads: usize) -> Result<Self, PinError> {
+        Ok(Self::on(threads, &cores_for(threads.max(1))?))
+    }
+
+    /// On these cores; on any, if there are none.
+    fn on(threads: usize, cores: &[usize]) -> Self {
         let extra = threads.max(1) - 1;
         let shared = Arc::new(Shared {
             ticket: AtomicU64::new(CLOSED),
@@ -69,14 +87,21 @@ impl ThreadPool {
         let workers: Vec<_> = (0..extra)
             .map(|index| {
                 let shared = Arc::clone(&shared);
+                let core = cores.get(index + 1).copied();
                 thread::Builder::new()
                     .name(format!("kernel-{}", index + 1))
-                    .spawn(move || shared.work(index))
+                    .spawn(move || {
+                        if let Some(core) = core {
+                            pin(core);
+                        }
+                        shared.work(index);
+                    })
                     .expect("the system starts a thread")
             })
             .collect();
         let handles = workers.iter().map(|worker| worker.thread().clone()).collect();
-        ThreadPool { shared, workers, handles, kernels: 0 }
+        let callers_core = cores.first().copied();
+        ThreadPool { shared, workers, handles, kernels: 0, callers_core }
     }
 
     pub fn threads(&self) -> usize {
@@ -88,6 +113,9 @@ impl ThreadPool {
     ///
     /// `&mut self`: one kernel at a time.
     pub fn run(&mut self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        if let Some(core) = self.callers_core.take() {
+            pin(core);
+        }
         if self.workers.is_empty() || tasks <= 1 {
             return (0..tasks).for_each(task);
         }
@@ -224,7 +252,30 @@ impl Job<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, sync::Mutex};
+
     use super::*;
+    use crate::pin::allowed;
+
+    #[test]
+    fn each_thread_has_a_core_if_it_is_to() {
+        let cores = allowed().expect("the system tells");
+        let threads = cores.len().min(3);
+        let mut pool = ThreadPool::pinned(threads).expect("there are so many cores");
+        let seen: Mutex<BTreeMap<String, Vec<usize>>> = Mutex::default();
+        // Whoever has no task yet takes the next.
+        while seen.lock().unwrap().len() < threads {
+            pool.run(threads, &|_| {
+                let name = format!("{:?}", thread::current().id());
+                seen.lock().unwrap().insert(name, allowed().unwrap());
+                thread::yield_now();
+            });
+        }
+        let mut seen: Vec<_> = seen.into_inner().unwrap().into_values().collect();
+        seen.sort();
+        assert_eq!(seen, cores[..threads].iter().map(|&core| vec![core]).collect::<Vec<_>>());
+        assert!(matches!(ThreadPool::pinned(100_000), Err(PinError::Cores { .. })));
+    }
 
     #[test]
     fn every_task_runs_once_with_any_number_of_threads() {

@@ -7,7 +7,7 @@
 
 use std::{path::Path, sync::Arc, time::Instant};
 
-use baton_device::{Arena, Isa, Kernels};
+use baton_device::{Arena, Isa, Kernels, ThreadPool};
 use baton_engine::{Model, TransformerEngine};
 use baton_scheduler::{Engine, SampleStep, SequenceStep, Unobserved};
 use baton_types::{BlockId, ChoiceIndex, KvDtype, RequestId, SamplingSpec, SequenceKey, TokenId};
@@ -36,7 +36,8 @@ fn main() {
     let arena = Arc::new(Arena::new(layout, 2048).expect("memory"));
     let kernels = Kernels::new(isa.unwrap_or_else(Isa::best)).expect("instructions of this CPU");
     let threads = threads.parse().expect("a number of threads");
-    let mut engine = TransformerEngine::new(Arc::clone(&model), arena, kernels, threads, None);
+    let pool = ThreadPool::new(threads);
+    let mut engine = TransformerEngine::new(Arc::clone(&model), arena, kernels, pool, None);
     prefill(&mut engine, 64);
     let mut rows = Vec::new();
     for figure in figures {

@@ -72,13 +72,13 @@ impl TransformerEngine {
         }
     }
 
-    /// An engine over `arena`, which has [`TransformerEngine::layout`]'s layout. `max_context` can only
-    /// shorten the model's own.
+    /// An engine over `arena`, which has [`TransformerEngine::layout`]'s layout, on the threads of `pool`.
+    /// `max_context` can only shorten the model's own.
     pub fn new(
         model: Arc<Model>,
         arena: Arc<Arena>,
         kernels: Kernels,
-        threads: usize,
+        pool: ThreadPool,
         max_context: Option<u32>,
     ) -> Self {
         let layout = *arena.layout();
@@ -93,7 +93,7 @@ impl TransformerEngine {
         };
         let compute = Compute {
             kernels,
-            pool: ThreadPool::new(threads),
+            pool,
             attention: AttentionScratch::default(),
             activations: Activations::default(),
         };

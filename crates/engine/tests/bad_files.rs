@@ -9,7 +9,7 @@ mod tiny;
 
 use std::{fs, path::Path, sync::Arc};
 
-use baton_device::{Arena, Isa, Kernels};
+use baton_device::{Arena, Isa, Kernels, ThreadPool};
 use baton_engine::{LoadError, Model, TransformerEngine};
 use baton_scheduler::{Engine, EngineError, SampleStep, SequenceStep, Unobserved};
 use baton_types::{BlockId, ChoiceIndex, KvDtype, RequestId, SamplingSpec, SequenceKey, TokenId};
@@ -196,7 +196,9 @@ fn the_numerics_id_is_that_of_everything_read() {
         let model = Arc::new(Model::load(place.path()).unwrap());
         let arena = Arena::new(TransformerEngine::layout(&model, 16, KvDtype::F32), 4).unwrap();
         let kernels = Kernels::new(Isa::best()).unwrap();
-        TransformerEngine::new(model, Arc::new(arena), kernels, 1, None).info().numerics
+        TransformerEngine::new(model, Arc::new(arena), kernels, ThreadPool::new(1), None)
+            .info()
+            .numerics
     };
     let id = numerics(&plain_folder());
     assert_eq!(numerics(&plain_folder()), id);
@@ -292,7 +294,8 @@ fn broken_weights_end_a_step_with_its_sequence() {
     let layout = TransformerEngine::layout(&model, 16, KvDtype::F32);
     let arena = Arc::new(Arena::new(layout, 4).unwrap());
     let kernels = Kernels::new(Isa::best()).unwrap();
-    let mut engine = TransformerEngine::new(Arc::new(model), arena, kernels, 1, None);
+    let mut engine =
+        TransformerEngine::new(Arc::new(model), arena, kernels, ThreadPool::new(1), None);
     let key = SequenceKey { request: RequestId(3), choice: ChoiceIndex(0) };
     let sample = Some(SampleStep::new(const { &SamplingSpec::GREEDY }, 0));
     let step = SequenceStep {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_device::{Arena, ArenaError, Isa, IsaError, Kernels};
+use baton_device::{Arena, ArenaError, Isa, IsaError, Kernels, PinError, ThreadPool};
 use baton_engine::{Model, TransformerEngine};
 use baton_scheduler::{
     Engine,
@@ -43,6 +43,8 @@ pub enum LoadError {
     Arena(#[from] ArenaError),
     #[error("engine.isa: {0}")]
     Isa(#[from] IsaError),
+    #[error("engine.pin: {0}")]
+    Pin(#[from] PinError),
     #[error("engine.model: {0}")]
     Model(#[from] baton_engine::LoadError),
     #[error("engine: {0}")]
@@ -74,8 +76,9 @@ fn load_llama(llama: &LlamaConfig, kv: &KvConfig) -> Result<Loaded, LoadError> {
         "read the model"
     );
     let (text, weights_bytes) = (Arc::clone(&model.text), model.weight_bytes() as u64);
+    let pool = if llama.pin { ThreadPool::pinned(threads)? } else { ThreadPool::new(threads) };
     let engine =
-        TransformerEngine::new(model, Arc::clone(&arena), kernels, threads, llama.max_context);
+        TransformerEngine::new(model, Arc::clone(&arena), kernels, pool, llama.max_context);
     Ok(Loaded { engine: Box::new(engine), arena, text, weights_bytes })
 }
 

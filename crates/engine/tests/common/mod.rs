@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use baton_device::{Arena, Isa, Kernels};
+use baton_device::{Arena, Isa, Kernels, ThreadPool};
 use baton_engine::{Model, TransformerEngine};
 use baton_scheduler::{Engine, SampleStep, Sampled, SequenceStep, Unobserved};
 use baton_types::{
@@ -50,7 +50,7 @@ pub fn engine(model: &Arc<Model>, setup: Setup) -> TransformerEngine {
     let layout = TransformerEngine::layout(model, setup.block_tokens, setup.dtype);
     let arena = Arc::new(Arena::new(layout, setup.blocks).expect("an arena"));
     let kernels = Kernels::new(setup.isa).expect("the instructions are there");
-    TransformerEngine::new(Arc::clone(model), arena, kernels, setup.threads, None)
+    TransformerEngine::new(Arc::clone(model), arena, kernels, ThreadPool::new(setup.threads), None)
 }
 
 pub fn key(id: u128) -> SequenceKey {

@@ -93,6 +93,9 @@ pub struct LlamaConfig {
     /// Compute threads. Unset: one for each core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// Keep each of them on a core of its own: for a node that has its cores to itself.
+    #[serde(default)]
+    pub pin: bool,
     #[serde(default = "default_dtype")]
     pub kv_dtype: KvDtype,
     #[serde(default = "default_block_tokens")]
