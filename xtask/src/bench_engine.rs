@@ -56,13 +56,20 @@ struct Bench<'a> {
 }
 
 pub(crate) fn bench_engine(args: &BenchEngineArgs) -> anyhow::Result<()> {
-    let build = ["build", "--release", "--locked", "--package=baton-device"];
-    let engine = ["--package=baton-engine", "--package=baton", "--bins", "--examples"];
-    run("building", cargo().args(build).args(engine))?;
+    let build = || {
+        let mut cargo = cargo();
+        cargo.args(["build", "--release", "--locked"]);
+        cargo
+    };
+    let engine = ["--package=baton-device", "--package=baton-engine", "--examples"];
+    run("building", build().args(engine))?;
     let release = target_dir()?.join("release");
     let model = match &args.model {
         Some(model) => model.clone(),
-        None => tools::model(&release.join("baton"))?,
+        None => {
+            run("building what gets the model", build().args(["--package=baton", "--bins"]))?;
+            tools::model(&release.join("baton"))?
+        }
     };
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let threads = args.threads.map_or(cores, NonZeroUsize::get).to_string();

@@ -23,7 +23,7 @@ use common::{Setup, engine, key, model, model_path};
 /// Tokens of a text that are read together,
 const WINDOW: usize = 512;
 /// and so many of such texts.
-const WINDOWS: usize = 4;
+const WINDOWS: usize = 8;
 
 /// What every token but the first was given, and what was thought likelier.
 #[derive(Default)]
