@@ -115,7 +115,9 @@ impl Kernels {
 
     /// Keeps rows `x` (`[n][cols]`) and rounds them to int8 for products with quantised weights.
     pub fn quantize(&self, x: &[f32], cols: usize, out: &mut Activations) {
-        self.run(Quantize { x, cols, out });
+        out.resize(x.len() / cols, cols);
+        let Activations { values, quants, blocks, .. } = out;
+        self.run(Quantize { x, values, quants, blocks });
     }
 
     /// `out[n][matrix.rows()] = x[n][matrix.cols()] · matrixᵀ`.
@@ -183,7 +185,7 @@ impl Kernels {
     }
 
     #[inline]
-    fn run<K: Kernel>(&self, kernel: K) -> K::Output {
+    pub(crate) fn run<K: Kernel>(&self, kernel: K) -> K::Output {
         match self.isa {
             Isa::Portable => kernel.run(Portable),
             #[cfg(target_arch = "x86_64")]

@@ -22,6 +22,7 @@ mod matrix;
 mod pack;
 mod pin;
 mod pool;
+mod pooled;
 mod prefetch;
 mod quantize;
 mod region;
@@ -37,6 +38,7 @@ pub use kernels::{Isa, IsaError, Kernels};
 pub use matrix::{Matrix, MatrixError};
 pub use pin::PinError;
 pub use pool::ThreadPool;
+pub use pooled::Pooled;
 pub use quantize::{Activations, QUANT_BLOCK};
 pub use region::WeightMemory;
 

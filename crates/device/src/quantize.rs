@@ -41,7 +41,7 @@ impl Activations {
     }
 
     /// Makes room for `rows` rows of `cols`; allocates only beyond what it has held before.
-    fn resize(&mut self, rows: usize, cols: usize) {
+    pub(crate) fn resize(&mut self, rows: usize, cols: usize) {
         (self.rows, self.cols) = (rows, cols);
         self.values.resize(rows * cols, 0.0);
         let quantised = cols.is_multiple_of(QUANT_BLOCK);
@@ -54,17 +54,14 @@ impl Activations {
     pub(crate) fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.cols..][..self.cols]
     }
-
-    pub(crate) fn is_quantised(&self) -> bool {
-        self.cols.is_multiple_of(QUANT_BLOCK)
-    }
 }
 
+/// Some rows, and where of an [`Activations`] they go: quants and blocks are empty if rows aren't whole blocks.
 pub(crate) struct Quantize<'a> {
-    /// `[n][cols]`.
     pub(crate) x: &'a [f32],
-    pub(crate) cols: usize,
-    pub(crate) out: &'a mut Activations,
+    pub(crate) values: &'a mut [f32],
+    pub(crate) quants: &'a mut [[i8; 4]],
+    pub(crate) blocks: &'a mut [BlockScale],
 }
 
 impl Kernel for Quantize<'_> {
@@ -72,14 +69,10 @@ impl Kernel for Quantize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Quantize { x, cols, out } = self;
-        out.resize(x.len() / cols, cols);
-        out.values.copy_from_slice(x);
-        if !out.is_quantised() {
-            return;
-        }
-        let quants = out.quants.chunks_exact_mut(QUANT_BLOCK / 4);
-        for ((x, quants), block) in x.chunks_exact(QUANT_BLOCK).zip(quants).zip(&mut out.blocks) {
+        let Quantize { x, values, quants, blocks } = self;
+        values.copy_from_slice(x);
+        let quants = quants.chunks_exact_mut(QUANT_BLOCK / 4);
+        for ((x, quants), block) in x.chunks_exact(QUANT_BLOCK).zip(quants).zip(blocks) {
             *block = quantize_block(s, x, quants);
         }
     }

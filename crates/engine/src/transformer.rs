@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use baton_device::{
     Activations, Arena, AttentionHeads, AttentionScratch, AttentionSequence, Kernels, Matrix,
-    NUMERICS, PageError, ThreadPool,
+    NUMERICS, PageError, Pooled, ThreadPool,
 };
 use baton_scheduler::{
     Engine, EngineError, EngineInfo, Sampled, ScoreStep, SequenceStep, StepObserver,
@@ -165,7 +165,8 @@ impl TransformerEngine {
             for (rows, targets) in known {
                 let rows = &rows[..targets.len() * hidden];
                 buffers.normed.resize(rows.len(), 0.0);
-                self.compute.kernels.rms_norm(rows, &weights.output_norm, eps, &mut buffers.normed);
+                let normed = &mut buffers.normed;
+                self.compute.pooled().rms_norm(rows, &weights.output_norm, eps, normed);
                 self.compute.project(weights.output(), &buffers.normed, &mut buffers.logits);
                 for (&target, logits) in targets.iter().zip(buffers.logits.chunks_exact(vocab)) {
                     position += 1;
@@ -194,9 +195,9 @@ impl TransformerEngine {
         if buffers.projected.is_empty() {
             return Ok(());
         }
-        let (kernels, x) = (self.compute.kernels, &buffers.projected);
+        let x = &buffers.projected;
         buffers.normed.resize(x.len(), 0.0);
-        kernels.rms_norm(x, &weights.output_norm, eps, &mut buffers.normed);
+        self.compute.pooled().rms_norm(x, &weights.output_norm, eps, &mut buffers.normed);
         self.compute.project(weights.output(), &buffers.normed, &mut buffers.logits);
         let sampling = sequences.iter().filter_map(|step| Some((step.key, step.sample?)));
         for ((key, step), logits) in sampling.zip(buffers.logits.chunks_exact(vocab)) {
@@ -296,13 +297,13 @@ impl LayerStep<'_> {
         let (layer, kernels) = (self.layer, compute.kernels);
         let Buffers { positions, x, normed, q, k, v, mixed, projected, .. } = buffers;
         normed.resize(x.len(), 0.0);
-        kernels.rms_norm(x, &layer.attention_norm, eps, normed);
-        kernels.quantize(normed, layer.q.matrix.cols(), &mut compute.activations);
+        compute.pooled().rms_norm(x, &layer.attention_norm, eps, normed);
+        compute.quantize(normed, layer.q.matrix.cols());
         compute.project_heads(&layer.q, eps, q, mixed);
         compute.project_heads(&layer.k, eps, k, mixed);
         compute.project_heads(&layer.v, eps, v, mixed);
-        kernels.rope(q, heads, head_dim, positions, self.rope);
-        kernels.rope(k, kv_heads, head_dim, positions, self.rope);
+        compute.pooled().rope(q, heads, head_dim, positions, self.rope);
+        compute.pooled().rope(k, kv_heads, head_dim, positions, self.rope);
         kernels.store_kv(self.arena, self.index, self.rows, k, v)?;
         observer.layer_done(self.index);
         mixed.resize(q.len(), 0.0);
@@ -321,28 +322,39 @@ impl LayerStep<'_> {
             &mut compute.attention,
         )?;
         compute.project(&layer.attention_out, mixed, projected);
-        compute.add(x, projected, layer.attention_post_norm.as_deref(), eps, normed);
+        let hidden = self.shape.hidden;
+        compute.add(hidden, x, projected, layer.attention_post_norm.as_deref(), eps, normed);
         Ok(())
     }
 
     /// `x += down(activation(gate) · up)` of the normed rows.
     fn feed_forward(&self, compute: &mut Compute, buffers: &mut Buffers) {
-        let (layer, eps, kernels) = (self.layer, self.shape.eps, compute.kernels);
+        let (layer, eps) = (self.layer, self.shape.eps);
         let Buffers { x, normed, projected, gate, up, .. } = buffers;
-        kernels.rms_norm(x, &layer.ffn_norm, eps, normed);
-        kernels.quantize(normed, layer.gate.cols(), &mut compute.activations);
+        compute.pooled().rms_norm(x, &layer.ffn_norm, eps, normed);
+        compute.quantize(normed, layer.gate.cols());
         compute.project_again(&layer.gate, gate);
         compute.project_again(&layer.up, up);
-        kernels.gate_mul(self.parts.activation, gate, up);
+        let width = layer.gate.rows();
+        compute.pooled().gate_mul(self.parts.activation, width, gate, up);
         compute.project(&layer.down, gate, projected);
-        compute.add(x, projected, layer.ffn_post_norm.as_deref(), eps, normed);
+        compute.add(self.shape.hidden, x, projected, layer.ffn_post_norm.as_deref(), eps, normed);
     }
 }
 
 impl Compute {
+    /// Kernels of single rows, on all threads.
+    fn pooled(&mut self) -> Pooled<'_> {
+        self.kernels.on(&mut self.pool)
+    }
+
+    fn quantize(&mut self, x: &[f32], cols: usize) {
+        self.kernels.on(&mut self.pool).quantize(x, cols, &mut self.activations);
+    }
+
     /// `out = x · matrixᵀ`.
     fn project(&mut self, matrix: &Matrix, x: &[f32], out: &mut Vec<f32>) {
-        self.kernels.quantize(x, matrix.cols(), &mut self.activations);
+        self.quantize(x, matrix.cols());
         self.project_again(matrix, out);
     }
 
@@ -366,18 +378,26 @@ impl Compute {
         }
         if let Some(norm) = &projection.norm {
             scratch.resize(out.len(), 0.0);
-            self.kernels.rms_norm(out, norm, eps, scratch);
+            self.pooled().rms_norm(out, norm, eps, scratch);
             std::mem::swap(out, scratch);
         }
     }
 
     /// `x += y`, normed first where the model does that.
-    fn add(&self, x: &mut [f32], y: &[f32], norm: Option<&[f32]>, eps: f32, normed: &mut [f32]) {
+    fn add(
+        &mut self,
+        width: usize,
+        x: &mut [f32],
+        y: &[f32],
+        norm: Option<&[f32]>,
+        eps: f32,
+        normed: &mut [f32],
+    ) {
         match norm {
-            None => self.kernels.add(x, y),
+            None => self.pooled().add(width, x, y),
             Some(norm) => {
-                self.kernels.rms_norm(y, norm, eps, normed);
-                self.kernels.add(x, normed);
+                self.pooled().rms_norm(y, norm, eps, normed);
+                self.pooled().add(width, x, normed);
             }
         }
     }

@@ -6,6 +6,7 @@ mod arena;
 mod attention;
 mod elementwise;
 mod hostile;
+mod pooled;
 mod products;
 mod random;
 mod reference;
