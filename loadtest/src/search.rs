@@ -158,7 +158,7 @@ impl Search {
 
     fn stands(&self, tried: &Tried) -> Stands {
         let SearchConfig { wanted, fewest, most, .. } = self.config;
-        let Estimate { mean, half_width } = tried.estimate();
+        let mean = tried.estimate().mean;
         let is_enough = mean >= wanted;
         // Far off, one run says it: no spread that was ever seen bridges this.
         let is_far =
@@ -166,7 +166,7 @@ impl Search {
         if tried.runs() < fewest && !is_far {
             return Stands::Open;
         }
-        let is_sure = is_far || (mean - wanted).abs() > half_width;
+        let is_sure = is_far || tried.is_apart(wanted);
         match (is_enough, is_sure) {
             (true, true) => Stands::Enough,
             (false, true) => Stands::TooMuch,
@@ -190,32 +190,36 @@ impl Tried {
     pub(crate) fn estimate(&self) -> Estimate {
         Estimate::of(&self.attainments)
     }
+
+    /// Whether the runs' interval lies on one side of what is wanted.
+    fn is_apart(&self, wanted: f64) -> bool {
+        let Estimate { mean, half_width } = self.estimate();
+        (mean - wanted).abs() > half_width
+    }
+
+    /// With its interval, if that says on which side of what is wanted it is.
+    fn show(&self, wanted: f64) -> String {
+        let Estimate { mean, half_width } = self.estimate();
+        let spread = match self.is_apart(wanted) {
+            true => format!(" ± {:.1}", 100.0 * half_width),
+            false => String::new(),
+        };
+        let runs = if self.runs() == 1 { "run" } else { "runs" };
+        format!("{:.1}{spread} % in {} {runs}", 100.0 * mean, self.runs())
+    }
 }
 
 impl Found {
     /// In words.
     pub(crate) fn statement(&self, config: &SearchConfig) -> String {
         let wanted = 100.0 * config.wanted;
-        let of = |rate: f64| {
-            let tried = self.tried.iter().find(|tried| tried.rate == rate);
-            tried.map_or_else(String::new, |tried| {
-                let Estimate { mean, half_width } = tried.estimate();
-                let times = tried.attainments.len();
-                let spread = if half_width.is_finite() {
-                    format!(" ± {:.1}", 100.0 * half_width)
-                } else {
-                    String::new()
-                };
-                format!(
-                    "{:.1}{spread} % in {times} run{}",
-                    100.0 * mean,
-                    if times == 1 { "" } else { "s" }
-                )
-            })
-        };
+        let find = |rate: f64| self.tried.iter().find(|tried| tried.rate == rate);
+        let of = |rate: f64| find(rate).map_or_else(String::new, |tried| tried.show(config.wanted));
         match (self.low, self.high) {
             (Some(low), Some(high)) => {
+                let by_far = |rate| find(rate).is_some_and(|tried| !tried.is_apart(config.wanted));
                 let sure = match self.is_sure {
+                    true if by_far(low) || by_far(high) => "which is too far from it to be chance",
                     true => "with 95 % confidence at both ends",
                     false => {
                         "though the runs spread too much to be sure; give it longer or more runs"
@@ -284,6 +288,27 @@ mod tests {
             prop_assert!(low > 9.0 && high < 11.0 , "{found:?}");
             prop_assert!(found.statement(&SearchConfig::default()).contains("requests/s"));
         }
+    }
+
+    /// An interval that reaches beyond all that can be is none to be told.
+    #[test]
+    fn what_is_far_off_needs_no_interval() {
+        let found = Found {
+            low: Some(10.0),
+            high: Some(12.0),
+            is_sure: true,
+            runs: 3,
+            tried: vec![
+                Tried { rate: 10.0, attainments: vec![1.0] },
+                Tried { rate: 12.0, attainments: vec![0.8, 0.4] },
+            ],
+        };
+        let said = found.statement(&SearchConfig::default());
+        assert!(
+            said.contains("(100.0 % in 1 run)") && said.contains("(60.0 % in 2 runs)"),
+            "{said}"
+        );
+        assert!(said.ends_with("too far from it to be chance"), "{said}");
     }
 
     #[test]
