@@ -148,7 +148,11 @@ impl Llama {
                     rates.push(self.single(bench, &["-p", number, "-n", "0"], flash)?)
                 }
                 (_, "1") => {
-                    rates.push(self.single(bench, &["-p", "0", "-n", "64", "-d", "128"], flash)?);
+                    // Without a context it is faster still, which counts here.
+                    for depth in ["0", "128"] {
+                        let what = ["-p", "0", "-n", "64", "-d", depth];
+                        rates.push(self.single(bench, &what, flash)?);
+                    }
                     rates.push(self.batch(bench, number, flash)?);
                 }
                 _ => rates.push(self.batch(bench, number, flash)?),

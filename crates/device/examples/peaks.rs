@@ -50,8 +50,22 @@ fn best(threads: usize, work: impl Fn(usize) -> f64 + Sync) -> f64 {
     (0..TIMES).map(|_| once()).fold(0.0, f64::max)
 }
 
-/// Eight sums side by side, so that none waits for another.
+/// With the widest loads there are.
 fn sum(words: &[u64]) -> u64 {
+    match Isa::best() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Isa::best` found the instructions.
+        Isa::Avx512 => unsafe { products::sum_avx512(words) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { products::sum_avx2(words) },
+        _ => side_by_side(words),
+    }
+}
+
+/// Many sums, so that none waits for another.
+#[inline(always)]
+fn side_by_side(words: &[u64]) -> u64 {
     let mut sums = [0_u64; 64];
     for chunk in words.chunks_exact(64) {
         sums.iter_mut().zip(chunk).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
@@ -64,6 +78,16 @@ mod products {
     use std::{arch::x86_64::*, hint::black_box};
 
     use baton_device::Isa;
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn sum_avx512(words: &[u64]) -> u64 {
+        super::side_by_side(words)
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn sum_avx2(words: &[u64]) -> u64 {
+        super::side_by_side(words)
+    }
 
     /// As many sums side by side as hide one instruction's latency.
     const SIDE: usize = 12;
