@@ -23,23 +23,24 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ, VL, VNNI.
     Avx512,
+    /// NEON and its dot product.
+    Neon,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IsaError {
     #[error("this CPU has no {isa}; it has {available}")]
     Missing { isa: Isa, available: String },
-    #[error("{given:?} is no instruction set; choose portable, avx2 or avx512")]
+    #[error("{given:?} is no instruction set; choose portable, avx2, avx512 or neon")]
     Unknown { given: String },
 }
 
 impl Isa {
+    const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon];
+
     /// What this CPU can run, slowest first.
     pub fn available() -> Vec<Isa> {
-        [Isa::Portable, Isa::Avx2, Isa::Avx512]
-            .into_iter()
-            .filter(|isa| isa.is_available())
-            .collect()
+        Isa::ALL.into_iter().filter(|isa| isa.is_available()).collect()
     }
 
     /// The fastest this CPU can run.
@@ -64,10 +65,20 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            Isa::Neon => false,
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    fn is_available(self) -> bool {
+        match self {
+            Isa::Portable => true,
+            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
+        }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn is_available(self) -> bool {
         self == Isa::Portable
     }
@@ -79,6 +90,7 @@ impl fmt::Display for Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Neon => "neon",
         })
     }
 }
@@ -87,7 +99,7 @@ impl FromStr for Isa {
     type Err = IsaError;
 
     fn from_str(name: &str) -> Result<Self, IsaError> {
-        [Isa::Portable, Isa::Avx2, Isa::Avx512]
+        Isa::ALL
             .into_iter()
             .find(|isa| isa.to_string() == name)
             .ok_or_else(|| IsaError::Unknown { given: name.to_owned() })
@@ -187,14 +199,16 @@ impl Kernels {
     #[inline]
     pub(crate) fn run<K: Kernel>(&self, kernel: K) -> K::Output {
         match self.isa {
-            Isa::Portable => kernel.run(Portable),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Kernels::new` found the instructions on this CPU.
             Isa::Avx2 => unsafe { x86::avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx512 => unsafe { x86::avx512(kernel) },
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Isa::Neon => unsafe { arm::neon(kernel) },
+            // `Kernels::new` refuses other architectures' instructions.
             _ => kernel.run(Portable),
         }
     }
@@ -215,5 +229,17 @@ mod x86 {
     pub(super) unsafe fn avx512<K: Kernel>(kernel: K) -> K::Output {
         // SAFETY: the caller has the instructions.
         kernel.run(unsafe { Avx512::assume() })
+    }
+}
+
+/// Each kernel, compiled once more with the instructions turned on.
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use crate::simd::{Kernel, Neon};
+
+    #[target_feature(enable = "neon,dotprod")]
+    pub(super) unsafe fn neon<K: Kernel>(kernel: K) -> K::Output {
+        // SAFETY: the caller has the instructions.
+        kernel.run(unsafe { Neon::assume() })
     }
 }

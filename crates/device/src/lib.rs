@@ -4,7 +4,7 @@
 //! # Why are the bits the same everywhere?
 //!
 //! Every kernel is written once, over 16 virtual lanes ([`simd::Simd`]). The portable lanes are an
-//! array and define the bits; the AVX2 and AVX-512 ones are registers. An operation on a lane is
+//! array and define the bits; the AVX2, AVX-512 and NEON ones are registers. An operation on a lane is
 //! one IEEE 754 operation (or one fused multiply-add) in all of them, so the order of operations,
 //! and with it every bit, is a property of the source alone. See ARCHITECTURE.md, *Numerics*.
 

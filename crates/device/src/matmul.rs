@@ -215,7 +215,7 @@ fn add_block<S: Simd, P: Pack, const R: usize>(
         for r in 0..R {
             let [first, second] = a_scales[r].half_sums;
             let sum = if P::SCALES == 1 { first + second } else { [first, second][part] };
-            isum[r] = s.isplat(-P::ZERO * sum);
+            isum[r] = s.isplat((P::Quants::zero::<S>() - P::ZERO) * sum);
         }
         for v in part * 8 / P::SCALES..(part + 1) * 8 / P::SCALES {
             // Rows innermost: their sums don't wait for each other.

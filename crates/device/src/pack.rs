@@ -15,7 +15,9 @@ use crate::{
 pub(crate) trait Quants: Zeroed {
     /// The eight vectors of four inputs each.
     fn vectors<S: Simd>(&self, s: S) -> [S::B; 8];
-    /// Each lane: `acc + Σ w[4i + j] · a[j]`, exact.
+    /// What `dot` takes off every quant.
+    fn zero<S: Simd>() -> i32;
+    /// Each lane: `acc + Σ (w[4i + j] − zero) · a[j]`, exact.
     fn dot<S: Simd>(s: S, acc: S::I, w: S::B, a: [i8; 4]) -> S::I;
     fn get(&self, lane: usize, input: usize) -> u8;
     fn set(&mut self, lane: usize, quants: &[u8; QUANT_BLOCK]);
@@ -54,6 +56,10 @@ impl Quants for Nibbles {
         ]
     }
     #[inline(always)]
+    fn zero<S: Simd>() -> i32 {
+        0
+    }
+    #[inline(always)]
     fn dot<S: Simd>(s: S, acc: S::I, w: S::B, a: [i8; 4]) -> S::I {
         s.dot_small_bytes(acc, w, a)
     }
@@ -70,7 +76,7 @@ impl Quants for Nibbles {
 
 /// Both layouts of one byte a quant; they differ in the product alone.
 macro_rules! byte_quants {
-    ($name:ident, $dot:ident) => {
+    ($name:ident, $zero:expr, $dot:ident) => {
         impl Quants for $name {
             #[inline(always)]
             fn vectors<S: Simd>(&self, s: S) -> [S::B; 8] {
@@ -85,6 +91,10 @@ macro_rules! byte_quants {
                     s.load_bytes(&w[6]),
                     s.load_bytes(&w[7]),
                 ]
+            }
+            #[inline(always)]
+            fn zero<S: Simd>() -> i32 {
+                $zero
             }
             #[inline(always)]
             fn dot<S: Simd>(s: S, acc: S::I, w: S::B, a: [i8; 4]) -> S::I {
@@ -103,8 +113,8 @@ macro_rules! byte_quants {
     };
 }
 
-byte_quants!(SmallBytes, dot_small_bytes);
-byte_quants!(Bytes, dot_bytes);
+byte_quants!(SmallBytes, 0, dot_small_bytes);
+byte_quants!(Bytes, S::BYTE_ZERO, dot_bytes);
 
 // SAFETY: integers.
 unsafe impl Zeroed for Nibbles {}

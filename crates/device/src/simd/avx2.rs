@@ -41,6 +41,7 @@ fn zip<T: Copy, U>(a: [T; 2], b: [T; 2], op: impl Fn(T, T) -> U) -> [U; 2] {
 
 impl Simd for Avx2 {
     const WIDE: bool = false;
+    const BYTE_ZERO: i32 = 0;
 
     type F = F;
     type I = I;

@@ -28,6 +28,7 @@ const ROUND: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
 impl Simd for Avx512 {
     const WIDE: bool = true;
+    const BYTE_ZERO: i32 = 0;
 
     type F = __m512;
     type I = __m512i;

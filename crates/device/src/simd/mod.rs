@@ -8,12 +8,16 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
 pub(crate) use portable::Portable;
 
 /// Lanes in a vector, and slots in the smallest block.
@@ -22,8 +26,11 @@ pub(crate) const LANES: usize = 16;
 /// A token that the lanes' instructions can be run on this machine. Made by [`crate::Kernels`]
 /// after asking the CPU, and used inside a function compiled for those instructions.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
-    /// There are 32 registers of 16 lanes; else 16 of 8.
+    /// The registers hold 32 vectors of lanes; else 8.
     const WIDE: bool;
+    /// What `dot_bytes` takes off every byte: 128 where only signed bytes can be multiplied by
+    /// signed ones, else 0. The same weights for everyone: `Σ a` makes up for it.
+    const BYTE_ZERO: i32;
 
     /// 16 × f32.
     type F: Copy;
@@ -71,7 +78,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn high_nibbles(self, x: Self::B) -> Self::B;
     /// Each lane: `acc + Σ w[4i + j] · a[j]`, `w` unsigned below 128, exact.
     fn dot_small_bytes(self, acc: Self::I, w: Self::B, a: [i8; 4]) -> Self::I;
-    /// Each lane: `acc + Σ w[4i + j] · a[j]`, `w` unsigned, exact.
+    /// Each lane: `acc + Σ (w[4i + j] − BYTE_ZERO) · a[j]`, `w` unsigned, exact.
     fn dot_bytes(self, acc: Self::I, w: Self::B, a: [i8; 4]) -> Self::I;
 }
 

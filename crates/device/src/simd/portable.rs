@@ -21,6 +21,7 @@ fn dot(acc: I, w: [u8; 64], a: [i8; 4]) -> I {
 
 impl Simd for Portable {
     const WIDE: bool = false;
+    const BYTE_ZERO: i32 = 0;
 
     type F = F;
     type I = I;
