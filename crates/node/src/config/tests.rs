@@ -103,7 +103,7 @@ fn a_bad_llama_section_is_refused() {
     for (set, expected) in [
         ("engine.block_tokens=24", "engine.block_tokens = 24"),
         ("engine.threads=0", "engine.threads = 0"),
-        ("engine.isa=neon", "neon"),
+        ("engine.isa=sse9", "sse9"),
         ("engine.kv_dtype=q8", "q8"),
     ] {
         let error = load(llama, &[], &[set]).expect_err(set);
