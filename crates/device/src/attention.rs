@@ -1,6 +1,6 @@
 //! Attention over paged keys and values.
 
-use std::ops::Range;
+use std::{cell::Cell, ops::Range};
 
 use baton_types::{BlockId, KvDtype};
 
@@ -173,6 +173,31 @@ impl Seen {
     }
 }
 
+/// What a task writes before it reads it: kept by its thread, for to clear so much costs more than a short task.
+struct Workspace {
+    /// `[dim][query]`.
+    q: [[f32; TASK_QUERIES]; MAX_HEAD_DIM],
+    scores: [Scores; TASK_QUERIES],
+    /// Weighted values of the ranges so far, and of the one in work.
+    sums: [Head; TASK_QUERIES],
+    partial: [Head; TASK_QUERIES],
+}
+
+impl Default for Workspace {
+    fn default() -> Self {
+        Workspace {
+            q: [[0.0; TASK_QUERIES]; MAX_HEAD_DIM],
+            scores: [[0.0; RANGE]; TASK_QUERIES],
+            sums: [[0.0; MAX_HEAD_DIM]; TASK_QUERIES],
+            partial: [[0.0; MAX_HEAD_DIM]; TASK_QUERIES],
+        }
+    }
+}
+
+thread_local! {
+    static WORKSPACE: Cell<Option<Box<Workspace>>> = const { Cell::new(None) };
+}
+
 /// A query's maximum score and sum of weights.
 #[derive(Clone, Copy, Default)]
 struct Softmax {
@@ -186,11 +211,10 @@ impl AttentionPart<'_> {
         let head_dim = self.arena.layout().head_dim as usize;
         assert!(head_dim <= MAX_HEAD_DIM, "head dim {head_dim}; at most {MAX_HEAD_DIM}");
         let queries = self.task.queries as usize;
-        let q = self.transposed_queries();
-        let mut scores = [[0.0; RANGE]; TASK_QUERIES];
+        let mut workspace = WORKSPACE.take().unwrap_or_default();
+        let Workspace { q, scores, sums, partial } = &mut *workspace;
+        self.transpose_queries(q);
         let mut merged = [Softmax::default(); TASK_QUERIES];
-        let mut sums: [Head; TASK_QUERIES] = [[0.0; MAX_HEAD_DIM]; TASK_QUERIES];
-        let mut partial: [Head; TASK_QUERIES] = [[0.0; MAX_HEAD_DIM]; TASK_QUERIES];
         let positions: [usize; TASK_QUERIES] = std::array::from_fn(|i| self.position(i));
         let begins = positions.map(|position| self.first_seen(position));
         let end = positions[queries - 1] + 1;
@@ -203,12 +227,12 @@ impl AttentionPart<'_> {
                 to: (positions[i] + 1).saturating_sub(range).min(RANGE),
             });
             let tokens = seen[first].from..(end - range).min(RANGE);
-            self.scores::<S, E>(s, range, tokens, first..last, &q, &mut scores);
+            self.scores::<S, E>(s, range, tokens, first..last, q, scores);
             let mut softmax = [Softmax::default(); TASK_QUERIES];
             for i in first..last {
                 softmax[i] = soften(s, &mut scores[i], seen[i], self.heads.scale);
             }
-            self.values::<S, E>(s, range, first..last, &seen, &scores, &mut partial);
+            self.values::<S, E>(s, range, first..last, &seen, scores, partial);
             for i in first..last {
                 let (sums, partial) = (&mut sums[i][..head_dim], &partial[i][..head_dim]);
                 merge(s, &mut merged[i], sums, softmax[i], partial, begins[i] >= range);
@@ -221,6 +245,7 @@ impl AttentionPart<'_> {
                 *out = sum / merged[i].sum;
             }
         }
+        WORKSPACE.set(Some(workspace));
     }
 
     fn group(&self) -> usize {
@@ -247,15 +272,18 @@ impl AttentionPart<'_> {
     }
 
     /// `[dim][query]`, missing queries zero: the order in which scores want them.
-    fn transposed_queries(&self) -> [[f32; TASK_QUERIES]; MAX_HEAD_DIM] {
-        let mut transposed = [[0.0; TASK_QUERIES]; MAX_HEAD_DIM];
-        for i in 0..self.task.queries as usize {
-            let q = &self.q[self.offset(i)..][..self.arena.layout().head_dim as usize];
+    fn transpose_queries(&self, transposed: &mut [[f32; TASK_QUERIES]; MAX_HEAD_DIM]) {
+        let (queries, head_dim) = (self.task.queries as usize, self.arena.layout().head_dim as usize);
+        let transposed = &mut transposed[..head_dim];
+        if queries < TASK_QUERIES {
+            transposed.fill([0.0; TASK_QUERIES]);
+        }
+        for i in 0..queries {
+            let q = &self.q[self.offset(i)..][..head_dim];
             for (row, &q) in transposed.iter_mut().zip(q) {
                 row[i] = q;
             }
         }
-        transposed
     }
 
     /// The keys (or values) of this task's kv head in the page of a position's block.
@@ -308,7 +336,10 @@ impl AttentionPart<'_> {
             // Queries side by side, as many as the registers hold; missing ones cost little.
             let mut query = queries.start / 4 * 4;
             while query < queries.end {
-                if S::WIDE && query.is_multiple_of(8) && query + 4 < queries.end {
+                if S::WIDE && query == 0 && queries.end > 12 {
+                    score::<S, E, 16>(s, keys, block_tokens, slot, q, query, token, scores);
+                    query += 16;
+                } else if S::WIDE && query.is_multiple_of(8) && query + 4 < queries.end {
                     score::<S, E, 8>(s, keys, block_tokens, slot, q, query, token, scores);
                     query += 8;
                 } else {
@@ -333,16 +364,20 @@ impl AttentionPart<'_> {
         let head_dim = self.arena.layout().head_dim as usize;
         let mut query = queries.start;
         while query < queries.end {
-            let count = (queries.end - query).min(if S::WIDE { 4 } else { 2 });
+            let left = queries.end - query;
+            let count = left.min(if S::WIDE { if left > 4 { 8 } else { 4 } } else { 2 });
             let mut d = 0;
             while d < head_dim {
                 let left = head_dim - d;
                 let slab = Slab { range, query, count, d, seen, weights };
-                d += match (S::WIDE, left >= 4 * LANES, left >= 2 * LANES) {
-                    (true, true, _) => self.slab::<S, E, 4, 4>(s, slab, out),
-                    (true, false, _) => self.slab::<S, E, 4, 1>(s, slab, out),
-                    (false, _, true) => self.slab::<S, E, 2, 2>(s, slab, out),
-                    (false, _, false) => self.slab::<S, E, 2, 1>(s, slab, out),
+                let (four, two) = (left >= 4 * LANES, left >= 2 * LANES);
+                d += match (S::WIDE, count > 4) {
+                    (true, true) if two => self.slab::<S, E, 8, 2>(s, slab, out),
+                    (true, true) => self.slab::<S, E, 8, 1>(s, slab, out),
+                    (true, false) if four => self.slab::<S, E, 4, 4>(s, slab, out),
+                    (true, false) => self.slab::<S, E, 4, 1>(s, slab, out),
+                    (false, _) if two => self.slab::<S, E, 2, 2>(s, slab, out),
+                    (false, _) => self.slab::<S, E, 2, 1>(s, slab, out),
                 };
             }
             query += count;
@@ -374,12 +409,20 @@ impl AttentionPart<'_> {
             let end = most.min(token + block_tokens - first_slot);
             let values = &self.page::<E>(range + token, true)[first_slot * head_dim..];
             for (token, values) in (token..end).zip(values.chunks_exact(head_dim)) {
-                let values = values[d..d + N * LANES].as_chunks::<LANES>().0;
-                for i in 0..Q {
-                    if shared.contains(token) || seen[i].contains(token) {
-                        let p = s.splat(weights[i][token]);
-                        for n in 0..N {
-                            acc[i][n] = s.fma(p, E::load(s, &values[n]), acc[i][n]);
+                let values: &[[_; LANES]; N] =
+                    values[d..].as_chunks().0.first_chunk().expect("so many dims");
+                let mut loaded = [s.splat(0.0); N];
+                for n in 0..N {
+                    loaded[n] = E::load(s, &values[n]);
+                }
+                if shared.contains(token) {
+                    for i in 0..Q {
+                        weigh(s, weights[i][token], &loaded, &mut acc[i]);
+                    }
+                } else {
+                    for i in 0..Q {
+                        if seen[i].contains(token) {
+                            weigh(s, weights[i][token], &loaded, &mut acc[i]);
                         }
                     }
                 }
@@ -434,6 +477,15 @@ fn score<S: Simd, E: Element, const Q: usize>(
     }
 }
 
+/// `sums += weight · values`.
+#[inline(always)]
+fn weigh<S: Simd, const N: usize>(s: S, weight: f32, values: &[S::F; N], sums: &mut [S::F; N]) {
+    let weight = s.splat(weight);
+    for n in 0..N {
+        sums[n] = s.fma(weight, values[n], sums[n]);
+    }
+}
+
 /// Turns the raw scores that are seen into `e^(scale·score − max)` and the others of their vectors
 /// into 0. Gives the maximum and the sum: over 16 virtual lanes, then the tree.
 #[inline(always)]
@@ -475,7 +527,8 @@ fn merge<S: Simd>(
         return;
     }
     let max = if merged.max > range.max { merged.max } else { range.max };
-    let (old, new) = (crate::math::exp(merged.max - max), crate::math::exp(range.max - max));
+    let old = to_array(s, exp_lanes(s, s.splat(merged.max - max)))[0];
+    let new = to_array(s, exp_lanes(s, s.splat(range.max - max)))[0];
     *merged = Softmax { max, sum: range.sum.mul_add(new, merged.sum * old) };
     let chunks = sums.as_chunks_mut::<LANES>().0.iter_mut().zip(partial.as_chunks::<LANES>().0);
     for (sum, partial) in chunks {

@@ -11,7 +11,7 @@ use crate::{
     pool::ThreadPool,
     quantize::{Activations, Quantize},
     simd::{Kernel, Portable},
-    store::store_kv,
+    store::StoreKv,
 };
 
 /// Sets of instructions that kernels are compiled for. All give the same bits.
@@ -175,7 +175,7 @@ impl Kernels {
         k: &[f32],
         v: &[f32],
     ) -> Result<(), PageError> {
-        store_kv(arena, layer, sequences, k, v)
+        self.run(StoreKv { arena, layer, sequences, k, v })
     }
 
     /// `out[row][head][head dim] = softmax(scale · q·K) · V` for every row of a ragged step, over

@@ -45,6 +45,7 @@ pub(crate) fn matmul(
 ) {
     assert_eq!(x.cols(), matrix.cols, "inputs");
     assert_eq!(out.len(), x.rows() * matrix.rows, "outputs");
+    assert!(!matrix.is_float() || x.has_values(), "float weights, and rows that were only rounded");
     let groups = matrix.rows.div_ceil(LANES);
     let out = Output(out.as_mut_ptr());
     let per_task = TASK_GROUPS.max(groups.div_ceil(pool.threads() * 16));
@@ -124,7 +125,7 @@ impl MatmulPart<'_> {
         for (index, pack) in packs.iter().enumerate() {
             for block in 0..P::BLOCKS {
                 let k = index * P::BLOCKS + block;
-                if row == 0 && R <= 4 {
+                if row == 0 {
                     let ahead = (&raw const *pack.quants(block)).cast::<u8>();
                     let distance = BLOCKS_AHEAD * size_of::<P>() / P::BLOCKS;
                     prefetch(ahead.wrapping_add(distance), size_of::<P>() / P::BLOCKS);

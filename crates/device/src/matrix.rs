@@ -96,6 +96,11 @@ impl Matrix {
         self.cols
     }
 
+    /// Whether its weights are floats, whose products take activations as they are.
+    pub fn is_float(&self) -> bool {
+        matches!(self.packed, Packed::F32(_) | Packed::F16(_) | Packed::BF16(_))
+    }
+
     /// Bytes the packed weights take.
     pub fn bytes(&self) -> usize {
         match &self.packed {

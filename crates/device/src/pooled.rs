@@ -37,6 +37,7 @@ impl Pooled<'_> {
         out.resize(rows, cols);
         let quants = out.quants.len() / rows.max(1);
         let blocks = out.blocks.len() / rows.max(1);
+        let kept = out.values.len() / rows.max(1);
         let values = Output(out.values.as_mut_ptr());
         let (all_quants, all_blocks) =
             (Output(out.quants.as_mut_ptr()), Output(out.blocks.as_mut_ptr()));
@@ -46,7 +47,7 @@ impl Pooled<'_> {
             // SAFETY: these rows are this task's alone, in vectors that `resize` made long enough.
             let (values, quants, blocks) = unsafe {
                 (
-                    values.slice(part.start * cols, len * cols),
+                    values.slice(part.start * kept, len * kept),
                     all_quants.slice(part.start * quants, len * quants),
                     all_blocks.slice(part.start * blocks, len * blocks),
                 )

@@ -95,7 +95,7 @@ impl TransformerEngine {
             kernels,
             pool,
             attention: AttentionScratch::default(),
-            activations: Activations::default(),
+            activations: model.weights.activations(),
         };
         let ropes = model.reach.spans.iter().map(|span| span.rope.table(max_context)).collect();
         let (buffers, sampler) = (Buffers::default(), Sampler::default());

@@ -1,6 +1,6 @@
 //! A model's weights, as the forward pass wants them.
 
-use baton_device::Matrix;
+use baton_device::{Activations, Matrix};
 
 use crate::error::LoadError;
 
@@ -93,9 +93,18 @@ impl Weights {
         self.output.as_ref().unwrap_or(&self.embedding)
     }
 
+    /// Rows of activations as these weights take them.
+    pub(crate) fn activations(&self) -> Activations {
+        let floats = self.matrices().any(Matrix::is_float);
+        if floats { Activations::default() } else { Activations::rounded() }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
-        let output = self.output.as_ref().map_or(0, Matrix::bytes);
+        self.matrices().map(Matrix::bytes).sum()
+    }
+
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         let layers = self.layers.iter().flat_map(Layer::matrices);
-        self.embedding.bytes() + output + layers.map(Matrix::bytes).sum::<usize>()
+        layers.chain([&self.embedding]).chain(&self.output)
     }
 }

@@ -39,6 +39,23 @@ fn zip<T: Copy, U>(a: [T; 2], b: [T; 2], op: impl Fn(T, T) -> U) -> [U; 2] {
     [op(a[0], b[0]), op(a[1], b[1])]
 }
 
+/// The sum of 16 bytes.
+///
+/// # Safety
+///
+/// The CPU has AVX2.
+#[inline(always)]
+pub(super) unsafe fn sum_bytes(x: &[i8; LANES]) -> i32 {
+    simd!({
+        // Sums of absolute differences are of unsigned bytes: these are 128 too much each.
+        let bytes = _mm_loadu_si128(x.as_ptr().cast());
+        let bytes = _mm_xor_si128(bytes, _mm_set1_epi8(i8::MIN));
+        let halves = _mm_sad_epu8(bytes, _mm_setzero_si128());
+        let both = _mm_add_epi32(halves, _mm_unpackhi_epi64(halves, halves));
+        _mm_cvtsi128_si32(both) - 128 * LANES as i32
+    })
+}
+
 impl Simd for Avx2 {
     const WIDE: bool = false;
     const BYTE_ZERO: i32 = 0;
@@ -122,6 +139,27 @@ impl Simd for Avx2 {
             _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
         });
         out
+    }
+    #[inline(always)]
+    fn to_f16(self, x: F) -> [u16; LANES] {
+        let mut out = [0_u16; LANES];
+        for (out, x) in out.as_chunks_mut::<8>().0.iter_mut().zip(x) {
+            simd!(_mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)));
+        }
+        out
+    }
+    #[inline(always)]
+    fn largest(self, x: F) -> f32 {
+        simd!({
+            let eight = _mm256_max_ps(x[0], x[1]);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        })
+    }
+    #[inline(always)]
+    fn sum_bytes(self, x: &[i8; LANES]) -> i32 {
+        simd!(sum_bytes(x))
     }
     #[inline(always)]
     fn load_f16(self, x: &[u16; LANES]) -> F {

@@ -1,6 +1,6 @@
 use std::arch::x86_64::*;
 
-use super::{LANES, Simd};
+use super::{LANES, Simd, avx2::sum_bytes};
 
 /// The lanes as one 512-bit register; integer products by VNNI.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +97,20 @@ impl Simd for Avx512 {
             _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
         });
         out
+    }
+    #[inline(always)]
+    fn to_f16(self, x: __m512) -> [u16; LANES] {
+        let mut out = [0; LANES];
+        simd!(_mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtps_ph::<ROUND>(x)));
+        out
+    }
+    #[inline(always)]
+    fn largest(self, x: __m512) -> f32 {
+        simd!(_mm512_reduce_max_ps(x))
+    }
+    #[inline(always)]
+    fn sum_bytes(self, x: &[i8; LANES]) -> i32 {
+        simd!(sum_bytes(x))
     }
     #[inline(always)]
     fn load_f16(self, x: &[u16; LANES]) -> __m512 {

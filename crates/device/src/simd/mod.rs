@@ -60,6 +60,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn exp2_int(self, n: Self::F) -> Self::F;
     /// Integral values in −128..=127 as bytes.
     fn to_bytes(self, x: Self::F) -> [i8; LANES];
+    /// Rounded to half precision, ties to even; NaN stays NaN and is quiet.
+    fn to_f16(self, x: Self::F) -> [u16; LANES];
+    /// The largest lane; none is NaN, nor −0.
+    fn largest(self, x: Self::F) -> f32;
+    /// The sum of 16 bytes.
+    fn sum_bytes(self, x: &[i8; LANES]) -> i32;
 
     /// Widens 16 halves, exactly.
     fn load_f16(self, x: &[u16; LANES]) -> Self::F;

@@ -141,6 +141,22 @@ impl Simd for Neon {
         out
     }
     #[inline(always)]
+    fn to_f16(self, x: F) -> [u16; LANES] {
+        let mut out = [0; LANES];
+        for (i, x) in x.into_iter().enumerate() {
+            simd!(vst1_u16(out.as_mut_ptr().add(4 * i), vreinterpret_u16_f16(vcvt_f16_f32(x))));
+        }
+        out
+    }
+    #[inline(always)]
+    fn largest(self, x: F) -> f32 {
+        simd!(vmaxvq_f32(vmaxq_f32(vmaxq_f32(x[0], x[1]), vmaxq_f32(x[2], x[3]))))
+    }
+    #[inline(always)]
+    fn sum_bytes(self, x: &[i8; LANES]) -> i32 {
+        simd!(i32::from(vaddlvq_s8(vld1q_s8(x.as_ptr()))))
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u16; LANES]) -> F {
         each(|i| simd!(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(x.as_ptr().add(4 * i))))))
     }

@@ -84,6 +84,18 @@ impl Simd for Portable {
         x.map(|x| x as i8)
     }
     #[inline(always)]
+    fn to_f16(self, x: F) -> [u16; LANES] {
+        x.map(|x| half::f16::from_f32(x).to_bits())
+    }
+    #[inline(always)]
+    fn largest(self, x: F) -> f32 {
+        x.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    fn sum_bytes(self, x: &[i8; LANES]) -> i32 {
+        x.iter().map(|&x| i32::from(x)).sum()
+    }
+    #[inline(always)]
     fn load_f16(self, x: &[u16; LANES]) -> F {
         x.map(|bits| half::f16::from_bits(bits).to_f32())
     }
