@@ -55,7 +55,7 @@ fn sum(words: &[u64]) -> u64 {
     match Isa::best() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Isa::best` found the instructions.
-        Isa::Avx512 => unsafe { products::sum_avx512(words) },
+        Isa::Avx512 | Isa::Amx => unsafe { products::sum_avx512(words) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { products::sum_avx2(words) },
@@ -75,7 +75,10 @@ fn side_by_side(words: &[u64]) -> u64 {
 
 #[cfg(target_arch = "x86_64")]
 mod products {
-    use std::{arch::x86_64::*, hint::black_box};
+    use std::{
+        arch::{asm, x86_64::*},
+        hint::black_box,
+    };
 
     use baton_device::Isa;
 
@@ -97,6 +100,8 @@ mod products {
     pub(super) fn int8(isa: Isa) -> f64 {
         match isa {
             // SAFETY: `Isa::best` found the instructions.
+            Isa::Amx => unsafe { int8_amx() },
+            // SAFETY: as above.
             Isa::Avx512 => unsafe { int8_avx512() },
             // SAFETY: as above.
             Isa::Avx2 => unsafe { int8_avx2() },
@@ -107,11 +112,42 @@ mod products {
     pub(super) fn f32(isa: Isa) -> f64 {
         match isa {
             // SAFETY: `Isa::best` found the instructions.
-            Isa::Avx512 => unsafe { f32_avx512() },
+            Isa::Avx512 | Isa::Amx => unsafe { f32_avx512() },
             // SAFETY: as above.
             Isa::Avx2 => unsafe { f32_avx2() },
             _ => 0.0,
         }
+    }
+
+    /// Whole tiles, four sums side by side.
+    ///
+    /// # Safety
+    ///
+    /// There are tiles, granted to this process.
+    unsafe fn int8_amx() -> f64 {
+        #[repr(align(64))]
+        struct Shapes([u8; 64]);
+        // Palette 1; eight tiles of 16 rows of 64 bytes.
+        let mut shapes = Shapes([0; 64]);
+        shapes.0[0] = 1;
+        for tile in 0..8 {
+            (shapes.0[16 + 2 * tile], shapes.0[48 + tile]) = (64, 16);
+        }
+        // SAFETY: the caller's promise; no memory but the shapes is read.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(readonly, nostack));
+            for _ in 0..ROUNDS {
+                asm!(
+                    "tdpbssd tmm0, tmm4, tmm5",
+                    "tdpbssd tmm1, tmm4, tmm6",
+                    "tdpbssd tmm2, tmm7, tmm5",
+                    "tdpbssd tmm3, tmm7, tmm6",
+                    options(nomem, nostack, preserves_flags),
+                );
+            }
+            asm!("tilerelease", options(nomem, nostack));
+        }
+        (ROUNDS * 4 * 16 * 16 * 64 * 2) as f64
     }
 
     #[target_feature(enable = "avx512f,avx512vnni")]

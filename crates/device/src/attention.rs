@@ -273,7 +273,8 @@ impl AttentionPart<'_> {
 
     /// `[dim][query]`, missing queries zero: the order in which scores want them.
     fn transpose_queries(&self, transposed: &mut [[f32; TASK_QUERIES]; MAX_HEAD_DIM]) {
-        let (queries, head_dim) = (self.task.queries as usize, self.arena.layout().head_dim as usize);
+        let (queries, head_dim) =
+            (self.task.queries as usize, self.arena.layout().head_dim as usize);
         let transposed = &mut transposed[..head_dim];
         if queries < TASK_QUERIES {
             transposed.fill([0.0; TASK_QUERIES]);

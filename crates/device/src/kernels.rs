@@ -23,6 +23,8 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ, VL, VNNI.
     Avx512,
+    /// The same, and AMX's tiles of bytes.
+    Amx,
     /// NEON and its dot product.
     Neon,
 }
@@ -31,12 +33,12 @@ pub enum Isa {
 pub enum IsaError {
     #[error("this CPU has no {isa}; it has {available}")]
     Missing { isa: Isa, available: String },
-    #[error("{given:?} is no instruction set; choose portable, avx2, avx512 or neon")]
+    #[error("{given:?} is no instruction set; choose portable, avx2, avx512, amx or neon")]
     Unknown { given: String },
 }
 
 impl Isa {
-    const ALL: [Isa; 4] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Neon];
+    const ALL: [Isa; 5] = [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx, Isa::Neon];
 
     /// What this CPU can run, slowest first.
     pub fn available() -> Vec<Isa> {
@@ -65,6 +67,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            Isa::Amx => Isa::Avx512.is_available() && crate::matmul::tiles::granted(),
             Isa::Neon => false,
         }
     }
@@ -73,7 +76,7 @@ impl Isa {
     fn is_available(self) -> bool {
         match self {
             Isa::Portable => true,
-            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Amx => false,
             Isa::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
         }
     }
@@ -90,6 +93,7 @@ impl fmt::Display for Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
             Isa::Neon => "neon",
         })
     }
@@ -121,6 +125,15 @@ impl Kernels {
         Ok(Kernels { isa })
     }
 
+    /// Kernels on instructions that this CPU needn't have: for those who emulate them.
+    ///
+    /// # Safety
+    ///
+    /// Whatever of `isa` the CPU lacks is emulated wherever these kernels run.
+    pub unsafe fn assume(isa: Isa) -> Self {
+        Kernels { isa }
+    }
+
     pub fn isa(&self) -> Isa {
         self.isa
     }
@@ -134,7 +147,12 @@ impl Kernels {
 
     /// `out[n][matrix.rows()] = x[n][matrix.cols()] · matrixᵀ`.
     pub fn matmul(&self, pool: &mut ThreadPool, matrix: &Matrix, x: &Activations, out: &mut [f32]) {
-        matmul(pool, matrix, x, out, |part| self.run(part));
+        matmul(pool, matrix, x, out, |part| match self.isa {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Kernels::new` found the instructions on this CPU.
+            Isa::Amx => unsafe { x86::amx(part) },
+            _ => self.run(part),
+        });
     }
 
     /// `out = x · 1/√(mean(x²) + eps) · weight` for every row of `weight.len()`.
@@ -204,7 +222,7 @@ impl Kernels {
             Isa::Avx2 => unsafe { x86::avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx512 => unsafe { x86::avx512(kernel) },
+            Isa::Avx512 | Isa::Amx => unsafe { x86::avx512(kernel) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
             Isa::Neon => unsafe { arm::neon(kernel) },
@@ -228,7 +246,13 @@ mod x86 {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     pub(super) unsafe fn avx512<K: Kernel>(kernel: K) -> K::Output {
         // SAFETY: the caller has the instructions.
-        kernel.run(unsafe { Avx512::assume() })
+        kernel.run(unsafe { Avx512::<false>::assume() })
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(super) unsafe fn amx<K: Kernel>(kernel: K) -> K::Output {
+        // SAFETY: the caller has the instructions, and tiles.
+        kernel.run(unsafe { Avx512::<true>::assume() })
     }
 }
 

@@ -1,5 +1,8 @@
 //! Products of activations and packed weights.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tiles;
+
 use crate::{
     element::{Brain, Element, Half, Single},
     matrix::{Matrix, Packed},
@@ -91,9 +94,18 @@ impl MatmulPart<'_> {
     #[inline(always)]
     fn quantised<S: Simd, P: Pack>(&self, s: S, packs: &[P]) {
         let per_row = self.x.cols() / (P::BLOCKS * QUANT_BLOCK);
+        let rows = self.x.rows();
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: who made lanes with tiles has them.
+        let tiles = (S::TILES && rows >= tiles::FEWEST)
+            .then(|| unsafe { tiles::Tiles::configure(P::SCALES, rows) });
         for group in self.first_group..self.end_group {
             let packs = &packs[group * per_row..][..per_row];
-            let (mut row, rows) = (0, self.x.rows());
+            let mut row = 0;
+            #[cfg(target_arch = "x86_64")]
+            if let Some(tiles) = &tiles {
+                row = self.tiled(s, tiles, packs, group);
+            }
             // As many rows share one unpacking of the weights as the registers hold.
             while S::WIDE && row + 8 <= rows {
                 self.tile::<S, P, 8>(s, packs, group, row);
@@ -151,6 +163,16 @@ impl MatmulPart<'_> {
             Ok(out) => s.store(x, out),
             Err(_) => out.copy_from_slice(&crate::simd::to_array(s, x)[..len]),
         }
+    }
+
+    /// What [`MatmulPart::store`] stored; missing outputs are 0.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, group: usize, row: usize) -> S::F {
+        let outputs = self.matrix.rows;
+        let len = (outputs - group * LANES).min(LANES);
+        // SAFETY: as in `store`.
+        load_padded(s, unsafe { self.out.slice(row * outputs + group * LANES, len) }, 0.0)
     }
 
     /// Float weights. As many products side by side as the registers hold, for each is one chain.

@@ -100,6 +100,7 @@ fn isa(choice: IsaChoice) -> Isa {
         IsaChoice::Portable => Isa::Portable,
         IsaChoice::Avx2 => Isa::Avx2,
         IsaChoice::Avx512 => Isa::Avx512,
+        IsaChoice::Amx => Isa::Amx,
         IsaChoice::Neon => Isa::Neon,
     }
 }

@@ -144,7 +144,10 @@ impl Simd for Avx2 {
     fn to_f16(self, x: F) -> [u16; LANES] {
         let mut out = [0_u16; LANES];
         for (out, x) in out.as_chunks_mut::<8>().0.iter_mut().zip(x) {
-            simd!(_mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)));
+            simd!(_mm_storeu_si128(
+                out.as_mut_ptr().cast(),
+                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)
+            ));
         }
         out
     }
@@ -188,6 +191,12 @@ impl Simd for Avx2 {
         simd!([_mm256_set1_epi32(x); 2])
     }
     #[inline(always)]
+    fn load_ints(self, x: &[i32; LANES]) -> I {
+        simd!(
+            [_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(8).cast()),]
+        )
+    }
+    #[inline(always)]
     fn to_f32(self, x: I) -> F {
         each(x, |x| simd!(_mm256_cvtepi32_ps(x)))
     }
@@ -197,6 +206,12 @@ impl Simd for Avx2 {
             _mm256_loadu_si256(x.as_ptr().cast()),
             _mm256_loadu_si256(x.as_ptr().add(32).cast()),
         ])
+    }
+    #[inline(always)]
+    fn store_bytes(self, x: I, out: &mut [u8; 64]) {
+        for (i, x) in x.into_iter().enumerate() {
+            simd!(_mm256_storeu_si256(out.as_mut_ptr().add(32 * i).cast(), x));
+        }
     }
     #[inline(always)]
     fn low_nibbles(self, x: I) -> I {

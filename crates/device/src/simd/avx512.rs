@@ -2,14 +2,14 @@ use std::arch::x86_64::*;
 
 use super::{LANES, Simd, avx2::sum_bytes};
 
-/// The lanes as one 512-bit register; integer products by VNNI.
+/// The lanes as one 512-bit register; integer products by VNNI, or with `TILES` by AMX.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const TILES: bool = false>(());
 
-impl Avx512 {
+impl<const TILES: bool> Avx512<TILES> {
     /// # Safety
     ///
-    /// The CPU has AVX-512 F, BW, DQ, VL and VNNI.
+    /// The CPU has AVX-512 F, BW, DQ, VL and VNNI; with `TILES` AMX's tiles of bytes, too, granted to this process.
     pub(crate) unsafe fn assume() -> Self {
         Avx512(())
     }
@@ -26,8 +26,9 @@ macro_rules! simd {
 
 const ROUND: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
-impl Simd for Avx512 {
+impl<const TILES: bool> Simd for Avx512<TILES> {
     const WIDE: bool = true;
+    const TILES: bool = TILES;
     const BYTE_ZERO: i32 = 0;
 
     type F = __m512;
@@ -132,12 +133,20 @@ impl Simd for Avx512 {
         simd!(_mm512_set1_epi32(x))
     }
     #[inline(always)]
+    fn load_ints(self, x: &[i32; LANES]) -> __m512i {
+        simd!(_mm512_loadu_si512(x.as_ptr().cast()))
+    }
+    #[inline(always)]
     fn to_f32(self, x: __m512i) -> __m512 {
         simd!(_mm512_cvtepi32_ps(x))
     }
     #[inline(always)]
     fn load_bytes(self, x: &[u8; 64]) -> __m512i {
         simd!(_mm512_loadu_si512(x.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn store_bytes(self, x: __m512i, out: &mut [u8; 64]) {
+        simd!(_mm512_storeu_si512(out.as_mut_ptr().cast(), x));
     }
     #[inline(always)]
     fn low_nibbles(self, x: __m512i) -> __m512i {

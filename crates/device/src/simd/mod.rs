@@ -28,6 +28,8 @@ pub(crate) const LANES: usize = 16;
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The registers hold 32 vectors of lanes; else 8.
     const WIDE: bool;
+    /// Products of many rows are made in AMX's tiles.
+    const TILES: bool = false;
     /// What `dot_bytes` takes off every byte: 128 where only signed bytes can be multiplied by
     /// signed ones, else 0. The same weights for everyone: `Σ a` makes up for it.
     const BYTE_ZERO: i32;
@@ -75,9 +77,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_i8(self, x: &[i8; LANES]) -> Self::F;
 
     fn isplat(self, x: i32) -> Self::I;
+    fn load_ints(self, x: &[i32; LANES]) -> Self::I;
     /// To f32; exact below 2^24.
     fn to_f32(self, x: Self::I) -> Self::F;
     fn load_bytes(self, x: &[u8; 64]) -> Self::B;
+    fn store_bytes(self, x: Self::B, out: &mut [u8; 64]);
     /// The low nibble of every byte.
     fn low_nibbles(self, x: Self::B) -> Self::B;
     /// The high nibble of every byte.

@@ -187,12 +187,22 @@ impl Simd for Neon {
         simd!([vdupq_n_s32(x); 4])
     }
     #[inline(always)]
+    fn load_ints(self, x: &[i32; LANES]) -> I {
+        each(|i| simd!(vld1q_s32(x.as_ptr().add(4 * i))))
+    }
+    #[inline(always)]
     fn to_f32(self, x: I) -> F {
         each(|i| simd!(vcvtq_f32_s32(x[i])))
     }
     #[inline(always)]
     fn load_bytes(self, x: &[u8; 64]) -> B {
         each(|i| simd!(vld1q_u8(x.as_ptr().add(16 * i))))
+    }
+    #[inline(always)]
+    fn store_bytes(self, x: B, out: &mut [u8; 64]) {
+        for (i, x) in x.into_iter().enumerate() {
+            simd!(vst1q_u8(out.as_mut_ptr().add(16 * i), x));
+        }
     }
     #[inline(always)]
     fn low_nibbles(self, x: B) -> B {

@@ -112,12 +112,20 @@ impl Simd for Portable {
         [x; LANES]
     }
     #[inline(always)]
+    fn load_ints(self, x: &[i32; LANES]) -> I {
+        *x
+    }
+    #[inline(always)]
     fn to_f32(self, x: I) -> F {
         x.map(|x| x as f32)
     }
     #[inline(always)]
     fn load_bytes(self, x: &[u8; 64]) -> [u8; 64] {
         *x
+    }
+    #[inline(always)]
+    fn store_bytes(self, x: [u8; 64], out: &mut [u8; 64]) {
+        *out = x;
     }
     #[inline(always)]
     fn low_nibbles(self, x: [u8; 64]) -> [u8; 64] {

@@ -100,7 +100,7 @@ pub struct LlamaConfig {
     pub kv_dtype: KvDtype,
     #[serde(default = "default_block_tokens")]
     pub block_tokens: u32,
-    /// `portable`, `avx2`, `avx512` or `neon`. Unset: the best this machine has. The tokens are the same.
+    /// `portable`, `avx2`, `avx512`, `amx` or `neon`. Unset: the best this machine has. The tokens are the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub isa: Option<IsaChoice>,
     /// Shortens the model's context. Unset: as trained.
@@ -114,6 +114,7 @@ pub enum IsaChoice {
     Portable,
     Avx2,
     Avx512,
+    Amx,
     Neon,
 }
 
