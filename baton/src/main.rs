@@ -8,6 +8,7 @@ mod client;
 mod explain;
 mod files;
 mod leash;
+mod memory;
 mod migrate;
 mod model;
 mod part;
@@ -129,8 +130,14 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Plan(args) => Ok(plan::plan(&args)?),
         Command::Load(_) => unreachable!("it runs without a runtime"),
         Command::Router(args) => part::router(args).await,
-        Command::PrefillNode(args) => part::node(args, Role::Prefill).await,
-        Command::DecodeNode(args) => part::node(args, Role::Decode).await,
+        Command::PrefillNode(args) => {
+            memory::give_back_at_once();
+            part::node(args, Role::Prefill).await
+        }
+        Command::DecodeNode(args) => {
+            memory::give_back_at_once();
+            part::node(args, Role::Decode).await
+        }
     }
 }
 

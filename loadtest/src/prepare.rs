@@ -149,7 +149,7 @@ fn local_texts(path: &Path, text: &str) -> Result<Vec<String>, PrepareError> {
     let tokens = model.encode(text).map_err(|error| wrong(error.to_string()))?;
     Ok(tokens
         .into_iter()
-        .map(|token| texts.get(token.0 as usize).cloned().unwrap_or_default())
+        .map(|token| texts.get(token.0 as usize).unwrap_or_default().to_owned())
         .collect())
 }
 

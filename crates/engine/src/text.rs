@@ -1,6 +1,6 @@
 //! What a GGUF file says about the model's language.
 
-use baton_text::{SpacePrefix, TextAssets, TokenizerKind, merges_of_scores};
+use baton_text::{SpacePrefix, TextAssets, Texts, TokenizerKind, merges_of_scores};
 use baton_types::TokenId;
 use candle_core::quantized::gguf_file::{Content, Value};
 
@@ -18,7 +18,7 @@ pub(crate) fn text_assets(content: &Content) -> Result<TextAssets, LoadError> {
             return Err(LoadError::unsupported("tokenizer.ggml.model", given, why));
         }
     };
-    let tokens = list(content, "tokenizer.ggml.tokens", |value| value.to_string().cloned())?;
+    let tokens = texts(content, "tokenizer.ggml.tokens")?;
     let token_types = list(content, "tokenizer.ggml.token_type", |value| match value {
         Value::I32(kind) => Ok(*kind as u32),
         value => value.to_u32(),
@@ -28,7 +28,7 @@ pub(crate) fn text_assets(content: &Content) -> Result<TextAssets, LoadError> {
             let scores = list(content, "tokenizer.ggml.scores", Value::to_f32)?;
             merges_of_scores(&tokens, &token_types, &scores)
         }
-        _ => list(content, "tokenizer.ggml.merges", |value| value.to_string().cloned())?,
+        _ => texts(content, "tokenizer.ggml.merges")?,
     };
     let flag = |key| optional(content, key, Value::to_bool);
     // What a file leaves out is true of SentencePiece.
@@ -57,6 +57,10 @@ pub(crate) fn text_assets(content: &Content) -> Result<TextAssets, LoadError> {
         space_prefix: if spaced { SpacePrefix::EveryText } else { SpacePrefix::Never },
         eos,
     })
+}
+
+fn texts(content: &Content, key: &str) -> Result<Texts, LoadError> {
+    value(content, key, |value| value.to_vec()?.iter().map(Value::to_string).collect())
 }
 
 fn list<T>(

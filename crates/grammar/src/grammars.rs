@@ -41,6 +41,16 @@ impl Grammars {
         let _told_to_who_needs_it = self.vocabulary();
     }
 
+    /// About what the vocabulary takes once it is read.
+    pub fn tables_bytes(&self) -> u64 {
+        const PER_TOKEN: u64 = 400;
+        let tokens = match &self.language {
+            Language::Read(text) => text.vocab() as u64,
+            Language::Raw(assets) => assets.tokens.len() as u64,
+        };
+        PER_TOKEN * tokens
+    }
+
     /// Refuses a grammar that doesn't compile, or has no beginning: one that is nothing but itself.
     pub fn check(&self, grammar: &Grammar) -> Result<(), GrammarError> {
         let beginning = self.compile(grammar)?.allowed(&[], &mut TokenMask::default());

@@ -14,6 +14,7 @@ use baton_proto::{
         join_request, join_response, registry_client::RegistryClient,
     },
 };
+use baton_text::TextAssets;
 use baton_types::Role;
 use tokio::{
     sync::{mpsc, watch},
@@ -81,9 +82,10 @@ impl From<tonic::Status> for JoinError {
 #[derive(Clone)]
 pub(crate) struct Registration<P> {
     pub(crate) router: String,
-    /// Without its incarnation,
+    /// Without its language, which takes megabytes as a message,
     pub(crate) hello: Hello,
-    /// which is this one now. When it changes, the node leaves and joins as the other.
+    pub(crate) text: Arc<TextAssets>,
+    /// and without its incarnation, which is this one now. When it changes, the node leaves and joins as the other.
     pub(crate) identity: watch::Receiver<PeerIdentity>,
     pub(crate) pulse: P,
     pub(crate) news: watch::Receiver<bool>,
@@ -183,7 +185,8 @@ impl<P: Pulse> Registration<P> {
     fn hello(&mut self) -> Hello {
         let PeerIdentity { generation, role, .. } = self.identity.borrow_and_update().clone();
         let role = proto::Role::from(role).into();
-        Hello { generation: generation.0, role, ..self.hello.clone() }
+        let text = Some((*self.text).clone().into());
+        Hello { generation: generation.0, role, text, ..self.hello.clone() }
     }
 
     fn obey(&self, order: &TakeRole) {

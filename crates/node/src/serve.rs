@@ -30,6 +30,9 @@ use crate::{
     transport::{self, Bound, TransportError},
 };
 
+/// A model's grammars are prepared before the first comes where their tables are no more than this part of what the node
+/// holds anyway; beside a small model's weights the first waits for them, some 0.15 s.
+const WEIGHTS_OVER_TABLES: u64 = 50;
 /// How long closing a port may take once nobody is inside.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -98,6 +101,7 @@ impl Node {
             let registration = Registration {
                 router: String::new(),
                 hello,
+                text: Arc::clone(&self.text),
                 identity: self.identity().watch(),
                 pulse: Arc::clone(self),
                 news,
@@ -109,8 +113,10 @@ impl Node {
             keeping = Some(task::owned(all));
             companions.push(task::owned(roles::keep(Arc::clone(self))));
         }
-        let grammars = Arc::clone(&self.grammars);
-        task::background("grammars", move || grammars.prepare());
+        if self.grammars.tables_bytes() * WEIGHTS_OVER_TABLES <= self.weights_bytes {
+            let grammars = Arc::clone(&self.grammars);
+            task::background("grammars", move || grammars.prepare());
+        }
         tracing::info!(
             node = %self.id, grpc = %control_address, pages = data, metrics = %metrics_address,
             "serving"
@@ -129,7 +135,7 @@ impl Node {
         })
     }
 
-    /// But for its incarnation, which may be another one when it joins.
+    /// But for its language and its incarnation, which may be another one when it joins.
     fn hello(&self, control: &Bound, operators: &Bound, data: Option<String>) -> Hello {
         let advertise = self.config.listen.advertise.as_deref();
         Hello {
@@ -149,7 +155,7 @@ impl Node {
             control_address: format!("http://{}", control.advertised(advertise)),
             data_address: data.unwrap_or_default(),
             metrics_address: operators.advertised(advertise),
-            text: Some((*self.text).clone().into()),
+            text: None,
         }
     }
 

@@ -1,18 +1,17 @@
 use baton_types::TokenId;
-use serde::{Deserialize, Serialize};
 
-use crate::bytes::TokenBytes;
+use crate::{bytes::TokenBytes, texts::Texts};
 
 /// What a model's file says about its language. Travels from nodes to routers in the hello.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextAssets {
     pub kind: TokenizerKind,
     /// The vocabulary, by token id. Empty for [`TokenizerKind::Bytes`].
-    pub tokens: Vec<String>,
+    pub tokens: Texts,
     /// GGUF's token types, one for each of `tokens`.
     pub token_types: Vec<u32>,
     /// `left right`, best first.
-    pub merges: Vec<String>,
+    pub merges: Texts,
     /// How byte-level BPE cuts text: GGUF's name of the pre-tokeniser, or what a `tokenizer.json`
     /// says of it, as JSON.
     pub pre: String,
@@ -27,7 +26,7 @@ pub struct TextAssets {
     pub eos: Vec<TokenId>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenizerKind {
     /// Byte-level BPE (GGUF's "gpt2").
     ByteBpe,
@@ -38,7 +37,7 @@ pub enum TokenizerKind {
 }
 
 /// Where text gets a space before it, which is none of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SpacePrefix {
     #[default]
     Never,
@@ -71,9 +70,9 @@ impl TextAssets {
     pub fn bytes() -> Self {
         TextAssets {
             kind: TokenizerKind::Bytes,
-            tokens: Vec::new(),
+            tokens: Texts::default(),
             token_types: Vec::new(),
-            merges: Vec::new(),
+            merges: Texts::default(),
             pre: String::new(),
             space_prefix: SpacePrefix::Never,
             chat_template: BYTES_TEMPLATE.to_owned(),

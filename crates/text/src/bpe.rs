@@ -39,7 +39,7 @@ impl Bpe {
     pub(crate) fn new(assets: TextAssets) -> Result<Self, TextError> {
         let sentence_piece = assets.kind == TokenizerKind::SentencePiece;
         let unknown = assets.token_types.iter().position(|&kind| kind == TYPE_UNKNOWN);
-        let unknown = unknown.and_then(|index| assets.tokens.get(index)).cloned();
+        let unknown = unknown.and_then(|index| assets.tokens.get(index)).map(str::to_owned);
         let (pre, space_prefix) = (assets.pre.clone(), assets.space_prefix);
         let mut builder = vocabulary(assets)?;
         if sentence_piece {
@@ -91,13 +91,13 @@ impl Bpe {
 }
 
 fn vocabulary(assets: TextAssets) -> Result<BpeBuilder, TextError> {
-    let tokens = assets.tokens.into_iter().enumerate();
+    let tokens = assets.tokens.iter().enumerate();
     let vocab: AHashMap<String, u32> = tokens
         .filter(|(_, token)| !token.is_empty())
-        .map(|(id, token)| (token, id as u32))
+        .map(|(id, token)| (token.to_owned(), id as u32))
         .collect();
     // The library slices without asking: only merges within the vocabulary may reach it.
-    let pair = |(index, merge): (usize, &String)| {
+    let pair = |(index, merge): (usize, &str)| {
         merge
             .split_once(' ')
             .filter(|&(left, right)| {
@@ -105,7 +105,7 @@ fn vocabulary(assets: TextAssets) -> Result<BpeBuilder, TextError> {
                     && vocab.contains_key(&format!("{left}{right}"))
             })
             .map(|(left, right)| (left.to_owned(), right.to_owned()))
-            .ok_or_else(|| TextError::Merge { index, given: merge.clone() })
+            .ok_or_else(|| TextError::Merge { index, given: merge.to_owned() })
     };
     let merges = assets.merges.iter().enumerate().map(pair).collect::<Result<Vec<_>, _>>()?;
     Ok(BPE::builder().vocab_and_merges(vocab, merges))

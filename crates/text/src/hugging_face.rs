@@ -12,6 +12,7 @@ use crate::{
         TYPE_USER_DEFINED, TextAssets, TokenizerKind,
     },
     bytes::byte_of,
+    texts::Texts,
 };
 
 /// Why a folder's language is of no use.
@@ -159,7 +160,7 @@ impl TokenizerJson {
 
     /// Texts and GGUF's types of `vocab` tokens, by id. Ids beyond are left out: the model can
     /// neither read nor write them.
-    fn tokens(&self, vocab: usize) -> (Vec<String>, Vec<u32>) {
+    fn tokens(&self, vocab: usize) -> (Texts, Vec<u32>) {
         let mut tokens = vec![(String::new(), TYPE_UNUSED); vocab];
         let plain = self.model.vocab.iter().map(|(text, &id)| (text, id, self.type_of(text)));
         let added = self.added_tokens.iter().map(|token| {
@@ -171,7 +172,8 @@ impl TokenizerJson {
                 *token = (text.clone(), kind);
             }
         }
-        tokens.into_iter().unzip()
+        let types = tokens.iter().map(|(_, kind)| *kind).collect();
+        (tokens.iter().map(|(text, _)| text).collect(), types)
     }
 
     fn type_of(&self, text: &str) -> u32 {
@@ -223,7 +225,7 @@ fn steps<'a>(step: &'a Option<Value>, key: &str) -> impl Iterator<Item = &'a Val
 }
 
 impl ModelJson {
-    fn merges(self) -> Result<Vec<String>, AssetsError> {
+    fn merges(self) -> Result<Texts, AssetsError> {
         let join = |(index, merge)| match merge {
             Merge::Joined(merge) => Ok(merge),
             Merge::Parts(parts) if parts.iter().any(|part| part.contains(' ')) => {

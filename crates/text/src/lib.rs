@@ -20,6 +20,7 @@ mod pieces;
 mod pre;
 mod stop;
 mod template;
+mod texts;
 mod tools;
 
 pub use assets::{SpacePrefix, TextAssets, TokenizerKind};
@@ -31,4 +32,5 @@ pub use model::{TextError, TextModel};
 pub use output::{OutputText, Shown};
 pub use pieces::merges_of_scores;
 pub use stop::{Matched, StopError, StopMatcher};
+pub use texts::Texts;
 pub use tools::Calling;

@@ -60,14 +60,17 @@ impl TextModel {
             .iter()
             .enumerate()
             .filter(|(index, text)| is_special(assets.token_type(*index)) && !text.is_empty())
-            .map(|(index, text)| (TokenId(index as u32), text.as_str()))
+            .map(|(index, text)| (TokenId(index as u32), text))
             .unzip();
         let special = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
             .build(&special_texts)
             .map_err(|error| TextError::Tokenizer { why: error.to_string() })?;
         let text_of = |token: Option<TokenId>| {
-            token.and_then(|token| assets.tokens.get(token.0 as usize)).cloned().unwrap_or_default()
+            token
+                .and_then(|token| assets.tokens.get(token.0 as usize))
+                .unwrap_or_default()
+                .to_owned()
         };
         let template = match assets.chat_template.as_str() {
             "" => None,
@@ -291,9 +294,9 @@ mod tests {
         token_types[7..9].fill(TYPE_CONTROL);
         TextAssets {
             kind: TokenizerKind::ByteBpe,
-            tokens: tokens.map(str::to_owned).to_vec(),
+            tokens: tokens.into(),
             token_types,
-            merges: vec!["a b".to_owned(), "Ġ ab".to_owned()],
+            merges: ["a b", "Ġ ab"].into(),
             pre: "smollm".to_owned(),
             space_prefix: SpacePrefix::Never,
             chat_template: "{% for m in messages %}<|start|>{{ m.content }}<|end|>{% endfor %}"
@@ -311,7 +314,9 @@ mod tests {
     #[test]
     fn llama_3_takes_whole_words_before_merging() {
         let mut assets = assets();
-        assets.tokens[3] = "abc".to_owned();
+        let mut tokens = assets.tokens.to_strings();
+        tokens[3] = "abc".to_owned();
+        assets.tokens = tokens.into_iter().collect();
         let ids_with = |pre: &str| {
             let assets = TextAssets { pre: pre.to_owned(), ..assets.clone() };
             ids(TextModel::new(assets).unwrap().encode("abc").unwrap())
@@ -324,7 +329,9 @@ mod tests {
     fn grammars_see_the_same_words_with_and_without_a_tokeniser() {
         let mut assets = assets();
         // One that has no text, and one that users added.
-        assets.tokens[8].clear();
+        let mut tokens = assets.tokens.to_strings();
+        tokens[8].clear();
+        assets.tokens = tokens.into_iter().collect();
         assets.token_types[9] = TYPE_USER_DEFINED;
         for assets in [assets, TextAssets::bytes()] {
             let words = assets.words();
@@ -376,9 +383,9 @@ mod tests {
     fn unusable_models_are_refused_by_name() {
         let assets = |pre: &str, merge: &str, template: &str| TextAssets {
             kind: TokenizerKind::ByteBpe,
-            tokens: vec!["a".into(), "aa".into()],
+            tokens: ["a", "aa"].into(),
             token_types: vec![1, 1],
-            merges: vec![merge.into()],
+            merges: [merge].into(),
             pre: pre.into(),
             chat_template: template.into(),
             ..TextAssets::bytes()

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use baton_text::{
-    HuggingFace, SpacePrefix, TextAssets, TextModel, TokenizerKind, merges_of_scores,
+    HuggingFace, SpacePrefix, TextAssets, TextModel, Texts, TokenizerKind, merges_of_scores,
 };
 use baton_types::TokenId;
 use serde::Deserialize;
@@ -78,6 +78,7 @@ fn from_json(tokenizer: &Value) -> TextAssets {
 #[test]
 fn scores_give_sentence_pieces_ids() {
     for SentencePiece { space_prefix, tokens, types, scores, texts } in reference().sentence_piece {
+        let tokens: Texts = tokens.into_iter().collect();
         let merges = merges_of_scores(&tokens, &types, &scores);
         let model = TextModel::new(TextAssets {
             kind: TokenizerKind::SentencePiece,
@@ -132,7 +133,7 @@ fn the_neighbours_of_a_tokenizer_json_are_read() {
         vocab: 5,
     };
     let plain = folder.clone().assets().unwrap();
-    assert_eq!(plain.tokens, ["a", "b", "<s>", "</s>", ""]);
+    assert_eq!(plain.tokens.to_strings(), ["a", "b", "<s>", "</s>", ""]);
     assert_eq!(plain.token_types, [1, 1, 3, 3, 5]);
     assert_eq!((plain.bos, plain.add_bos, plain.eos), (None, false, vec![TokenId(1)]));
 

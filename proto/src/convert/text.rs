@@ -18,9 +18,9 @@ impl From<TextAssets> for node::TextAssets {
         };
         node::TextAssets {
             kind: kind.into(),
-            tokens: assets.tokens,
+            tokens: assets.tokens.to_strings(),
             token_types: assets.token_types,
-            merges: assets.merges,
+            merges: assets.merges.to_strings(),
             pre: assets.pre,
             chat_template: assets.chat_template,
             bos: assets.bos.map(|token| token.0),
@@ -54,9 +54,9 @@ impl TryFrom<node::TextAssets> for TextAssets {
         Ok(TextAssets {
             kind,
             space_prefix,
-            tokens: assets.tokens,
+            tokens: assets.tokens.into_iter().collect(),
             token_types: assets.token_types,
-            merges: assets.merges,
+            merges: assets.merges.into_iter().collect(),
             pre: assets.pre,
             chat_template: assets.chat_template,
             bos: assets.bos.map(TokenId),

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use baton_tests::{Cluster, Engine, Options, baton, cpu_time, model, wake_ups};
+use baton_tests::{Cluster, Engine, Options, baton, cpu_time, footprint, model, wake_ups};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -119,4 +119,18 @@ fn an_idle_cluster_uses_no_cpu() {
         share * 100.0,
         own * 100.0
     );
+}
+
+/// Its weights, and little else: no copy of its vocabulary for each router it has joined, and nothing that reading the model
+/// took. What it had touched of its pool is in it, too.
+#[test]
+fn a_node_takes_at_most_a_third_more_than_its_model() {
+    let cluster = Cluster::start(&Options::new(Engine::Llama)).unwrap();
+    let file = std::fs::metadata(model()).unwrap().len();
+    let nodes = cluster.nodes().unwrap();
+    assert!(!nodes.is_empty());
+    for name in nodes.keys() {
+        let own = 1024 * footprint(cluster.child(name).unwrap().id()).unwrap().memory;
+        assert!(10 * own <= 13 * file, "{name} has {own} bytes of its own, its model {file}");
+    }
 }

@@ -66,4 +66,22 @@ proptest! {
             prop_assert!(emulator::products() != Some(0), "no tile was used");
         }
     }
+
+    /// same-tokens: whatever the bits are, NaN and infinity among them, as the vectors make them.
+    #[test]
+    fn any_bits_give_the_same_products_in_tiles(format in quantised(), n in 9..20_usize, seed: u64) {
+        let (kernels, random, (rows, cols)) = (kernels(), &mut Random(seed), (20, 256));
+        let data: Vec<u8> =
+            (0..rows * row_bytes(format, cols)).map(|_| random.bits() as u8).collect();
+        let matrix = Matrix::pack(format, rows, cols, &data).expect("a valid shape");
+        let x = random.wild_values(n * cols);
+        let product = |kernels: Kernels| {
+            let (mut activations, mut out) = (Activations::rounded(), vec![0.0; n * rows]);
+            kernels.quantize(&x, cols, &mut activations);
+            kernels.matmul(&mut ThreadPool::new(2), &matrix, &activations, &mut out);
+            out
+        };
+        let expected = product(Kernels::new(Isa::Portable).expect("everywhere"));
+        prop_assert_eq!(difference(&product(kernels), &expected), None);
+    }
 }

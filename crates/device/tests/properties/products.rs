@@ -3,7 +3,9 @@ use proptest::prelude::*;
 
 use crate::{
     random::Random,
-    reference::{dequantise, difference, dot, halves, is_quantised, random_matrix, row_bytes},
+    reference::{
+        dequantise, difference, dot, halves, is_quantised, random_matrix, rounded, row_bytes,
+    },
 };
 
 fn format() -> impl Strategy<Value = Format> {
@@ -126,5 +128,41 @@ fn extreme_integers_are_exact() {
                 }
             }
         }
+    }
+}
+
+/// How far products are from those in f64, as a part of what outputs are (root mean squares): with activations as they
+/// are, and as they are rounded.
+#[test]
+#[allow(clippy::print_stdout, reason = "it says what it found")]
+fn errors_against_f64_are_those_of_rounding() {
+    let (rows, cols, n) = (64, 1536, 16);
+    for format in Format::ALL {
+        let random = &mut Random(7);
+        let data = random_matrix(random, format, rows, cols);
+        let matrix = Matrix::pack(format, rows, cols, &data).expect("a valid shape");
+        let x = random.values(n * cols);
+        let out = product(Isa::best(), 2, &matrix, &x);
+        let weights: Vec<_> =
+            data.chunks_exact(row_bytes(format, cols)).map(|row| dequantise(format, row)).collect();
+        let exact = |x: &[f64]| -> Vec<f64> {
+            x.chunks_exact(cols)
+                .flat_map(|x| {
+                    weights.iter().map(|w| w.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum())
+                })
+                .collect()
+        };
+        let given: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        let taken = if is_quantised(format) { rounded(&x) } else { given.clone() };
+        let size =
+            |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
+        let off = |exact: &[f64]| {
+            let errors = &mut out.iter().zip(exact).map(|(out, exact)| f64::from(*out) - exact);
+            size(errors) / size(&mut exact.iter().copied())
+        };
+        let (all, sums) = (off(&exact(&given)), off(&exact(&taken)));
+        println!("{format:?}: {all:.1e}, of which the sums {sums:.1e}");
+        assert!(sums < 1e-6, "{format:?}: {sums:e}");
+        assert!(all < if is_quantised(format) { 0.02 } else { 1e-6 }, "{format:?}: {all:e}");
     }
 }

@@ -172,6 +172,12 @@ fn activation_blocks(x: &[f32]) -> Vec<ActivationBlock> {
         .collect()
 }
 
+/// Activations as kernels take them, exactly.
+pub(crate) fn rounded(x: &[f32]) -> Vec<f64> {
+    let values = |block: ActivationBlock| block.q.map(|q| f64::from(q) * f64::from(block.d));
+    activation_blocks(x).into_iter().flat_map(values).collect()
+}
+
 /// One element of a product.
 pub(crate) fn dot(format: Format, row: &[u8], x: &[f32]) -> f32 {
     if !is_quantised(format) {
