@@ -148,7 +148,9 @@ fn errors_against_f64_are_those_of_rounding() {
         let exact = |x: &[f64]| -> Vec<f64> {
             x.chunks_exact(cols)
                 .flat_map(|x| {
-                    weights.iter().map(|w| w.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum())
+                    weights
+                        .iter()
+                        .map(move |w| w.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum())
                 })
                 .collect()
         };
