@@ -25,6 +25,7 @@ pub(crate) const LANES: usize = 16;
 
 /// A token that the lanes' instructions can be run on this machine. Made by [`crate::Kernels`]
 /// after asking the CPU, and used inside a function compiled for those instructions.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "tiles are that one's"))]
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The registers hold 32 vectors of lanes; else 8.
     const WIDE: bool;
